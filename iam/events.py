@@ -1,0 +1,113 @@
+"""What happened, as every node hears it, and whose access it touches.
+
+The relay publishes each change to `doorward.events.<tenant id>.<kind>` as one JSON object; the same reading serves the
+directory (which entries to drop) and the callout (which connections to look at again). A change that touches somebody's
+access says so in its data, under `affects`, where it is made; nothing is inferred from its kind.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from iam.errors import malformed
+
+EVENT_SUBJECTS = "doorward.events.>"
+"""What a listener subscribes to."""
+
+_SUBJECT_PREFIX = "doorward.events"
+
+
+class Affected(StrEnum):
+    """The kinds of thing whose holders' access a change may touch."""
+
+    IDENTITY = "identity"
+    ROLE = "role"
+    TENANT = "tenant"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Whose access a change touches: one identity's, all holders' of a role, or all of a tenant and those below."""
+
+    kind: Affected
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of state, as published."""
+
+    id: UUID
+    tenant: UUID
+    at: datetime
+    actor: str
+    kind: str
+    subject: str
+    data: dict[str, Any]
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """Whose access this touches; empty for most events."""
+        return tuple(Effect(Affected(kind), identifier) for kind, identifier in self.data.get("affects", ()))
+
+    @property
+    def channel(self) -> str:
+        """The NATS subject that this event is published on."""
+        return f"{_SUBJECT_PREFIX}.{self.tenant}.{self.kind}"
+
+
+def affects(*effects: Effect) -> dict[str, Any]:
+    """Return the part of a change's data that says whose access it touches."""
+    return {"affects": [[effect.kind.value, effect.id] for effect in effects]}
+
+
+def affects_identity(*identities: str) -> dict[str, Any]:
+    """Return the same for single identities."""
+    return affects(*(Effect(Affected.IDENTITY, identity) for identity in identities))
+
+
+def encode_event(event: Event) -> bytes:
+    """Return the JSON of an event, as published."""
+    return orjson.dumps(
+        {
+            "id": event.id,
+            "tenant": event.tenant,
+            "at": event.at,
+            "actor": event.actor,
+            "kind": event.kind,
+            "subject": event.subject,
+            "data": event.data,
+        }
+    )
+
+
+def decode_event(message: bytes) -> Event:
+    """Read a published event; raise `Refused` (malformed) for anything else."""
+    try:
+        raw = orjson.loads(message)
+        return Event(
+            id=UUID(raw["id"]),
+            tenant=UUID(raw["tenant"]),
+            at=datetime.fromisoformat(raw["at"]),
+            actor=raw["actor"],
+            kind=raw["kind"],
+            subject=raw["subject"],
+            data=raw["data"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise malformed(f"Not an event: {error}.") from error
+
+
+def touches(effects: Iterable[Effect], *, identity: str, roles: Iterable[UUID], tenant_path: Iterable[UUID]) -> bool:
+    """Tell whether any of `effects` touches an identity that holds `roles` in a tenant with this path."""
+    held = {
+        (Affected.IDENTITY, identity),
+        *((Affected.ROLE, str(role)) for role in roles),
+        *((Affected.TENANT, str(tenant)) for tenant in tenant_path),
+    }
+    return any((effect.kind, effect.id) in held for effect in effects)

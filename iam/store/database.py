@@ -1,0 +1,131 @@
+"""What every store stands on: a transaction that knows its tenant, and the record of what it changed.
+
+The rules:
+
+1. A transaction names the tenant whose rows it may see; PostgreSQL's row-level security holds it to that. A transaction
+   that names none sees nothing. `EVERYWHERE` is for what has no tenant yet: proving an identity, jobs of the node.
+2. A change of state is recorded in the transaction that makes it: one line for the audit, one event for the outbox.
+3. A database that cannot be reached is a refusal (`Kind.UNAVAILABLE`), never a guess.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import orjson
+
+from iam.identifiers import Random, uuid7
+
+Row = Any
+"""A row of asyncpg: read by column name at the edge of a store and nowhere else."""
+
+
+class Everywhere:
+    """The type of `EVERYWHERE`."""
+
+    def __str__(self) -> str:
+        return "*"
+
+
+EVERYWHERE: Final = Everywhere()
+"""Every tenant's rows: for what has no tenant yet. Each use says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of state, as the audit and the rest of the platform will read it.
+
+    Attributes:
+        tenant: Whose state changed.
+        actor: Who did it: an identity's id, or `doorward` for the node itself.
+        kind: What happened, dotted and in the past tense: `pairing.created`, `certificate.revoked`.
+        subject: To what: an identity's id, a device identifier, a serial number.
+        data: Whatever else a reader needs; never a secret.
+    """
+
+    tenant: UUID
+    actor: str
+    kind: str
+    subject: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Connection(Protocol):
+    """The part of an asyncpg connection that stores use."""
+
+    async def fetch(self, query: str, *values: object) -> list[Row]:
+        """Return all rows."""
+
+    async def fetchrow(self, query: str, *values: object) -> Row | None:
+        """Return the first row, if there is one."""
+
+    async def fetchval(self, query: str, *values: object) -> Any:  # noqa: ANN401 - the column's own type
+        """Return the first column of the first row."""
+
+    async def execute(self, query: str, *values: object) -> str:
+        """Run a statement and return its status line, such as `UPDATE 1`."""
+
+    async def executemany(self, query: str, values: Sequence[Sequence[object]]) -> None:
+        """Run a statement once for each row of values."""
+
+
+class Transaction:
+    """An open transaction in one tenant, or everywhere.
+
+    Attributes:
+        now: The moment at which all of it happens.
+        has_changes: Whether anything was recorded; the database announces it after the commit.
+    """
+
+    RECORD = "SELECT record_change($1, $2, $3, $4, $5, $6, $7)"
+
+    def __init__(self, connection: Connection, now: datetime, random: Random) -> None:
+        self.connection = connection
+        self.now = now
+        self.has_changes = False
+        self._random = random
+
+    async def fetch(self, query: str, *values: object) -> list[Row]:
+        """Return all rows of `query`."""
+        return await self.connection.fetch(query, *values)
+
+    async def fetchrow(self, query: str, *values: object) -> Row | None:
+        """Return the first row of `query`, if there is one."""
+        return await self.connection.fetchrow(query, *values)
+
+    async def fetchval(self, query: str, *values: object) -> Any:  # noqa: ANN401 - the column's own type
+        """Return the first column of the first row of `query`."""
+        return await self.connection.fetchval(query, *values)
+
+    async def execute(self, query: str, *values: object) -> int:
+        """Run a statement and return how many rows it touched."""
+        status = await self.connection.execute(query, *values)
+        last = status.rpartition(" ")[2]
+        return int(last) if last.isdigit() else 0
+
+    async def executemany(self, query: str, values: Sequence[Sequence[object]]) -> None:
+        """Run a statement once for each row of values."""
+        await self.connection.executemany(query, values)
+
+    async def record(self, change: Change) -> None:
+        """Write the audit line and the event of `change`; they commit or vanish with the change itself."""
+        identifier = uuid7(self.now, self._random)
+        data = orjson.dumps(change.data).decode()
+        await self.connection.execute(
+            self.RECORD, identifier, change.tenant, self.now, change.actor, change.kind, change.subject, data
+        )
+        self.has_changes = True
+
+
+class Database(Protocol):
+    """Where transactions come from. `doorward.database` has the one that runs."""
+
+    def transaction(self, tenant: UUID | Everywhere) -> AbstractAsyncContextManager[Transaction]:
+        """Open a transaction that sees the rows of `tenant`; it commits at the end unless an exception leaves it.
+
+        Raises:
+            Refused: (unavailable) The database cannot be reached, or gave no connection in time.
+        """
