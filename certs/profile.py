@@ -1,0 +1,305 @@
+"""Profiles: what a certificate of each kind says, and the check that one says just that.
+
+1. A profile is a TOML file in which every key is known and every key is present; an unknown one is refused, with the
+   nearest known one named. Nothing is inherited and nothing has a default.
+2. The profile decides and the request only asks: what a finished certificate holds is compared with the profile, never
+   with the request's extensions.
+3. Extensions: those that the profile names, each with its value and its criticality from `CRITICAL`, and no other. An
+   identifier of a key, when named, is there; addresses (CRL, issuer) may be absent where the authority has none.
+4. Subject and subject alternative name follow the profile's rules, and, where the plan is given, equal it.
+5. The period is at most the profile's, backdating included, and lies within the issuer's.
+6. The serial number is positive and below 2 ** 159, so that it fits 20 octets (RFC 5280 4.1.2.2).
+7. The key is one that the profile's policy accepts, the signature is made with a strong hash.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from difflib import get_close_matches
+from enum import Enum
+from importlib.resources import files
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, TypeVar
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+
+from certs.errors import CertificateRefused, ProfileRefused, RefusalKind
+from certs.keys import KeyAlgorithm, KeyPolicy, check_key_strength
+from certs.names import certificate_identifier, subject_identifier
+from certs.signature import check_signature_algorithm
+
+CRITICAL: Final[Mapping[x509.ObjectIdentifier, bool]] = {
+    ExtensionOID.BASIC_CONSTRAINTS: True,  # RFC 5280 4.2.1.9
+    ExtensionOID.KEY_USAGE: True,  # 4.2.1.3
+    ExtensionOID.EXTENDED_KEY_USAGE: False,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME: False,  # 4.2.1.6: critical if and only if the subject is empty
+    ExtensionOID.SUBJECT_KEY_IDENTIFIER: False,  # 4.2.1.2
+    ExtensionOID.AUTHORITY_KEY_IDENTIFIER: False,  # 4.2.1.1
+    ExtensionOID.CRL_DISTRIBUTION_POINTS: False,  # 4.2.1.13
+    ExtensionOID.AUTHORITY_INFORMATION_ACCESS: False,  # 4.2.2.1
+}
+"""Which extensions a certificate of ours may have at all, and whether each is critical."""
+
+_SERIAL_LIMIT = 1 << 159
+_EXTENDED_KEY_USAGES = {
+    "client_auth": ExtendedKeyUsageOID.CLIENT_AUTH,
+    "server_auth": ExtendedKeyUsageOID.SERVER_AUTH,
+    "ocsp_signing": ExtendedKeyUsageOID.OCSP_SIGNING,
+}
+_KEY_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+
+class SubjectRule(Enum):
+    """What the subject of a certificate is."""
+
+    AUTHORITY = "authority"
+    """At least one common name: the name of a certification authority."""
+    DEVICE_IDENTIFIER = "device_identifier"
+    """One common name, the device's identifier, and nothing else."""
+    HOST = "host"
+    """One common name that is also among the alternative names, or nothing at all."""
+
+
+class AlternativeNameRule(Enum):
+    """What the subject alternative name of a certificate is."""
+
+    NONE = "none"
+    DEVICE_URI = "device_uri"
+    HOSTS = "hosts"
+    """At least one DNS name or IP address, without wildcards, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a certificate of one kind holds."""
+
+    name: str
+    validity: timedelta
+    backdate: timedelta
+    key_policy: KeyPolicy
+    basic_constraints: x509.BasicConstraints
+    key_usage: x509.KeyUsage
+    extended_key_usage: x509.ExtendedKeyUsage | None
+    subject: SubjectRule
+    subject_alternative_name: AlternativeNameRule
+    subject_key_identifier: bool
+    authority_key_identifier: bool
+    crl_distribution_points: bool
+    authority_information_access: bool
+
+    @property
+    def is_authority(self) -> bool:
+        """Whether certificates of this profile may sign others."""
+        return self.basic_constraints.ca
+
+
+def load_profile(name: str) -> Profile:
+    """Load one of the packaged profiles.
+
+    Raises:
+        ProfileRefused: if there is none of that name.
+    """
+    packaged = {
+        entry.name.removesuffix(".toml"): entry
+        for entry in (files("certs") / "profiles").iterdir()
+        if entry.name.endswith(".toml")
+    }
+    if name not in packaged:
+        raise ProfileRefused(f"no profile is named {name!r}; there are {', '.join(sorted(packaged))}")
+    profile = parse_profile(packaged[name].read_text("utf-8"))
+    if profile.name != name:
+        raise ProfileRefused(f"profile {name!r} calls itself {profile.name!r}")
+    return profile
+
+
+def parse_profile(text: str) -> Profile:
+    """Read a profile from TOML, by rule 1.
+
+    Raises:
+        ProfileRefused: with the key at fault.
+    """
+    try:
+        table = _Table(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileRefused(f"not TOML: {error}") from error
+    is_authority = table.take("authority", bool)
+    path_length = table.take("path_length", int) if is_authority else None
+    key_usages = table.take_words("key_usage", {usage: usage for usage in _KEY_USAGES})
+    extended_key_usages = table.take_words("extended_key_usage", _EXTENDED_KEY_USAGES)
+    profile = Profile(
+        name=table.take("name", str),
+        validity=timedelta(days=table.take("validity_days", int)),
+        backdate=timedelta(minutes=table.take("backdate_minutes", int)),
+        key_policy=KeyPolicy(
+            algorithms=frozenset(
+                table.take_words("key_algorithms", {algorithm.value: algorithm for algorithm in KeyAlgorithm})
+            ),
+            rsa_minimum_bits=table.take("rsa_minimum_bits", int),
+            rsa_maximum_bits=table.take("rsa_maximum_bits", int),
+        ),
+        basic_constraints=x509.BasicConstraints(ca=is_authority, path_length=path_length),
+        key_usage=_key_usage(key_usages),
+        extended_key_usage=x509.ExtendedKeyUsage(extended_key_usages) if extended_key_usages else None,
+        subject=table.take_word("subject", {rule.value: rule for rule in SubjectRule}),
+        subject_alternative_name=table.take_word(
+            "subject_alternative_name", {rule.value: rule for rule in AlternativeNameRule}
+        ),
+        subject_key_identifier=table.take("subject_key_identifier", bool),
+        authority_key_identifier=table.take("authority_key_identifier", bool),
+        crl_distribution_points=table.take("crl_distribution_points", bool),
+        authority_information_access=table.take("authority_information_access", bool),
+    )
+    table.finish()
+    _check_sense(profile)
+    return profile
+
+
+def check_against_profile(
+    certificate: x509.Certificate,
+    profile: Profile,
+    *,
+    issuer: x509.Certificate | None = None,
+    subject: x509.Name | None = None,
+    subject_alternative_name: Sequence[x509.GeneralName] | None = None,
+) -> None:
+    """Check that a finished certificate says exactly what its profile allows, by rules 2 to 7.
+
+    `issuer` adds its period, name and key identifier to the check; `subject` and `subject_alternative_name` are what was
+    planned. Whether the signature verifies is asked of `certs.signature.verify_signature`.
+
+    Raises:
+        CertificateRefused: POLICY or MALFORMED, with the first thing that differs.
+    """
+    _check_frame(certificate, profile, issuer)
+    try:
+        extensions = certificate.extensions
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise CertificateRefused(RefusalKind.MALFORMED, f"unreadable extensions: {error}") from error
+    subject_is_empty = not certificate.subject.rdns
+    for extension in extensions:
+        critical = CRITICAL.get(extension.oid)
+        if extension.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
+            critical = subject_is_empty
+        if critical is None:
+            raise _differs(profile, f"extension {extension.oid.dotted_string} is not of the profile")
+        if extension.critical is not critical:
+            raise _differs(profile, f"extension {extension.oid.dotted_string} has the wrong criticality")
+    _check_extensions({extension.oid: extension.value for extension in extensions}, profile, issuer)
+    _check_names(certificate, profile, subject, subject_alternative_name)
+
+
+def _check_frame(certificate: x509.Certificate, profile: Profile, issuer: x509.Certificate | None) -> None:
+    check_signature_algorithm(certificate)
+    check_key_strength(certificate.public_key(), profile.key_policy)
+    if not 0 < certificate.serial_number < _SERIAL_LIMIT:
+        raise _differs(profile, "the serial number is not between 1 and 2 ** 159")
+    not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not not_before < not_after <= not_before + profile.validity + profile.backdate:
+        raise _differs(profile, f"the period of {not_after - not_before} is longer than the profile's, or empty")
+    if issuer is None:
+        return
+    if not issuer.not_valid_before_utc <= not_before < not_after <= issuer.not_valid_after_utc:
+        raise _differs(profile, "the period is not within the issuer's")
+    if certificate.issuer != issuer.subject:
+        raise _differs(profile, "the issuer's name is not the subject of the issuer")
+
+
+def _check_extensions(
+    found: Mapping[x509.ObjectIdentifier, x509.ExtensionType], profile: Profile, issuer: x509.Certificate | None
+) -> None:
+    for oid, expected in (
+        (ExtensionOID.BASIC_CONSTRAINTS, profile.basic_constraints),
+        (ExtensionOID.KEY_USAGE, profile.key_usage),
+    ):
+        if found.get(oid) != expected:
+            raise _differs(profile, f"extension {oid.dotted_string} differs from the profile")
+    extended_key_usage = found.get(ExtensionOID.EXTENDED_KEY_USAGE)
+    if Counter(_usages(extended_key_usage)) != Counter(_usages(profile.extended_key_usage)):
+        raise _differs(profile, "the extended key usage differs from the profile")
+    for oid, named in (
+        (ExtensionOID.SUBJECT_KEY_IDENTIFIER, profile.subject_key_identifier),
+        (ExtensionOID.AUTHORITY_KEY_IDENTIFIER, profile.authority_key_identifier),
+    ):
+        if (oid in found) is not named:
+            raise _differs(profile, f"extension {oid.dotted_string} is {'missing' if named else 'not of the profile'}")
+    for oid, named in (
+        (ExtensionOID.CRL_DISTRIBUTION_POINTS, profile.crl_distribution_points),
+        (ExtensionOID.AUTHORITY_INFORMATION_ACCESS, profile.authority_information_access),
+    ):
+        if oid in found and not named:
+            raise _differs(profile, f"extension {oid.dotted_string} is not of the profile")
+    authority = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+    if issuer is not None and isinstance(authority, x509.AuthorityKeyIdentifier):
+        expected_identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+        if authority.key_identifier != expected_identifier:
+            raise _differs(profile, "the authority key identifier is not the issuer's subject key identifier")
+
+
+def _check_names(
+    certificate: x509.Certificate,
+    profile: Profile,
+    planned_subject: x509.Name | None,
+    planned_alternative_name: Sequence[x509.GeneralName] | None,
+) -> None:
+    subject = certificate.subject
+    try:
+        names = tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        names = ()
+    match profile.subject:
+        case SubjectRule.DEVICE_IDENTIFIER:
+            subject_identifier(subject)
+            follows = len(list(subject)) == 1
+        case SubjectRule.AUTHORITY:
+            follows = bool(subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+        case SubjectRule.HOST:
+            common_names = [attribute.value for attribute in subject]
+            hosts = {str(name.value) for name in names}
+            follows = len(common_names) <= 1 and hosts.issuperset(common_names)
+    if not follows:
+        raise _differs(profile, f"the subject does not follow the rule {profile.subject.value!r}")
+    match profile.subject_alternative_name:
+        case AlternativeNameRule.NONE:
+            follows = not names
+        case AlternativeNameRule.DEVICE_URI:
+            certificate_identifier(certificate)
+        case AlternativeNameRule.HOSTS:
+            follows = bool(names) and all(_is_host(name) for name in names)
+    if not follows:
+        rule = profile.subject_alternative_name.value
+        raise _differs(profile, f"the subject alternative name does not follow the rule {rule!r}")
+    if planned_subject is not None and subject != planned_subject:
+        raise _differs(profile, "the subject is not the planned one")
+    if planned_alternative_name is not None and Counter(names) != Counter(planned_alternative_name):
+        raise _differs(profile, "the subject alternative name is not the planned one")
+
+
+def _is_host(name: x509.GeneralName) -> bool:
+    match name:
+        case x509.DNSName():
+            return bool(name.value) and "*" not in name.value
+        case x509.IPAddress():
+            return isinstance(name.value, IPv4Address | IPv6Address)
+        case _:
+            return False
+
+
+def _usages(extension: x509.ExtensionType | None) -> Sequence[x509.ObjectIdentifier]:
+    return tuple(extension) if isinstance(extension, x509.ExtendedKeyUsage) else ()
+
+
+def _differs(profile: Profile, what: str) -> CertificateRefused:
+    return CertificateRefused(RefusalKind.POLICY, f"profile {profile.name}: {what}")

@@ -1,0 +1,173 @@
+"""A child process that never outlives us, and what a dead parent left behind.
+
+Rules enforced here:
+
+1. A child ends with its parent: the kernel sends it `death_signal` when we die, however we die (`launch.py`).
+2. A child does not hear the terminal's Ctrl-C: it has its own session, and only its parent stops it.
+3. Stopping has a deadline; what still runs then is killed.
+4. A process that an earlier parent left behind is ended before the next one starts, and only after it was
+   recognised as ours by what it runs and on which folder. It is held by a pidfd from before it is
+   recognised, so that a reused process number is never signalled.
+5. Output goes to a log file under the data folder. At a start, a log over 1 MiB is put aside; one is kept.
+
+Nothing here uses threads or the event loop's own child watcher: a pidfd is watched like a socket, on any loop.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+LAUNCH = Path(__file__).with_name("launch.py")
+LOG_KEPT_BYTES = 1024 * 1024
+LOG_TAIL_BYTES = 2000
+
+
+class Failure(StrEnum):
+    """Why an embedded server or a supervisor does not run."""
+
+    MISSING = "missing"  # its program is not installed
+    UNREACHABLE = "unreachable"  # no account can both run it and reach its folder
+    INCOMPATIBLE = "incompatible"  # its folder belongs to another version or another user
+    ENDED = "ended"  # it ended before it was ready
+    NOT_READY = "not_ready"  # it runs, and was not ready in time
+    LOCKED = "locked"  # another supervisor has the data folder
+
+
+class EmbeddedError(Exception):
+    """A server of ours does not run; the sentence says what to do, `kind` says which case it is."""
+
+    def __init__(self, kind: Failure, sentence: str) -> None:
+        """Keep the case beside the sentence."""
+        super().__init__(sentence)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Account:
+    """As whom a child runs: as ourselves, as (uid, gid), or as nobody special in a user namespace."""
+
+    uid: int | None = None
+    gid: int | None = None
+    in_namespace: bool = False
+
+    def __str__(self) -> str:
+        """Spell the account as `launch.py` reads it."""
+        if self.in_namespace:
+            return "namespace"
+        return "same" if self.uid is None else f"{self.uid}:{self.gid}"
+
+
+OURSELVES = Account()
+
+
+class ChildProcess:
+    """One run of one program: started once, waited for by anyone, stopped with a deadline."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        hurry_signal: signal.Signals = signal.SIGKILL,
+        death_signal: signal.Signals = signal.SIGKILL,
+        account: Account = OURSELVES,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Describe the run; `command[0]` is an absolute path, no `log` means our own output."""
+        self.command = tuple(command)
+        self.log = log
+        self.returncode: int | None = None
+        self._stop_signal = stop_signal
+        self._hurry_signal = hurry_signal
+        self._death_signal = death_signal
+        self._account = account
+        self._environment = environment
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._ended = asyncio.Event()
+
+    @property
+    def pid(self) -> int:
+        """The process number; only after start()."""
+        assert self._popen is not None, "not started"  # noqa: S101 (a programming error, not an input)
+        return self._popen.pid
+
+    @property
+    def alive(self) -> bool:
+        """It was started, and has not been seen to end."""
+        return self._popen is not None and self.returncode is None
+
+    def start(self, *, standard_input: Path | None = None, inherited: Sequence[int] = ()) -> None:
+        """Start it; `inherited` are file descriptors that it keeps under the same numbers."""
+        launch = [sys.executable, "-I", "-S", str(LAUNCH)]
+        with (
+            open(standard_input or os.devnull, "rb") as stdin,  # noqa: PTH123 (either a path or a name)
+            open_log(self.log) as output,
+        ):
+            self._popen = subprocess.Popen(  # noqa: S603 (our own command, without a shell)
+                [*launch, str(os.getpid()), str(int(self._death_signal)), str(self._account), *self.command],
+                stdin=stdin,
+                stdout=output if self.log else None,
+                stderr=output if self.log else None,
+                env=self._environment,
+                pass_fds=inherited,
+                start_new_session=True,
+            )
+        watched = os.pidfd_open(self._popen.pid)
+        asyncio.get_running_loop().add_reader(watched, self._reap, watched)
+
+    def _reap(self, watched: int) -> None:
+        """Take the exit status once the pidfd says that there is one."""
+        assert self._popen is not None  # noqa: S101 (start() made it)
+        asyncio.get_running_loop().remove_reader(watched)
+        os.close(watched)
+        self.returncode = self._popen.wait()
+        self._ended.set()
+
+    async def wait(self) -> int:
+        """Wait for its end and return its exit status (negative: the signal that ended it)."""
+        await self._ended.wait()
+        assert self.returncode is not None  # noqa: S101 (_reap() set it first)
+        return self.returncode
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it, when it still runs."""
+        if self._popen is not None and self.returncode is None:
+            self._popen.send_signal(number)
+
+    def hurry(self) -> None:
+        """End it now, without the courtesy of stop()."""
+        self.send(self._hurry_signal)
+
+    async def stop(self, deadline_seconds: float) -> None:
+        """Ask it to end, wait until the deadline, then hurry and at last kill it."""
+        if not self.alive:
+            return
+        for number, seconds in ((self._stop_signal, deadline_seconds), (self._hurry_signal, 2.0)):
+            self.send(number)
+            try:
+                await asyncio.wait_for(self._ended.wait(), seconds)
+            except TimeoutError:
+                continue
+            return
+        self.send(signal.SIGKILL)
+        await self._ended.wait()
+
+    def last_words(self) -> str:
+        """The end of its log, to be shown when it failed."""
+        if self.log is None or not self.log.exists():
+            return ""
+        with self.log.open("rb") as written:
+            written.seek(max(0, written.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            return written.read().decode("utf-8", "replace").strip()
+
+
+def open_log(path: Path | None) -> "open":  # type: ignore[valid-type]
+    """Open `path` for appending, after putting a large one aside."""
+    raise NotImplementedError
