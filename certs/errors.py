@@ -9,6 +9,11 @@ Nothing else leaves this package on bad input: each module catches what its libr
 
 from enum import Enum
 
+from cryptography.x509 import DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType
+
+UNREADABLE = (ValueError, TypeError, InvalidVersion, DuplicateExtension, UnsupportedGeneralNameType)
+"""What `cryptography` and `asn1crypto` raise at bytes that are not what they should be."""
+
 _QUOTED_CHARACTERS = 80
 
 
@@ -24,7 +29,7 @@ class RefusalKind(Enum):
     SIGNATURE = "signature"
 
 
-class CertificateRefused(Exception):  # noqa: N818 - a refusal is an answer, and reads as one where it is caught
+class CertificateRefused(Exception):
     """A certificate, a request or a name is refused, for `reason`."""
 
     def __init__(self, kind: RefusalKind, reason: str) -> None:
@@ -36,7 +41,7 @@ class CertificateRefused(Exception):  # noqa: N818 - a refusal is an answer, and
         return self.reason
 
 
-class ProfileRefused(Exception):  # noqa: N818 - the same
+class ProfileRefused(Exception):
     """A profile's text is not one that can be issued by, for `reason`."""
 
     def __init__(self, reason: str) -> None:

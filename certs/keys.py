@@ -59,9 +59,7 @@ class KeyPolicy:
     rsa_maximum_bits: int = 8192
 
 
-REQUEST_KEYS = KeyPolicy(
-    frozenset({KeyAlgorithm.P256, KeyAlgorithm.P384, KeyAlgorithm.ED25519, KeyAlgorithm.RSA})
-)
+REQUEST_KEYS = KeyPolicy(frozenset({KeyAlgorithm.P256, KeyAlgorithm.P384, KeyAlgorithm.ED25519, KeyAlgorithm.RSA}))
 """What any request may bring; a profile may accept less."""
 
 AUTHORITY_KEYS = KeyPolicy(frozenset(KeyAlgorithm))

@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from certs.der import IA5_STRING, PRINTABLE_STRING, UTF8_STRING, read_name_attributes
-from certs.errors import CertificateRefused, RefusalKind, quoted
+from certs.errors import UNREADABLE, CertificateRefused, RefusalKind, quoted
 
 DeviceIdentifier = NewType("DeviceIdentifier", str)
 
@@ -123,7 +123,7 @@ def alternative_name(holder: x509.Certificate | x509.CertificateSigningRequest) 
         extension = holder.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return ()
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise CertificateRefused(RefusalKind.MALFORMED, f"unreadable extensions: {error}") from error
     return tuple(extension.value)
 

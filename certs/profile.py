@@ -14,22 +14,22 @@
 
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from difflib import get_close_matches
 from enum import Enum
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, TypeVar
+from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from certs.errors import CertificateRefused, ProfileRefused, RefusalKind
-from certs.keys import KeyAlgorithm, KeyPolicy, check_key_strength
-from certs.names import certificate_identifier, subject_identifier
+from certs.errors import UNREADABLE, CertificateRefused, ProfileRefused, RefusalKind
+from certs.keys import REQUEST_KEYS, KeyAlgorithm, KeyPolicy, check_key_strength
+from certs.names import alternative_name, certificate_identifier, subject_identifier
 from certs.signature import check_signature_algorithm
+from certs.table import StrictTable
 
 CRITICAL: Final[Mapping[x509.ObjectIdentifier, bool]] = {
     ExtensionOID.BASIC_CONSTRAINTS: True,  # RFC 5280 4.2.1.9
@@ -43,6 +43,24 @@ CRITICAL: Final[Mapping[x509.ObjectIdentifier, bool]] = {
 }
 """Which extensions a certificate of ours may have at all, and whether each is critical."""
 
+_KEYS = (
+    "name",
+    "authority",
+    "validity_days",
+    "backdate_minutes",
+    "key_algorithms",
+    "rsa_minimum_bits",
+    "rsa_maximum_bits",
+    "key_usage",
+    "extended_key_usage",
+    "subject",
+    "subject_alternative_name",
+    "subject_key_identifier",
+    "authority_key_identifier",
+    "crl_distribution_points",
+    "authority_information_access",
+)
+_PATH_LENGTH_MAXIMUM = 4
 _SERIAL_LIMIT = 1 << 159
 _EXTENDED_KEY_USAGES = {
     "client_auth": ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -57,8 +75,6 @@ _KEY_USAGES = (
     "key_agreement",
     "key_cert_sign",
     "crl_sign",
-    "encipher_only",
-    "decipher_only",
 )
 
 
@@ -128,41 +144,42 @@ def load_profile(name: str) -> Profile:
 def parse_profile(text: str) -> Profile:
     """Read a profile from TOML, by rule 1.
 
+    `path_length` is a key of authorities alone.
+
     Raises:
         ProfileRefused: with the key at fault.
     """
     try:
-        table = _Table(tomllib.loads(text))
+        settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProfileRefused(f"not TOML: {error}") from error
-    is_authority = table.take("authority", bool)
-    path_length = table.take("path_length", int) if is_authority else None
+    is_authority = settings.get("authority") is True
+    table = StrictTable(settings, (*_KEYS, "path_length") if is_authority else _KEYS)
+    path_length = table.take_number("path_length", 0, _PATH_LENGTH_MAXIMUM) if is_authority else None
     key_usages = table.take_words("key_usage", {usage: usage for usage in _KEY_USAGES})
     extended_key_usages = table.take_words("extended_key_usage", _EXTENDED_KEY_USAGES)
+    alternative_name_rules = {rule.value: rule for rule in AlternativeNameRule}
+    rsa_bounds = (REQUEST_KEYS.rsa_minimum_bits, REQUEST_KEYS.rsa_maximum_bits)
+    key_policy = KeyPolicy(
+        algorithms=frozenset(table.take_words("key_algorithms", {each.value: each for each in KeyAlgorithm})),
+        rsa_minimum_bits=table.take_number("rsa_minimum_bits", *rsa_bounds),
+        rsa_maximum_bits=table.take_number("rsa_maximum_bits", *rsa_bounds),
+    )
     profile = Profile(
         name=table.take("name", str),
-        validity=timedelta(days=table.take("validity_days", int)),
-        backdate=timedelta(minutes=table.take("backdate_minutes", int)),
-        key_policy=KeyPolicy(
-            algorithms=frozenset(
-                table.take_words("key_algorithms", {algorithm.value: algorithm for algorithm in KeyAlgorithm})
-            ),
-            rsa_minimum_bits=table.take("rsa_minimum_bits", int),
-            rsa_maximum_bits=table.take("rsa_maximum_bits", int),
-        ),
-        basic_constraints=x509.BasicConstraints(ca=is_authority, path_length=path_length),
+        validity=timedelta(days=table.take_number("validity_days", 1, 100 * 366)),
+        backdate=timedelta(minutes=table.take_number("backdate_minutes", 0, 24 * 60)),
+        key_policy=key_policy,
+        basic_constraints=x509.BasicConstraints(table.take("authority", bool), path_length),
         key_usage=_key_usage(key_usages),
         extended_key_usage=x509.ExtendedKeyUsage(extended_key_usages) if extended_key_usages else None,
         subject=table.take_word("subject", {rule.value: rule for rule in SubjectRule}),
-        subject_alternative_name=table.take_word(
-            "subject_alternative_name", {rule.value: rule for rule in AlternativeNameRule}
-        ),
+        subject_alternative_name=table.take_word("subject_alternative_name", alternative_name_rules),
         subject_key_identifier=table.take("subject_key_identifier", bool),
         authority_key_identifier=table.take("authority_key_identifier", bool),
         crl_distribution_points=table.take("crl_distribution_points", bool),
         authority_information_access=table.take("authority_information_access", bool),
     )
-    table.finish()
     _check_sense(profile)
     return profile
 
@@ -177,8 +194,8 @@ def check_against_profile(
 ) -> None:
     """Check that a finished certificate says exactly what its profile allows, by rules 2 to 7.
 
-    `issuer` adds its period, name and key identifier to the check; `subject` and `subject_alternative_name` are what was
-    planned. Whether the signature verifies is asked of `certs.signature.verify_signature`.
+    `issuer` adds its period, name and key identifier to the check; `subject` and `subject_alternative_name` are what
+    was planned. Whether the signature verifies is asked of `certs.signature.verify_signature`.
 
     Raises:
         CertificateRefused: POLICY or MALFORMED, with the first thing that differs.
@@ -186,7 +203,7 @@ def check_against_profile(
     _check_frame(certificate, profile, issuer)
     try:
         extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise CertificateRefused(RefusalKind.MALFORMED, f"unreadable extensions: {error}") from error
     subject_is_empty = not certificate.subject.rdns
     for extension in extensions:
@@ -199,6 +216,29 @@ def check_against_profile(
             raise _differs(profile, f"extension {extension.oid.dotted_string} has the wrong criticality")
     _check_extensions({extension.oid: extension.value for extension in extensions}, profile, issuer)
     _check_names(certificate, profile, subject, subject_alternative_name)
+
+
+def _key_usage(usages: Collection[str]) -> x509.KeyUsage:
+    return x509.KeyUsage(encipher_only=False, decipher_only=False, **{usage: usage in usages for usage in _KEY_USAGES})
+
+
+def _check_sense(profile: Profile) -> None:
+    """Refuse what can be said in a profile but would make certificates that are useless or dangerous."""
+    policy, is_authority = profile.key_policy, profile.is_authority
+    is_device = profile.subject is SubjectRule.DEVICE_IDENTIFIER
+    for holds, otherwise in (
+        (bool(policy.algorithms), "key_algorithms is empty, so that no key would do"),
+        (policy.rsa_minimum_bits <= policy.rsa_maximum_bits, "rsa_minimum_bits is above rsa_maximum_bits"),
+        (profile.key_usage.key_cert_sign is is_authority, "key_cert_sign is for authorities, each and alone"),
+        (is_authority or profile.extended_key_usage is not None, "extended_key_usage is empty, which means any"),
+        (is_authority is (profile.subject is SubjectRule.AUTHORITY), "subject 'authority' is for authorities"),
+        (
+            is_device or profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI,
+            "subject_alternative_name 'device_uri' needs the subject 'device_identifier'",
+        ),
+    ):
+        if not holds:
+            raise ProfileRefused(otherwise)
 
 
 def _check_frame(certificate: x509.Certificate, profile: Profile, issuer: x509.Certificate | None) -> None:
@@ -254,37 +294,42 @@ def _check_names(
     planned_subject: x509.Name | None,
     planned_alternative_name: Sequence[x509.GeneralName] | None,
 ) -> None:
-    subject = certificate.subject
-    try:
-        names = tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        names = ()
-    match profile.subject:
-        case SubjectRule.DEVICE_IDENTIFIER:
-            subject_identifier(subject)
-            follows = len(list(subject)) == 1
-        case SubjectRule.AUTHORITY:
-            follows = bool(subject.get_attributes_for_oid(NameOID.COMMON_NAME))
-        case SubjectRule.HOST:
-            common_names = [attribute.value for attribute in subject]
-            hosts = {str(name.value) for name in names}
-            follows = len(common_names) <= 1 and hosts.issuperset(common_names)
-    if not follows:
+    subject, names = certificate.subject, alternative_name(certificate)
+    if profile.subject is SubjectRule.DEVICE_IDENTIFIER:
+        subject_identifier(subject)
+    if not _subject_follows(profile.subject, subject, names):
         raise _differs(profile, f"the subject does not follow the rule {profile.subject.value!r}")
-    match profile.subject_alternative_name:
-        case AlternativeNameRule.NONE:
-            follows = not names
-        case AlternativeNameRule.DEVICE_URI:
-            certificate_identifier(certificate)
-        case AlternativeNameRule.HOSTS:
-            follows = bool(names) and all(_is_host(name) for name in names)
-    if not follows:
+    if profile.subject_alternative_name is AlternativeNameRule.DEVICE_URI:
+        certificate_identifier(certificate)
+    if not _alternative_name_follows(profile.subject_alternative_name, names):
         rule = profile.subject_alternative_name.value
         raise _differs(profile, f"the subject alternative name does not follow the rule {rule!r}")
     if planned_subject is not None and subject != planned_subject:
         raise _differs(profile, "the subject is not the planned one")
     if planned_alternative_name is not None and Counter(names) != Counter(planned_alternative_name):
         raise _differs(profile, "the subject alternative name is not the planned one")
+
+
+def _subject_follows(rule: SubjectRule, subject: x509.Name, names: Sequence[x509.GeneralName]) -> bool:
+    attributes = [(attribute.oid, attribute.value) for attribute in subject]
+    match rule:
+        case SubjectRule.AUTHORITY:
+            return any(oid == NameOID.COMMON_NAME for oid, _ in attributes)
+        case SubjectRule.DEVICE_IDENTIFIER:
+            return len(attributes) == 1
+        case SubjectRule.HOST:
+            hosts = {(NameOID.COMMON_NAME, str(name.value)) for name in names}
+            return len(attributes) <= 1 and hosts.issuperset(attributes)
+
+
+def _alternative_name_follows(rule: AlternativeNameRule, names: Sequence[x509.GeneralName]) -> bool:
+    match rule:
+        case AlternativeNameRule.NONE:
+            return not names
+        case AlternativeNameRule.DEVICE_URI:
+            return len(names) == 1
+        case AlternativeNameRule.HOSTS:
+            return bool(names) and all(_is_host(name) for name in names)
 
 
 def _is_host(name: x509.GeneralName) -> bool:

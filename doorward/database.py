@@ -11,7 +11,7 @@ The rules:
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -22,7 +22,7 @@ import asyncpg
 
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random
-from iam.store.database import Everywhere, Transaction
+from iam.store.database import Change, Everywhere, Transaction
 
 _CONNECT_SECONDS = 5.0
 _STATEMENT_SECONDS = 15.0
@@ -50,7 +50,7 @@ class Pool:
         self._pool = pool
         self._clock = clock
         self._random = random
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[Sequence[Change]], None]] = []
 
     @classmethod
     async def connect(cls, url: str, clock: Clock, random: Random, *, size: int) -> Self:
@@ -73,8 +73,8 @@ class Pool:
         """Close every connection, once it is idle."""
         await self._pool.close()
 
-    def announce_to(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each commit that recorded a change."""
+    def announce_to(self, listener: Callable[[Sequence[Change]], None]) -> None:
+        """Call `listener` with what was recorded, after each commit that recorded something."""
         self._listeners.append(listener)
 
     @asynccontextmanager
@@ -98,13 +98,9 @@ class Pool:
                 await connection.execute("COMMIT")
         except _UNREACHABLE as error:
             raise _unavailable(error) from error
-        if transaction.has_changes:
-            self.announce()
-
-    def announce(self) -> None:
-        """Tell the listeners that something was recorded and committed."""
-        for listener in self._listeners:
-            listener()
+        if transaction.changes:
+            for listener in self._listeners:
+                listener(transaction.changes)
 
     @asynccontextmanager
     async def leadership(self, lock: int) -> AsyncIterator[bool]:

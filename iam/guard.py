@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from certs.errors import CertificateRefused, RefusalKind
 from iam.access import Authenticated, Denied, decide
@@ -29,6 +29,7 @@ from iam.errors import Kind, Refused, forbidden, malformed, not_found, unauthent
 from iam.identifiers import tenant_name
 from iam.model import Tenant
 from iam.permissions import Action, Resource
+from iam.schema import Model, NoQuery
 
 _log = logging.getLogger("doorward.http")
 
@@ -77,16 +78,6 @@ JSON_LIMIT_BYTES = 256 * 1024
 JSON = "application/json"
 
 _M = TypeVar("_M", bound="Model")
-
-
-class Model(BaseModel):
-    """A body or a query: frozen, and unknown fields are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class NoQuery(Model):
-    """A query string that may hold nothing but what the guard itself reads."""
 
 
 class Speech(Enum):

@@ -10,7 +10,7 @@ deadlock when the parent has threads.
 Rules, in this order:
 
 1. ACCOUNT is taken first: `same` changes nothing, `UID:GID` gives up every other group and identity,
-   `namespace` enters a user namespace in which we are user 1000 and own the same files as before.
+   `namespace:UID` enters a user namespace in which we are called UID and own the same files as before.
 2. The death signal is asked for after that, because a change of identity clears it (prctl(2),
    PR_SET_PDEATHSIG).
 3. A parent that died before rule 2 took effect sends no signal: so its number is compared afterwards.
@@ -23,7 +23,6 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 CLONE_NEWUSER = 0x10000000
-NAMESPACE_USER = 1000
 CANNOT_START = 127
 
 
@@ -35,8 +34,8 @@ def take_account(account: str, libc: ctypes.CDLL) -> None:
     """
     if account == "same":
         return
-    if account == "namespace":
-        enter_user_namespace(libc)
+    if account.startswith("namespace:"):
+        enter_user_namespace(libc, int(account.removeprefix("namespace:")))
         return
     uid, gid = (int(number) for number in account.split(":"))
     os.setgroups([])
@@ -44,16 +43,16 @@ def take_account(account: str, libc: ctypes.CDLL) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def enter_user_namespace(libc: ctypes.CDLL) -> None:
-    """Become user 1000 of a new user namespace, which outside of it is who we were (user_namespaces(7))."""
+def enter_user_namespace(libc: ctypes.CDLL, called: int) -> None:
+    """Become user `called` of a new user namespace; outside of it we stay who we were (user_namespaces(7))."""
     uid, gid = os.geteuid(), os.getegid()
     if libc.unshare(CLONE_NEWUSER) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"unshare(CLONE_NEWUSER): {os.strerror(number)}")
     # user_namespaces(7): an unprivileged gid_map is accepted only after setgroups is denied
     Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-    Path("/proc/self/uid_map").write_text(f"{NAMESPACE_USER} {uid} 1", encoding="ascii")
-    Path("/proc/self/gid_map").write_text(f"{NAMESPACE_USER} {gid} 1", encoding="ascii")
+    Path("/proc/self/uid_map").write_text(f"{called} {uid} 1", encoding="ascii")
+    Path("/proc/self/gid_map").write_text(f"{called} {gid} 1", encoding="ascii")
 
 
 def main(parent: str, death_signal: str, account: str, *command: str) -> None:

@@ -15,10 +15,12 @@ Nothing here uses threads or the event loop's own child watcher: a pidfd is watc
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -50,7 +52,7 @@ class EmbeddedError(Exception):
 
 @dataclass(frozen=True)
 class Account:
-    """As whom a child runs: as ourselves, as (uid, gid), or as nobody special in a user namespace."""
+    """As whom a child runs: as ourselves, as (uid, gid), or as ourselves called `uid` in a user namespace."""
 
     uid: int | None = None
     gid: int | None = None
@@ -59,7 +61,7 @@ class Account:
     def __str__(self) -> str:
         """Spell the account as `launch.py` reads it."""
         if self.in_namespace:
-            return "namespace"
+            return f"namespace:{self.uid}"
         return "same" if self.uid is None else f"{self.uid}:{self.gid}"
 
 
@@ -91,6 +93,7 @@ class ChildProcess:
         self._environment = environment
         self._popen: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
+        self._log_began = 0
 
     @property
     def pid(self) -> int:
@@ -107,14 +110,15 @@ class ChildProcess:
         """Start it; `inherited` are file descriptors that it keeps under the same numbers."""
         launch = [sys.executable, "-I", "-S", str(LAUNCH)]
         with (
-            open(standard_input or os.devnull, "rb") as stdin,  # noqa: PTH123 (either a path or a name)
+            (standard_input or Path(os.devnull)).open("rb") as stdin,
             open_log(self.log) as output,
         ):
+            self._log_began = 0 if output is None else os.fstat(output).st_size
             self._popen = subprocess.Popen(  # noqa: S603 (our own command, without a shell)
                 [*launch, str(os.getpid()), str(int(self._death_signal)), str(self._account), *self.command],
                 stdin=stdin,
-                stdout=output if self.log else None,
-                stderr=output if self.log else None,
+                stdout=output,
+                stderr=output,
                 env=self._environment,
                 pass_fds=inherited,
                 start_new_session=True,
@@ -160,14 +164,127 @@ class ChildProcess:
         await self._ended.wait()
 
     def last_words(self) -> str:
-        """The end of its log, to be shown when it failed."""
+        """The end of what this run wrote to its log, to be shown when it failed."""
         if self.log is None or not self.log.exists():
             return ""
         with self.log.open("rb") as written:
-            written.seek(max(0, written.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            written.seek(max(self._log_began, written.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
             return written.read().decode("utf-8", "replace").strip()
 
 
-def open_log(path: Path | None) -> "open":  # type: ignore[valid-type]
-    """Open `path` for appending, after putting a large one aside."""
-    raise NotImplementedError
+@contextmanager
+def open_log(path: Path | None) -> Iterator[int | None]:
+    """Open `path` for appending, after putting a large one aside; nothing for no path."""
+    if path is None:
+        yield None
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > LOG_KEPT_BYTES:
+        path.replace(path.with_name(path.name + ".1"))
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: Path, text: str) -> Path:
+    """Write a file that only we can read, whole or not at all, in place of an earlier one."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as written:  # noqa: PTH123 (a descriptor has no Path)
+        written.write(text)
+        written.flush()
+        os.fsync(descriptor)
+    return fresh.replace(path)
+
+
+@dataclass(frozen=True)
+class RunningProcess:
+    """What /proc says of a process that somebody started; unreadable facts are empty."""
+
+    pid: int
+    arguments: tuple[str, ...]
+    folder: str
+
+    @classmethod
+    def read(cls, pid: int) -> "RunningProcess | None":
+        """Read it, or nothing when it is gone or has ended and waits for its parent."""
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return None
+        if not line:
+            return None
+        try:
+            folder = str(Path(f"/proc/{pid}/cwd").readlink())
+        except OSError:
+            folder = ""
+        arguments = tuple(part.decode("utf-8", "surrogateescape") for part in line.rstrip(b"\0").split(b"\0"))
+        return cls(pid, arguments, folder)
+
+
+async def end_left_over(is_ours: Callable[[RunningProcess], bool], how: signal.Signals, seconds: float) -> int:
+    """End every running process that is ours from an earlier parent: `how` first, SIGKILL after `seconds`.
+
+    Returns how many there were. The caller knows that no living parent owns them: it holds the data
+    folder's lock.
+    """
+    held = list(_hold(is_ours))
+    try:
+        for number, patience in ((how, seconds), (signal.SIGKILL, seconds)):
+            running = [descriptor for descriptor in held if not _readable(descriptor)]
+            for descriptor in running:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, number)
+            await _until_ended(running, patience)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+    return len(held)
+
+
+def _hold(is_ours: Callable[[RunningProcess], bool]) -> Iterator[int]:
+    """Give a pidfd for each process that is ours, recognised only while the pidfd holds its number."""
+    for entry in os.listdir("/proc"):  # noqa: PTH208 (names are what is wanted)
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        seen = RunningProcess.read(int(entry))
+        if seen is None or not is_ours(seen):
+            continue
+        try:
+            descriptor = os.pidfd_open(seen.pid)
+        except OSError:
+            continue
+        again = RunningProcess.read(seen.pid)
+        if again is not None and is_ours(again):
+            yield descriptor
+        else:
+            os.close(descriptor)
+
+
+def _readable(descriptor: int) -> bool:
+    """Say whether the pidfd's process has ended."""
+    return bool(select.select([descriptor], [], [], 0)[0])
+
+
+async def _until_ended(descriptors: Sequence[int], seconds: float) -> None:
+    """Wait until the processes of all pidfds have ended, or the time is over."""
+    loop = asyncio.get_running_loop()
+    waiting = set(descriptors)
+    all_ended = asyncio.Event()
+
+    def one_ended(descriptor: int) -> None:
+        loop.remove_reader(descriptor)
+        waiting.discard(descriptor)
+        if not waiting:
+            all_ended.set()
+
+    for descriptor in descriptors:
+        loop.add_reader(descriptor, one_ended, descriptor)
+    if waiting:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(all_ended.wait(), seconds)
+    for descriptor in waiting:
+        loop.remove_reader(descriptor)

@@ -10,6 +10,9 @@ CREATE TABLE authority (
     -- The private key under the node's master key; NULL where it is kept elsewhere (the root's is a file, so that it can
     -- be taken away).
     key_sealed   bytea,
+    -- How many revocations there have been: whoever revokes adds one and so holds the row until his commit; whoever makes
+    -- the next list locks the row first and so misses none.
+    revocations  bigint NOT NULL DEFAULT 0,
     created_at   timestamptz NOT NULL
 );
 
@@ -42,11 +45,12 @@ CREATE INDEX certificate_expiry ON certificate (not_after);
 CREATE INDEX certificate_revoked ON certificate (authority_id, serial) WHERE status = 'revoked';
 CREATE INDEX certificate_supersedes ON certificate (supersedes) WHERE supersedes IS NOT NULL;
 
--- One public key belongs to one device, ever; and never to an authority (checked where it is taken).
+-- One public key belongs to one device, ever, also after the device was deleted; and never to an authority (checked where
+-- it is taken).
 CREATE TABLE device_key (
     spki_sha256       bytea PRIMARY KEY,
-    device_identifier text NOT NULL REFERENCES device ON DELETE CASCADE,
-    tenant_id         uuid NOT NULL,
+    device_identifier text NOT NULL,
+    tenant_id         uuid NOT NULL REFERENCES tenant,
     first_seen_at     timestamptz NOT NULL
 );
 CREATE INDEX device_key_device ON device_key (device_identifier);
@@ -56,6 +60,8 @@ CREATE TABLE revocation_list (
     number       bigint NOT NULL,
     this_update  timestamptz NOT NULL,
     next_update  timestamptz NOT NULL,
+    -- The authority's count of revocations when the list was made: while they are equal, the list is complete.
+    revocations  bigint NOT NULL,
     crl          bytea NOT NULL,
     PRIMARY KEY (authority_id, number)
 );

@@ -77,7 +77,7 @@ class Transaction:
 
     Attributes:
         now: The moment at which all of it happens.
-        has_changes: Whether anything was recorded; the database announces it after the commit.
+        changes: What was recorded; the database announces it after the commit.
     """
 
     RECORD = "SELECT record_change($1, $2, $3, $4, $5, $6, $7)"
@@ -85,7 +85,7 @@ class Transaction:
     def __init__(self, connection: Connection, now: datetime, random: Random) -> None:
         self.connection = connection
         self.now = now
-        self.has_changes = False
+        self.changes: list[Change] = []
         self._random = random
 
     async def fetch(self, query: str, *values: object) -> list[Row]:
@@ -117,7 +117,7 @@ class Transaction:
         await self.connection.execute(
             self.RECORD, identifier, change.tenant, self.now, change.actor, change.kind, change.subject, data
         )
-        self.has_changes = True
+        self.changes.append(change)
 
 
 class Database(Protocol):

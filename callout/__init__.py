@@ -1,0 +1,1 @@
+"""Broker authorization: who is connecting, and which topics that identity may use."""

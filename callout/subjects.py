@@ -1,0 +1,48 @@
+"""MQTT topics and NATS subjects: the same name in two spellings, as nats-server spells it.
+
+1. A level is a token: `/` between levels becomes `.` between tokens.
+2. An empty level becomes the token `/`; `.` within a level becomes `//`.
+3. In a filter `+` becomes `*`, and `#` becomes `>`.
+4. `a/#` matches `a` too in MQTT (3.1.1 4.7.1.2), and `a.>` does not match `a` in NATS: such a filter is two subjects.
+5. What NATS would read otherwise than MQTT (`*` and `>`, white space, control characters, a wildcard that is not a
+   whole level) is refused: nothing but a whole `+` or a last `#` ever becomes a wildcard.
+"""
+
+import re
+
+from iam.errors import malformed
+
+_TWO_WAYS_TO_READ = re.compile(r"[\x00-\x20\x7f-\x9f*>+#]")
+
+
+def topic_subject(topic: str) -> str:
+    """Return the NATS subject that a message to an MQTT topic is published on; raise `Refused` (malformed)."""
+    return ".".join(_token(level) for level in _levels(topic))
+
+
+def filter_subjects(topic_filter: str) -> tuple[str, ...]:
+    """Return the NATS subjects that an MQTT filter subscribes to, one or two (rule 4); raise `Refused` (malformed)."""
+    levels = _levels(topic_filter)
+    last = levels[-1]
+    tokens = ["*" if level == "+" else _token(level) for level in levels[:-1]]
+    if last == "#":
+        return (".".join([*tokens, ">"]), ".".join(tokens)) if tokens else (">",)
+    tokens.append("*" if last == "+" else _token(last))
+    return (".".join(tokens),)
+
+
+def subject_topic(subject: str) -> str:
+    """Return the MQTT topic that a NATS subject is delivered on; the inverse of `topic_subject`."""
+    return "/".join("" if token == "/" else token.replace("//", ".") for token in subject.split("."))
+
+
+def _levels(topic: str) -> list[str]:
+    if not topic:
+        raise malformed("A topic is not empty.")
+    return topic.split("/")
+
+
+def _token(level: str) -> str:
+    if _TWO_WAYS_TO_READ.search(level):
+        raise malformed("This topic has a level that NATS and MQTT read in two ways.")
+    return level.replace(".", "//") or "/"

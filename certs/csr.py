@@ -1,0 +1,165 @@
+"""Certification requests: bytes that anyone may send, and the checked, frozen request made of them.
+
+1. At most 16 KiB of DER (RFC 2986), strict, with nothing after it.
+2. The subject is printable and within its bounds (`certs.names.check_name`); whom it names is decided elsewhere.
+3. The key is one that may be certified at all (`certs.keys`), in its one accepted encoding.
+4. The request is signed by that key with a strong algorithm: the sender has the private key.
+5. At most one challengePassword, of one value, printable, of 1 to 255 characters (RFC 2985 5.4.1).
+6. At most one extension request; no extension twice; alternative names without control characters. The extensions are
+   what the sender asks for, nothing more: the profile decides (`certs.profile`).
+7. In EST the request comes in base64 (RFC 8951 3), where CR, LF, space and tab may stand anywhere and nothing else may.
+   A PEM block, alone, is taken too.
+"""
+
+import re
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import AttributeOID, ObjectIdentifier
+
+from certs.der import read_request_layout
+from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
+from certs.keys import REQUEST_KEYS, KeyPolicy, PublicKey, check_key_encoding, check_public_key
+from certs.names import alternative_name, check_alternative_name, check_name, has_control_character
+from certs.signature import check_signature_algorithm
+
+REQUEST_MAXIMUM_BYTES = 16 * 1024
+BASE64_MAXIMUM_BYTES = 2 * REQUEST_MAXIMUM_BYTES
+CHALLENGE_PASSWORD_MAXIMUM = 255  # RFC 2985, pkcs-9-ub-challengePassword
+
+_EXTENSION_REQUESTS = frozenset(
+    {
+        ObjectIdentifier("1.2.840.113549.1.9.14"),  # RFC 2985 5.4.2
+        ObjectIdentifier("1.3.6.1.4.1.311.2.1.14"),  # Microsoft's, which the parser reads as well
+    }
+)
+_WHITE_SPACE = b"\r\n\t "
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+_ARMOUR = re.compile(
+    rb"-----BEGIN ((?:NEW )?CERTIFICATE REQUEST)-----[\r\n\t ]+"
+    rb"([A-Za-z0-9+/=\r\n\t ]+)"
+    rb"-----END \1-----"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """A request that has passed every rule of this module."""
+
+    der: bytes
+    sha256: bytes
+    subject: x509.Name
+    subject_alternative_name: tuple[x509.GeneralName, ...]
+    public_key: PublicKey
+    spki_der: bytes
+    spki_sha256: bytes
+    challenge_password: str | None
+    extensions: tuple[x509.Extension[x509.ExtensionType], ...]
+
+
+def decode_base64_request(body: bytes) -> bytes:
+    """Decode the body of an EST request, or a PEM block, to DER, by rule 7.
+
+    Raises:
+        CertificateRefused: MALFORMED.
+    """
+    if len(body) > BASE64_MAXIMUM_BYTES:
+        raise CertificateRefused(RefusalKind.MALFORMED, f"the request is longer than {BASE64_MAXIMUM_BYTES} bytes")
+    text = body.strip(_WHITE_SPACE)
+    if text.startswith(b"-"):
+        armour = _ARMOUR.fullmatch(text)
+        if armour is None:
+            raise CertificateRefused(RefusalKind.MALFORMED, "not one PEM block of a certificate request")
+        text = armour[2]
+    text = text.translate(None, delete=_WHITE_SPACE)
+    if _BASE64.fullmatch(text) is None or len(text) % 4:
+        raise CertificateRefused(RefusalKind.MALFORMED, "the request is not base64")
+    return b64decode(text)
+
+
+def parse_request(der: bytes, policy: KeyPolicy = REQUEST_KEYS) -> CertificateRequest:
+    """Read and check a certification request, by rules 1 to 6.
+
+    Raises:
+        CertificateRefused: MALFORMED, POLICY (key, algorithm) or SIGNATURE.
+    """
+    if len(der) > REQUEST_MAXIMUM_BYTES:
+        raise CertificateRefused(RefusalKind.MALFORMED, f"the request is longer than {REQUEST_MAXIMUM_BYTES} bytes")
+    with _malformed("the request cannot be read"):
+        request = x509.load_der_x509_csr(der)
+    layout = read_request_layout(der)
+    check_name(layout.subject)
+    public_key = _public_key(request, policy)
+    spki_der = check_key_encoding(public_key, layout.subject_public_key_info)
+    _check_signature(request)
+    challenge_password = _challenge_password(request)
+    with _malformed("the requested extensions cannot be read"):
+        extensions = tuple(request.extensions)
+    subject_alternative_name = alternative_name(request)
+    check_alternative_name(subject_alternative_name)
+    with _malformed("the subject cannot be read"):
+        subject = request.subject
+    return CertificateRequest(
+        der=der,
+        sha256=sha256(der).digest(),
+        subject=subject,
+        subject_alternative_name=subject_alternative_name,
+        public_key=public_key,
+        spki_der=spki_der,
+        spki_sha256=sha256(spki_der).digest(),
+        challenge_password=challenge_password,
+        extensions=extensions,
+    )
+
+
+def _public_key(request: x509.CertificateSigningRequest, policy: KeyPolicy) -> PublicKey:
+    try:
+        with _malformed("the public key cannot be read"):
+            key = request.public_key()
+    except UnsupportedAlgorithm as error:
+        raise CertificateRefused(RefusalKind.POLICY, f"keys of this kind are not accepted: {error}") from error
+    return check_public_key(key, policy)
+
+
+def _check_signature(request: x509.CertificateSigningRequest) -> None:
+    check_signature_algorithm(request)
+    try:
+        with _malformed("the signature cannot be read"):
+            is_valid = request.is_signature_valid
+    except UnsupportedAlgorithm as error:
+        raise CertificateRefused(RefusalKind.POLICY, f"unknown signature algorithm: {error}") from error
+    if not is_valid:
+        raise CertificateRefused(RefusalKind.SIGNATURE, "the request's signature does not verify with its own key")
+
+
+def _challenge_password(request: x509.CertificateSigningRequest) -> str | None:
+    with _malformed("the request's attributes cannot be read"):
+        attributes = tuple(request.attributes)
+    if sum(attribute.oid in _EXTENSION_REQUESTS for attribute in attributes) > 1:
+        raise CertificateRefused(RefusalKind.MALFORMED, "the request has more than one extension request")
+    passwords: list[bytes] = [
+        attribute.value for attribute in attributes if attribute.oid == AttributeOID.CHALLENGE_PASSWORD
+    ]
+    if not passwords:
+        return None
+    if len(passwords) > 1:
+        raise CertificateRefused(RefusalKind.MALFORMED, "the request has more than one challengePassword")
+    with _malformed("the challengePassword is not text"):
+        text = passwords[0].decode("utf-8")
+    if not 0 < len(text) <= CHALLENGE_PASSWORD_MAXIMUM or has_control_character(text):
+        raise CertificateRefused(RefusalKind.MALFORMED, "the challengePassword is empty, too long or not printable")
+    return text
+
+
+@contextmanager
+def _malformed(what: str) -> Iterator[None]:
+    """Turn what a parser raises at bad input into a refusal."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise CertificateRefused(RefusalKind.MALFORMED, f"{what}: {error}") from error

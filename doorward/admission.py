@@ -1,0 +1,76 @@
+"""Who may open a connection now: a decision by count, for one listener in one process.
+
+Rules enforced here:
+
+- So many connections at once, so many open handshakes at once, and so many open handshakes from one address.
+- An IPv6 host may take any address of its /64 (RFC 8981), so a /64 counts as one; IPv4 mapped into IPv6 is IPv4.
+"""
+
+from collections import Counter
+from enum import Enum
+from ipaddress import IPv6Address, ip_network
+
+
+class Refusal(Enum):
+    """Why a connection is not admitted."""
+
+    CONNECTIONS = "too many connections"
+    HANDSHAKES = "too many open handshakes"
+    HANDSHAKES_OF_ADDRESS = "too many open handshakes from one address"
+
+
+class Admission:
+    """How many connections and open handshakes there may be, counted for one listener in one process."""
+
+    def __init__(self, *, max_connections: int, max_handshakes: int, max_handshakes_per_address: int) -> None:
+        self._max_connections = max_connections
+        self._max_handshakes = max_handshakes
+        self._max_handshakes_per_address = max_handshakes_per_address
+        self._handshakes_of: dict[str, int] = {}
+        self.connections = 0
+        self.handshakes = 0
+        self.refused: Counter[Refusal] = Counter()
+
+    def enter(self, address: str) -> Refusal | None:
+        """Count a new connection and its handshake, or say why it is refused."""
+        refusal = self._refusal(address)
+        if refusal is not None:
+            self.refused[refusal] += 1
+            return refusal
+        self.connections += 1
+        self.handshakes += 1
+        self._handshakes_of[address] = self._handshakes_of.get(address, 0) + 1
+        return None
+
+    def _refusal(self, address: str) -> Refusal | None:
+        if self.connections >= self._max_connections:
+            return Refusal.CONNECTIONS
+        if self._handshakes_of.get(address, 0) >= self._max_handshakes_per_address:
+            return Refusal.HANDSHAKES_OF_ADDRESS
+        if self.handshakes >= self._max_handshakes:
+            return Refusal.HANDSHAKES
+        return None
+
+    def end_handshake(self, address: str) -> None:
+        """Count a handshake as over, whether it succeeded or not."""
+        self.handshakes -= 1
+        left = self._handshakes_of.pop(address) - 1
+        if left:
+            self._handshakes_of[address] = left
+
+    def leave(self) -> None:
+        """Count a connection as gone."""
+        self.connections -= 1
+
+
+def throttled_address(peername: object) -> str:
+    """Return the address that limits count by: an IPv4 address, or the /64 that one IPv6 host may fill at will."""
+    match peername:
+        case (str(host), *_) if ":" in host:
+            address = IPv6Address(host.partition("%")[0])
+            mapped = address.ipv4_mapped
+            return str(mapped) if mapped else str(ip_network((address, 64), strict=False))
+        case (str(host), *_):
+            return host
+        case _:
+            return "local"

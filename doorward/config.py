@@ -1,0 +1,245 @@
+"""Configuration: read once, strictly, into one frozen value.
+
+The rules:
+
+1. `doorward.toml` first, then `DOORWARD_<SECTION>_<KEY>` from the environment; nothing else.
+2. An unknown section or key stops the start-up and names the nearest known one.
+3. A secret is given by the path of its file; its value is never shown.
+4. Without `database.url` and `nats.servers` the node brings its own PostgreSQL and nats-server under the data folder.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from iam.errors import Kind, Refused
+
+ENVIRONMENT_PREFIX = "DOORWARD_"
+DEFAULT_FILE = "doorward.toml"
+
+
+def _list_from_text(value: object) -> object:
+    """Let a list come from the environment as words separated by commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _seconds(value: object) -> object:
+    """Let a duration be a number of seconds."""
+    return timedelta(seconds=float(value)) if isinstance(value, (int, float, str)) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_list_from_text)]
+Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeSection(Section):
+    """This node."""
+
+    data: Path = Field(Path("var"), description="Where this node keeps its keys and, if embedded, its data.")
+    workers: int = Field(2, ge=1, le=256, description="How many worker processes share the listeners.")
+    public_url: str = Field(
+        "https://127.0.0.1:8443",
+        description="How clients reach the API: the issuer of tokens and the base of the URLs in certificates.",
+        pattern=r"^https://[^\s/?#]+$",
+    )
+    server_names: Words = Field(
+        ("localhost", "127.0.0.1"),
+        min_length=1,
+        description="Names and addresses in the certificates of our listeners.",
+    )
+    master_key_file: Path | None = Field(
+        None, description="32 bytes that seal every stored key; `<data>/master.key`, made at first start, if not said."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What the log holds.")
+
+
+class ApiSection(Section):
+    """The REST listener: HTTPS, never asks for a client certificate."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8443, ge=0, le=65535, description="Port to listen on.")
+
+
+class EstSection(Section):
+    """The EST listener: HTTPS, asks for a client certificate."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(9443, ge=0, le=65535, description="Port to listen on.")
+    handshakes_per_address: int = Field(
+        64, ge=1, description="How many TLS handshakes one address may have open at once, on both HTTPS listeners."
+    )
+
+
+class DatabaseSection(Section):
+    """PostgreSQL; embedded if no URL is given."""
+
+    url: str | None = Field(None, description="As the role of the nodes: owns nothing, cannot bypass row security.")
+    owner_url: str | None = Field(None, description="As the role that owns the tables: for migrations.")
+    pool_size: int = Field(10, ge=2, le=200, description="Connections for each worker.")
+
+
+class NatsSection(Section):
+    """NATS; embedded if no servers are given."""
+
+    servers: Words = Field((), description="URLs of the nats-servers, each asked for its own callouts.")
+    account: str = Field("APP", description="The account that clients land in.")
+    callout_user: str = Field("callout", description="User of the account AUTH that answers callouts.")
+    callout_password_file: Path | None = Field(None, description="Its password.")
+    system_user: str = Field("system", description="User of the system account, to find and end connections.")
+    system_password_file: Path | None = Field(None, description="Its password.")
+    bus_user: str = Field("bus", description="User of the account that carries Doorward's own events.")
+    bus_password_file: Path | None = Field(None, description="Its password.")
+    issuer_seed_file: Path | None = Field(None, description="Seed of the account key that signs callout answers.")
+    xkey_seed_file: Path | None = Field(None, description="Seed of the curve key that encrypts callouts.")
+    ca_file: Path | None = Field(None, description="CA certificates that the servers' certificates chain to.")
+    host: str = Field("127.0.0.1", description="Embedded: address to listen on.")
+    port: int = Field(4222, ge=1, le=65535, description="Embedded: NATS over TLS.")
+    mqtt_certificate_port: int = Field(8883, ge=1, le=65535, description="Embedded: MQTT, client certificate required.")
+    mqtt_password_port: int = Field(8884, ge=1, le=65535, description="Embedded: MQTT, token as password.")
+    websocket_port: int = Field(9222, ge=1, le=65535, description="Embedded: NATS and MQTT (`/mqtt`) over WebSocket.")
+    edge_port: int = Field(4223, ge=1, le=65535, description="Embedded: loopback port of the second server.")
+    leafnode_port: int = Field(7422, ge=1, le=65535, description="Embedded: loopback port that joins the two servers.")
+
+
+class TokensSection(Section):
+    """Access tokens."""
+
+    audience: str = Field("doorward", min_length=1, description="The `aud` of tokens.")
+    person_lifetime: Seconds = Field(timedelta(minutes=15), description="Seconds, for people and programs.")
+    machine_lifetime: Seconds = Field(timedelta(hours=24), description="Seconds, for gateways and devices.")
+    rotate_every: Seconds = Field(timedelta(days=30), description="Seconds for which one key signs.")
+
+
+class Configuration(Section):
+    """All of it."""
+
+    node: NodeSection = NodeSection()
+    api: ApiSection = ApiSection()
+    est: EstSection = EstSection()
+    database: DatabaseSection = DatabaseSection()
+    nats: NatsSection = NatsSection()
+    tokens: TokensSection = TokensSection()
+
+    @property
+    def embeds_database(self) -> bool:
+        """Whether this node runs its own PostgreSQL."""
+        return self.database.url is None
+
+    @property
+    def embeds_nats(self) -> bool:
+        """Whether this node runs its own nats-server."""
+        return not self.nats.servers
+
+
+def load_configuration(
+    file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Mapping[str, Any]] | None = None
+) -> Configuration:
+    """Read the configuration.
+
+    Args:
+        file: Must exist if given; otherwise `doorward.toml` is read if it is there.
+        environment: `DOORWARD_NODE_DATA` and the like.
+        overrides: What the command line says, by section and key; it wins.
+
+    Raises:
+        Refused: (invalid) With a sentence for every key that is wrong.
+    """
+    raw = _read_file(file)
+    for name, value in sorted(environment.items()):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in _NOT_CONFIGURATION:
+            section, key = _place_of(name)
+            raw.setdefault(section, {})[key] = value
+    for section, values in (overrides or {}).items():
+        raw.setdefault(section, {}).update({key: value for key, value in values.items() if value is not None})
+    _check_known(raw)
+    try:
+        configuration = Configuration.model_validate(raw)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors())
+        raise Refused(Kind.INVALID, f"The configuration is wrong: {wrong}.") from error
+    _check_whole(configuration)
+    return configuration
+
+
+_NOT_CONFIGURATION = frozenset({"DOORWARD_READY_FD"})
+
+
+def known_keys() -> dict[str, list[str]]:
+    """Return every section and its keys."""
+    return {
+        section: list(field.annotation.model_fields)  # type: ignore[union-attr]
+        for section, field in Configuration.model_fields.items()
+    }
+
+
+def _read_file(file: Path | None) -> dict[str, dict[str, Any]]:
+    path = file or Path(DEFAULT_FILE)
+    if file is None and not path.exists():
+        return {}
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refused(Kind.INVALID, f"The configuration {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Refused(Kind.INVALID, f"The configuration {path} is not TOML: {error}.") from error
+    for section, values in raw.items():
+        if not isinstance(values, dict):
+            raise Refused(Kind.INVALID, f"'{section}' stands outside a section: {_nearest(section)}.")
+    return raw
+
+
+def _place_of(variable: str) -> tuple[str, str]:
+    section, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+    if section not in known_keys() or key not in known_keys()[section]:
+        known = [f"{ENVIRONMENT_PREFIX}{one}_{name}".upper() for one, names in known_keys().items() for name in names]
+        near = difflib.get_close_matches(variable, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise Refused(Kind.INVALID, f"The environment variable {variable} is not known{hint}")
+    return section, key
+
+
+def _check_known(raw: Mapping[str, Mapping[str, Any]]) -> None:
+    known = known_keys()
+    for section, values in raw.items():
+        if section not in known:
+            raise Refused(Kind.INVALID, f"The section [{section}] is not known: {_nearest(section)}.")
+        for key in values:
+            if key not in known[section]:
+                near = difflib.get_close_matches(key, known[section], n=1)
+                hint = f"did you mean {section}.{near[0]}?" if near else f"known are {', '.join(known[section])}."
+                raise Refused(Kind.INVALID, f"The key {section}.{key} is not known: {hint}")
+
+
+def _nearest(section: str) -> str:
+    near = difflib.get_close_matches(section, known_keys(), n=1)
+    return f"did you mean [{near[0]}]?" if near else f"known are {', '.join(known_keys())}"
+
+
+def _check_whole(configuration: Configuration) -> None:
+    """Refuse what no single key shows: halves of things that belong together."""
+    database, nats = configuration.database, configuration.nats
+    if (database.url is None) != (database.owner_url is None):
+        raise Refused(Kind.INVALID, "database.url and database.owner_url belong together: give both or neither.")
+    if nats.servers:
+        for key in (
+            "callout_password_file", "system_password_file", "bus_password_file", "issuer_seed_file", "xkey_seed_file",
+        ):  # fmt: skip
+            if getattr(nats, key) is None:
+                raise Refused(Kind.INVALID, f"With nats.servers, nats.{key} is needed too.")
+
+
+def process_environment() -> Mapping[str, str]:
+    """Return the environment of this process; the only place that reads it."""
+    return os.environ

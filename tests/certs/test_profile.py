@@ -1,0 +1,345 @@
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from ipaddress import ip_address, ip_network
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from certs.errors import CertificateRefused, ProfileRefused, RefusalKind
+from certs.keys import KeyAlgorithm
+from certs.names import device_alternative_name, device_identifier
+from certs.profile import (
+    CRITICAL,
+    AlternativeNameRule,
+    Profile,
+    SubjectRule,
+    check_against_profile,
+    load_profile,
+    parse_profile,
+)
+
+PROFILES = ("root", "issuing", "factory", "bootstrap", "device", "server")
+DEVICE = """
+name = "device"
+authority = false
+validity_days = 90
+backdate_minutes = 5
+key_algorithms = ["P-256", "RSA"]
+rsa_minimum_bits = 2048
+rsa_maximum_bits = 4096
+key_usage = ["digital_signature"]
+extended_key_usage = ["client_auth"]
+subject = "device_identifier"
+subject_alternative_name = "device_uri"
+subject_key_identifier = true
+authority_key_identifier = true
+crl_distribution_points = true
+authority_information_access = false
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "path_length", "extended_key_usage"),
+    [
+        ("root", 1, None),
+        ("issuing", 0, None),
+        ("factory", 0, None),
+        ("bootstrap", None, ExtendedKeyUsageOID.CLIENT_AUTH),
+        ("device", None, ExtendedKeyUsageOID.CLIENT_AUTH),
+        ("server", None, ExtendedKeyUsageOID.SERVER_AUTH),
+    ],
+)
+def test_the_packaged_profiles_say_what_they_are_for(
+    name: str, path_length: int | None, extended_key_usage: x509.ObjectIdentifier | None
+) -> None:
+    profile = load_profile(name)
+    is_authority = path_length is not None
+    assert profile.name == name
+    assert profile.is_authority is is_authority
+    assert profile.basic_constraints == x509.BasicConstraints(is_authority, path_length)
+    assert profile.key_usage.key_cert_sign is is_authority
+    assert profile.key_usage.digital_signature is not is_authority
+    assert list(profile.extended_key_usage or ()) == ([extended_key_usage] if extended_key_usage else [])
+
+
+def test_a_device_lives_ninety_days_and_no_authority_ends_before_what_it_signs() -> None:
+    validity = {name: load_profile(name).validity for name in PROFILES}
+    assert validity["device"] == timedelta(days=90)
+    assert validity["root"] > validity["issuing"] > validity["device"] > validity["server"]
+    assert validity["root"] > validity["factory"] > validity["bootstrap"]
+
+
+@pytest.mark.parametrize("name", ["nobody", "", "../profiles/device", "device.toml", "/etc/passwd"])
+def test_a_profile_that_is_not_packaged_is_refused_with_those_that_are(name: str) -> None:
+    with pytest.raises(ProfileRefused, match="bootstrap, device, factory, issuing, root, server"):
+        load_profile(name)
+
+
+def test_a_profile_is_read_strictly() -> None:
+    profile = parse_profile(DEVICE)
+    assert profile.validity == timedelta(days=90)
+    assert profile.backdate == timedelta(minutes=5)
+    assert profile.key_policy.algorithms == {KeyAlgorithm.P256, KeyAlgorithm.RSA}
+    assert (profile.subject, profile.subject_alternative_name) == (
+        SubjectRule.DEVICE_IDENTIFIER,
+        AlternativeNameRule.DEVICE_URI,
+    )
+    assert profile.crl_distribution_points
+    assert not profile.authority_information_access
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "reason"),
+    [
+        ("validity_days = 90", "validty_days = 90", "unknown key 'validty_days', the nearest known is 'validity_days'"),
+        ("validity_days = 90", "", "validity_days is missing"),
+        ("validity_days = 90", "validity_days = true", "not of type int"),
+        ("validity_days = 90", 'validity_days = "90"', "not of type int"),
+        ("validity_days = 90", "validity_days = 0", "between 1 and"),
+        ("validity_days = 90", "validity_days = 9_999_999_999", "between 1 and"),
+        ("backdate_minutes = 5", "backdate_minutes = -1", "between 0 and"),
+        ('["client_auth"]', '["client_aut"]', "the nearest known is 'client_auth'"),
+        ('["client_auth"]', '["client_auth", "client_auth"]', "twice"),
+        ('["client_auth"]', '"client_auth"', "not a list"),
+        ('["client_auth"]', "[1]", "not a word"),
+        ('["client_auth"]', "[]", "means any"),
+        ('["P-256", "RSA"]', "[]", "no key would do"),
+        ('["P-256", "RSA"]', '["P-255"]', "the nearest known is 'P-256'"),
+        ("rsa_minimum_bits = 2048", "rsa_minimum_bits = 1024", "between 2048 and 8192"),
+        ("rsa_minimum_bits = 2048", "rsa_minimum_bits = 4097", "above rsa_maximum_bits"),
+        ('["digital_signature"]', '["digital_signature", "key_cert_sign"]', "for authorities"),
+        ("authority = false", "authority = true", "path_length is missing"),
+        ("authority = false", "authority = true\npath_length = -1", "between 0 and"),
+        ("authority = false", "authority = true\npath_length = 0", "for authorities"),
+        ("authority = false", "authority = false\npath_length = 0", "unknown key 'path_length'"),
+        ("authority = false", 'authority = "no"', "not of type bool"),
+        ('subject = "device_identifier"', 'subject = "host"', "needs the subject"),
+        ('subject = "device_identifier"', 'subject = "authority"', "for authorities"),
+        ("authority_information_access = false", "[authority_information_access]", "not of type bool"),
+        ('name = "device"', 'name = "device"\nname = "again"', "not TOML"),
+        ('name = "device"', "name = ", "not TOML"),
+    ],
+)
+def test_a_profile_that_is_not_sound_is_refused_with_its_fault(line: str, instead: str, reason: str) -> None:
+    text = DEVICE.replace(line, instead, 1)
+    assert text != DEVICE
+    with pytest.raises(ProfileRefused) as refused:
+        parse_profile(text)
+    assert reason in refused.value.reason
+
+
+class Plan:
+    """A certificate as the device profile wants it, of which a test changes one thing."""
+
+    def __init__(self, root: object, now: datetime) -> None:
+        profile = load_profile("device")
+        self.root = root
+        self.key: object = ec.generate_private_key(ec.SECP256R1())
+        self.subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meter-001")])
+        self.begin, self.end = now - timedelta(minutes=5), now + timedelta(days=1)
+        self.serial = 1 << 127
+        self.hash_algorithm: hashes.HashAlgorithm = hashes.SHA256()
+        self.issuer = root.name
+        self.extensions: dict[type[x509.ExtensionType], tuple[x509.ExtensionType, bool]] = {}
+        for extension in (
+            profile.basic_constraints,
+            profile.key_usage,
+            profile.extended_key_usage,
+            x509.SubjectAlternativeName(device_alternative_name(device_identifier("meter-001"))),
+            x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()),
+            root.key_identifier,
+            x509.CRLDistributionPoints(
+                [x509.DistributionPoint([x509.UniformResourceIdentifier("http://crl.example/1")], None, None, None)]
+            ),
+        ):
+            self.put(extension, CRITICAL[extension.oid])
+
+    def put(self, extension: x509.ExtensionType, critical: bool = False) -> None:
+        self.extensions[type(extension)] = (extension, critical)
+
+    def certificate(self) -> x509.Certificate:
+        return self.root.sign(
+            self.subject,
+            self.key,
+            extensions=self.extensions.values(),
+            begin=self.begin,
+            end=self.end,
+            hash_algorithm=self.hash_algorithm,
+            issuer=self.issuer,
+            serial=self.serial,
+        )
+
+
+@pytest.fixture
+def plan(root: object, now: datetime) -> Plan:
+    return Plan(root, now)
+
+
+def test_what_the_profile_says_passes(plan: Plan) -> None:
+    device = load_profile("device")
+    check_against_profile(plan.certificate(), device)
+    check_against_profile(
+        plan.certificate(),
+        device,
+        issuer=plan.root.certificate,
+        subject=plan.subject,
+        subject_alternative_name=device_alternative_name(device_identifier("meter-001")),
+    )
+    del plan.extensions[x509.CRLDistributionPoints]  # an authority may have no address to give
+    check_against_profile(plan.certificate(), device, issuer=plan.root.certificate)
+
+
+def wrong_key(plan: Plan) -> None:
+    plan.key = ec.generate_private_key(ec.SECP521R1())
+
+
+def small_key(plan: Plan) -> None:
+    plan.key = rsa.generate_private_key(65537, 1024)
+
+
+def uri(identifier: str) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"urn:doorward:device:{identifier}")])
+
+
+NAMES = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text) for text in ("meter-001", "meter-002")])
+ORGANIZATION = x509.Name([*NAMES.rdns[0], x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Acme")])
+CLIENT_AND_SERVER = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+AIA = x509.AuthorityInformationAccess(
+    [x509.AccessDescription(x509.OID_CA_ISSUERS, x509.UniformResourceIdentifier("http://ca.example"))]
+)
+CHANGES: dict[str, Callable[[Plan], object]] = {
+    "authority": lambda plan: plan.put(x509.BasicConstraints(ca=True, path_length=0), True),
+    "basic constraints not critical": lambda plan: plan.put(x509.BasicConstraints(ca=False, path_length=None)),
+    "no basic constraints": lambda plan: plan.extensions.pop(x509.BasicConstraints),
+    "no key usage": lambda plan: plan.extensions.pop(x509.KeyUsage),
+    "authority's key usage": lambda plan: plan.put(load_profile("root").key_usage, True),
+    "key usage not critical": lambda plan: plan.put(load_profile("device").key_usage),
+    "no extended key usage": lambda plan: plan.extensions.pop(x509.ExtendedKeyUsage),
+    "extra extended key usage": lambda plan: plan.put(CLIENT_AND_SERVER),
+    "other extended key usage": lambda plan: plan.put(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
+    "extended key usage critical": lambda plan: plan.put(plan.extensions[x509.ExtendedKeyUsage][0], True),
+    "no alternative name": lambda plan: plan.extensions.pop(x509.SubjectAlternativeName),
+    "another's alternative name": lambda plan: plan.put(uri("meter-002")),
+    "alternative name critical": lambda plan: plan.put(uri("meter-001"), True),
+    "host name": lambda plan: plan.put(x509.SubjectAlternativeName([x509.DNSName("meter-001")])),
+    "no subject key identifier": lambda plan: plan.extensions.pop(x509.SubjectKeyIdentifier),
+    "no authority key identifier": lambda plan: plan.extensions.pop(x509.AuthorityKeyIdentifier),
+    "other authority key identifier": lambda plan: plan.put(x509.AuthorityKeyIdentifier(b"x" * 20, None, None)),
+    "unknown extension": lambda plan: plan.put(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\5\0")),
+    "name constraints": lambda plan: plan.put(x509.NameConstraints([x509.DNSName("a")], None), True),
+    "must staple": lambda plan: plan.put(x509.TLSFeature([x509.TLSFeatureType.status_request])),
+    "two common names": lambda plan: setattr(plan, "subject", NAMES),
+    "organization": lambda plan: setattr(plan, "subject", ORGANIZATION),
+    "empty subject": lambda plan: setattr(plan, "subject", x509.Name([])),
+    "period too long": lambda plan: setattr(plan, "end", plan.begin + timedelta(days=90, minutes=5, seconds=1)),
+    "begins before its issuer": lambda plan: setattr(plan, "begin", plan.begin - timedelta(days=2)),
+    "ends after its issuer": lambda plan: setattr(plan, "end", plan.end + timedelta(seconds=1)),
+    "empty period": lambda plan: setattr(plan, "end", plan.begin),
+    "weak hash": lambda plan: setattr(plan, "hash_algorithm", hashes.SHA224()),
+    "other issuer": lambda plan: setattr(plan, "issuer", NAMES),
+    "key off the policy": wrong_key,
+    "small key": small_key,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_thing_that_differs_from_the_profile_is_refused(plan: Plan, change: str) -> None:
+    CHANGES[change](plan)
+    with pytest.raises(CertificateRefused) as refused:
+        check_against_profile(plan.certificate(), load_profile("device"), issuer=plan.root.certificate)
+    assert refused.value.kind is (RefusalKind.MALFORMED if change == "two common names" else RefusalKind.POLICY)
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number which wasn't positive")
+@pytest.mark.parametrize("serial", [0, -1, 1 << 159])
+def test_a_serial_number_that_does_not_fit_is_refused(plan: Plan, serial: int) -> None:
+    """No builder makes such a number, so the certificate is signed again with it."""
+    certificate = plan.root.resign(plan.certificate(), serial_number=serial)
+    with pytest.raises(CertificateRefused, match="serial number"):
+        check_against_profile(certificate, load_profile("device"), issuer=plan.root.certificate)
+
+
+def test_the_largest_serial_and_the_longest_period_pass(plan: Plan, new_root: Callable[..., object]) -> None:
+    plan.root = new_root(key=plan.root.key, end=plan.end + timedelta(days=900))
+    plan.serial = (1 << 159) - 1
+    plan.end = plan.begin + timedelta(days=90, minutes=5)
+    check_against_profile(plan.certificate(), load_profile("device"), issuer=plan.root.certificate)
+
+
+def test_the_planned_names_are_compared(plan: Plan) -> None:
+    certificate, device = plan.certificate(), load_profile("device")
+    for planned in ({"subject": NAMES}, {"subject_alternative_name": ()}):
+        with pytest.raises(CertificateRefused, match="planned"):
+            check_against_profile(certificate, device, **planned)
+
+
+def test_an_extension_that_the_profile_leaves_out_is_refused(plan: Plan) -> None:
+    for field, extension in (
+        ("crl_distribution_points", None),
+        ("authority_information_access", AIA),
+        ("subject_key_identifier", None),
+    ):
+        if extension is not None:
+            plan.put(extension)
+        check_against_profile(plan.certificate(), load_profile("device"))
+        with pytest.raises(CertificateRefused, match="not of the profile"):
+            check_against_profile(plan.certificate(), replace(load_profile("device"), **{field: False}))
+
+
+def host(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+DNS, ADDRESS = x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))
+
+
+@pytest.mark.parametrize(
+    ("subject", "names", "passes"),
+    [
+        (host("localhost"), [DNS, ADDRESS], True),
+        (host("127.0.0.1"), [DNS, ADDRESS], True),
+        (x509.Name([]), [DNS], True),
+        (host("other"), [DNS], False),
+        (x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "localhost")]), [DNS], False),
+        (x509.Name([*host("localhost"), *host("127.0.0.1")]), [DNS, ADDRESS], False),
+        (x509.Name([]), [], False),
+        (host("localhost"), [DNS, x509.DNSName("*.example")], False),
+        (host("localhost"), [DNS, x509.UniformResourceIdentifier("urn:doorward:device:meter-001")], False),
+        (host("localhost"), [DNS, x509.RFC822Name("a@example")], False),
+        (host("localhost"), [DNS, x509.IPAddress(ip_network("10.0.0.0/8"))], False),
+    ],
+)
+def test_a_server_is_called_by_its_hosts(
+    root: object, subject: x509.Name, names: list[x509.GeneralName], passes: bool
+) -> None:
+    server = load_profile("server")
+    key = ec.generate_private_key(ec.SECP256R1())
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (server.basic_constraints, True),
+        (server.key_usage, True),
+        (x509.ExtendedKeyUsage(server.extended_key_usage or ()), False),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+        (root.key_identifier, False),
+    ]
+    if names:
+        extensions.append((x509.SubjectAlternativeName(names), not subject.rdns))
+    certificate = root.sign(subject, key, extensions=extensions)
+    if passes:
+        check_against_profile(certificate, server, issuer=root.certificate)
+    else:
+        with pytest.raises(CertificateRefused):
+            check_against_profile(certificate, server, issuer=root.certificate)
+
+
+def test_an_authority_is_checked_by_its_own_profile(root: object, now: datetime) -> None:
+    issuing = load_profile("issuing")
+    check_against_profile(root.authority("issuing", path_length=0).certificate, issuing, issuer=root.certificate)
+    for path_length in (None, 1):
+        with pytest.raises(CertificateRefused, match=r"2\.5\.29\.19"):
+            check_against_profile(root.authority("issuing", path_length=path_length).certificate, issuing)
+    assert isinstance(issuing, Profile)
+    assert now < root.certificate.not_valid_after_utc
