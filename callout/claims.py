@@ -18,7 +18,6 @@ Nothing in a request is ours: its user name, names and addresses were chosen by 
 import base64
 import binascii
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -73,26 +72,6 @@ class AuthorizationRequest:
     client: str
     secret: str = field(repr=False)
     chain: tuple[bytes, ...] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Permissions:
-    """Subjects to publish on and to subscribe to. Each list has an entry: an empty one would mean everything."""
-
-    publish_allow: tuple[str, ...]
-    publish_deny: tuple[str, ...]
-    subscribe_allow: tuple[str, ...]
-    subscribe_deny: tuple[str, ...]
-
-    @property
-    def encoded(self) -> bytes:
-        """The two members of a user's claims, as JSON."""
-        return orjson.dumps(
-            {
-                "pub": {"allow": self.publish_allow, "deny": self.publish_deny},
-                "sub": {"allow": self.subscribe_allow, "deny": self.subscribe_deny},
-            }
-        )
 
 
 def read_request(token: bytes, server_key: str, now: datetime) -> AuthorizationRequest:
@@ -152,7 +131,7 @@ def user_claims(
 
     Args:
         name: What connection lists and events call the user.
-        permissions: As `Permissions.encoded`.
+        permissions: The members `pub` and `sub`, as `callout.permissions` encodes them.
     """
     claims = {
         "iss": issuer.public,
@@ -251,9 +230,3 @@ def _certificate(pem: object) -> bytes:
         return base64.b64decode(block[1])
     except (ValueError, binascii.Error) as error:
         raise malformed("A certificate of the request cannot be read.") from error
-
-
-def check_lists(lists: Sequence[Sequence[str]]) -> None:
-    """Raise if a list of permissions is empty, which nats-server would read as "everything"."""
-    if not all(lists):
-        raise malformed("A list of permissions is empty.")

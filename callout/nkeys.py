@@ -142,5 +142,3 @@ def _decode(text: str) -> bytes:
     if binascii.crc_hqx(content, 0).to_bytes(2, "little") != crc:
         raise malformed("The checksum of a key is wrong.")
     return content
-
-

@@ -33,7 +33,7 @@ def filter_subjects(topic_filter: str) -> tuple[str, ...]:
 
 def subject_topic(subject: str) -> str:
     """Return the MQTT topic that a NATS subject is delivered on; the inverse of `topic_subject`."""
-    return "/".join("" if token == "/" else token.replace("//", ".") for token in subject.split("."))
+    return "/".join("" if part == "/" else part.replace("//", ".") for part in subject.split("."))
 
 
 def _levels(topic: str) -> list[str]:

@@ -28,13 +28,12 @@ from hashlib import sha256
 from typing import Final, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from certs.der import CertificateLayout, read_certificate_layout
 from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
-from certs.keys import AUTHORITY_KEYS, PublicKey, check_key_strength
+from certs.keys import AUTHORITY_KEYS, PublicKey, check_key_strength, read_public_key
 from certs.names import check_alternative_name, check_name
 from certs.signature import verify_signature
 
@@ -177,14 +176,7 @@ def _check_leaf(leaf: _Read, purpose: Purpose) -> None:
     if extended_key_usage is None or purpose.value not in extended_key_usage:
         reason = f"the certificate's extended key usage does not list {purpose.name}"
         raise CertificateRefused(RefusalKind.EKU, reason)
-    _check_key(leaf)
-
-
-def _check_key(read: _Read) -> PublicKey:
-    try:
-        return check_key_strength(read.certificate.public_key(), AUTHORITY_KEYS)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise CertificateRefused(RefusalKind.POLICY, f"the public key cannot be used: {error}") from error
+    check_key_strength(read_public_key(leaf.certificate), AUTHORITY_KEYS)
 
 
 def _read_authority(read: _Read) -> Anchor:
@@ -208,7 +200,7 @@ def _read_authority(read: _Read) -> Anchor:
         subject=read.layout.subject,
         spki_sha256=sha256(read.layout.subject_public_key_info).digest(),
         certificate=read.certificate,
-        public_key=_check_key(read),
+        public_key=check_key_strength(read_public_key(read.certificate), AUTHORITY_KEYS),
         key_identifier=None if key_identifier is None else key_identifier.digest,
         path_length=constraints.path_length,
         purposes=None if purposes is None else frozenset(purposes),
@@ -235,7 +227,7 @@ class _Search:
 
     def climb(self, child: _Read, path: tuple[_Read, ...]) -> tuple[tuple[_Read, ...], Anchor]:
         """Return the authorities of `path` and those above them, and the anchor in which they end."""
-        refusals = [CertificateRefused(RefusalKind.CHAIN_UNTRUSTED, "no trusted authority has the issuer's name")]
+        refusals: list[CertificateRefused] = []
         for anchor in _likeliest_first(child, self._anchors):
             try:
                 self._check_issuer(anchor, child, path)
@@ -250,6 +242,8 @@ class _Search:
                 return self.climb(read, (*path, read))
             except CertificateRefused as refusal:
                 refusals.append(refusal)
+        if not refusals:
+            raise CertificateRefused(RefusalKind.CHAIN_UNTRUSTED, "no trusted authority has the issuer's name")
         raise max(refusals, key=lambda refusal: _TELLING.index(refusal.kind))
 
     def _sent_issuers(self, child: _Read, path: tuple[_Read, ...]) -> list[x509.Certificate]:

@@ -24,7 +24,7 @@ from cryptography.x509.oid import AttributeOID, ObjectIdentifier
 
 from certs.der import read_request_layout
 from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
-from certs.keys import REQUEST_KEYS, KeyPolicy, PublicKey, check_key_encoding, check_public_key
+from certs.keys import REQUEST_KEYS, KeyPolicy, PublicKey, check_key_encoding, check_public_key, read_public_key
 from certs.names import alternative_name, check_alternative_name, check_name, has_control_character
 from certs.signature import check_signature_algorithm
 
@@ -94,7 +94,7 @@ def parse_request(der: bytes, policy: KeyPolicy = REQUEST_KEYS) -> CertificateRe
         request = x509.load_der_x509_csr(der)
     layout = read_request_layout(der)
     check_name(layout.subject)
-    public_key = _public_key(request, policy)
+    public_key = check_public_key(read_public_key(request), policy)
     spki_der = check_key_encoding(public_key, layout.subject_public_key_info)
     _check_signature(request)
     challenge_password = _challenge_password(request)
@@ -115,15 +115,6 @@ def parse_request(der: bytes, policy: KeyPolicy = REQUEST_KEYS) -> CertificateRe
         challenge_password=challenge_password,
         extensions=extensions,
     )
-
-
-def _public_key(request: x509.CertificateSigningRequest, policy: KeyPolicy) -> PublicKey:
-    try:
-        with _malformed("the public key cannot be read"):
-            key = request.public_key()
-    except UnsupportedAlgorithm as error:
-        raise CertificateRefused(RefusalKind.POLICY, f"keys of this kind are not accepted: {error}") from error
-    return check_public_key(key, policy)
 
 
 def _check_signature(request: x509.CertificateSigningRequest) -> None:

@@ -18,12 +18,14 @@ from enum import Enum
 from functools import reduce
 from math import gcd, isqrt
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from certs.errors import CertificateRefused, RefusalKind
+from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
 
 PublicKey = EllipticCurvePublicKey | Ed25519PublicKey | RSAPublicKey
 
@@ -85,6 +87,20 @@ def key_algorithm(key: object) -> KeyAlgorithm:
         name = key.curve.name if isinstance(key, EllipticCurvePublicKey) else type(key).__name__
         raise CertificateRefused(RefusalKind.POLICY, f"keys of this kind are not accepted: {name}")
     return algorithm
+
+
+def read_public_key(holder: x509.Certificate | x509.CertificateSigningRequest) -> object:
+    """Return the public key of a certificate or a request, of whatever kind; the checks below take it from there.
+
+    Raises:
+        CertificateRefused: POLICY for an algorithm or curve that nothing here knows, MALFORMED if it cannot be read.
+    """
+    try:
+        return holder.public_key()
+    except UnsupportedAlgorithm as error:
+        raise CertificateRefused(RefusalKind.POLICY, f"keys of this kind are not accepted: {error}") from error
+    except UNREADABLE as error:
+        raise CertificateRefused(RefusalKind.MALFORMED, f"the public key cannot be read: {error}") from error
 
 
 def check_key_strength(key: object, policy: KeyPolicy) -> PublicKey:

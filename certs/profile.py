@@ -26,7 +26,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from certs.errors import UNREADABLE, CertificateRefused, ProfileRefused, RefusalKind
-from certs.keys import REQUEST_KEYS, KeyAlgorithm, KeyPolicy, check_key_strength
+from certs.keys import REQUEST_KEYS, KeyAlgorithm, KeyPolicy, check_key_strength, read_public_key
 from certs.names import alternative_name, certificate_identifier, subject_identifier
 from certs.signature import check_signature_algorithm
 from certs.table import StrictTable
@@ -243,7 +243,7 @@ def _check_sense(profile: Profile) -> None:
 
 def _check_frame(certificate: x509.Certificate, profile: Profile, issuer: x509.Certificate | None) -> None:
     check_signature_algorithm(certificate)
-    check_key_strength(certificate.public_key(), profile.key_policy)
+    check_key_strength(read_public_key(certificate), profile.key_policy)
     if not 0 < certificate.serial_number < _SERIAL_LIMIT:
         raise _differs(profile, "the serial number is not between 1 and 2 ** 159")
     not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -269,22 +269,24 @@ def _check_extensions(
     extended_key_usage = found.get(ExtensionOID.EXTENDED_KEY_USAGE)
     if Counter(_usages(extended_key_usage)) != Counter(_usages(profile.extended_key_usage)):
         raise _differs(profile, "the extended key usage differs from the profile")
-    for oid, named in (
+    for oid, is_named in (
         (ExtensionOID.SUBJECT_KEY_IDENTIFIER, profile.subject_key_identifier),
         (ExtensionOID.AUTHORITY_KEY_IDENTIFIER, profile.authority_key_identifier),
     ):
-        if (oid in found) is not named:
-            raise _differs(profile, f"extension {oid.dotted_string} is {'missing' if named else 'not of the profile'}")
-    for oid, named in (
+        if (oid in found) is not is_named:
+            raise _differs(
+                profile, f"extension {oid.dotted_string} is {'missing' if is_named else 'not of the profile'}"
+            )
+    for oid, is_named in (
         (ExtensionOID.CRL_DISTRIBUTION_POINTS, profile.crl_distribution_points),
         (ExtensionOID.AUTHORITY_INFORMATION_ACCESS, profile.authority_information_access),
     ):
-        if oid in found and not named:
+        if oid in found and not is_named:
             raise _differs(profile, f"extension {oid.dotted_string} is not of the profile")
-    authority = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
-    if issuer is not None and isinstance(authority, x509.AuthorityKeyIdentifier):
-        expected_identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-        if authority.key_identifier != expected_identifier:
+    named = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+    if issuer is not None and isinstance(named, x509.AuthorityKeyIdentifier):
+        own = [each.value for each in issuer.extensions if isinstance(each.value, x509.SubjectKeyIdentifier)]
+        if [named.key_identifier] != [each.digest for each in own]:
             raise _differs(profile, "the authority key identifier is not the issuer's subject key identifier")
 
 

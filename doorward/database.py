@@ -11,7 +11,7 @@ The rules:
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -103,15 +103,22 @@ class Pool:
                 listener(transaction.changes)
 
     @asynccontextmanager
-    async def leadership(self, lock: int) -> AsyncIterator[bool]:
-        """Hold an advisory lock for a while: True for the one who has it, False for the others."""
+    async def leadership(self, lock: int) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
+        """Try to take an advisory lock; gives a question that tells whether it is (still) held.
+
+        The lock lives in its own connection and goes with it.
+        """
         try:
             async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
-                held = await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock)
+                taken = bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock))
+
+                async def is_held() -> bool:
+                    return taken and await connection.fetchval("SELECT 1") == 1
+
                 try:
-                    yield bool(held)
+                    yield is_held
                 finally:
-                    if held and not connection.is_closed():
+                    if taken and not connection.is_closed():
                         await connection.execute("SELECT pg_advisory_unlock($1)", lock)
         except _UNREACHABLE as error:
             raise _unavailable(error) from error

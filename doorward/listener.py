@@ -32,6 +32,7 @@ from doorward.transport import TLSEndpoint
 log = logging.getLogger("doorward.listener")
 
 _READ_AHEAD_BYTES = 65_536  # of a body, before its reader
+_UNSENT_BYTES = 131_072  # in the kernel, so that a slow client costs little and a stalled one is noticed
 _CANCEL_SECONDS = 0.1
 
 
@@ -68,6 +69,7 @@ def listening_sockets(host: str, port: int, *, backlog: int = 1_024) -> list[soc
             listening.setblocking(False)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)  # connections inherit it
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listening.bind((address[0], port, *address[2:]))
@@ -130,12 +132,15 @@ class HTTPConnection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's contract; aiohttp narrows it to None
         """Answer what arrived whole before the client's close_notify, and end."""
-        request = self._current_request
-        arrived = [payload for _, payload in self._messages] + ([request.content] if request is not None else [])
-        if self.awaits_request or not all(payload.is_eof() for payload in arrived):
+        if self.awaits_request:
             return False
+        request = self._current_request
+        bodies = [body for _, body in self._messages] + ([request.content] if request is not None else [])
+        incomplete = [body for body in bodies if not body.is_eof()]
+        for body in incomplete:
+            body.set_exception(ConnectionResetError("the client closed before its body was complete"))
         self.close()
-        return True
+        return not incomplete
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop watching."""
@@ -157,9 +162,9 @@ class HTTPConnection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer malformed HTTP, and give up on a client that is gone, without a traceback."""
-        if isinstance(exc, ConnectionError):
+        if isinstance(exc, ConnectionError) or (self.transport is None and not request.content.is_eof()):
             log.debug("%s went away during its request: %s", request.remote, exc)
-            raise exc
+            raise ConnectionResetError("the client went away during its request") from exc
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return super().handle_error(request, status, exc, message)
         if isinstance(exc, LineTooLong):

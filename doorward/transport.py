@@ -15,7 +15,6 @@ Rules enforced here:
 
 import asyncio
 import logging
-from asyncio import constants
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import Any, cast
@@ -336,9 +335,6 @@ class TLSTransport(asyncio.Transport):
 
     __slots__ = ("_connection",)
 
-    # `loop.sendfile` asks for this; files are read and encrypted, as over asyncio's own TLS.
-    _sendfile_compatible = constants._SendfileMode.FALLBACK  # noqa: SLF001 - asyncio has no public name for it
-
     def __init__(self, connection: TLSServerProtocol) -> None:
         super().__init__()
         self._connection = connection
@@ -409,6 +405,11 @@ class TLSTransport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         """Return how much is not sent yet, in bytes of ciphertext."""
         return self._connection.raw.get_write_buffer_size()
+
+    @property
+    def _sendfile_compatible(self) -> None:
+        """Tell `loop.sendfile` what uvloop tells too; aiohttp then reads a file and writes it."""
+        raise NotImplementedError("the kernel cannot encrypt a file")
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Return the protocol inside."""

@@ -200,11 +200,11 @@ class EmbeddedNats:
 
     async def _end_left_over(self) -> None:
         """End the servers that an earlier parent left on our two configurations."""
-        ours = {str(self._home / "hub.conf"), str(self._home / "edge.conf")}
+        ours = [[str(self._home / "hub.conf")], [str(self._home / "edge.conf")]]
 
         def is_ours(process: RunningProcess) -> bool:
             program, *arguments = process.arguments
-            return Path(program).name == "nats-server" and arguments[:1] == ["-c"] and set(arguments[1:]) <= ours
+            return Path(program).name == "nats-server" and arguments[:1] == ["-c"] and arguments[1:2] in ours
 
         await end_left_over(is_ours, signal.SIGTERM, STOP_SECONDS)
 

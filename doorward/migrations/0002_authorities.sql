@@ -50,7 +50,7 @@ CREATE INDEX certificate_supersedes ON certificate (supersedes) WHERE supersedes
 CREATE TABLE device_key (
     spki_sha256       bytea PRIMARY KEY,
     device_identifier text NOT NULL,
-    tenant_id         uuid NOT NULL REFERENCES tenant,
+    tenant_id         uuid NOT NULL,
     first_seen_at     timestamptz NOT NULL
 );
 CREATE INDEX device_key_device ON device_key (device_identifier);

@@ -10,12 +10,15 @@ The rules:
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
 from iam.access import Access, Authenticated, Denied
 from iam.directory import Directory
-from iam.errors import unauthenticated
+from iam.errors import Refused, unauthenticated
 from iam.identifiers import Clock, Random, uuid7
 from iam.model import IdentityType
 from iam.service.keyring import KeyRing
@@ -87,7 +90,7 @@ class TokenService:
             client_id=session.client_id,
             session=session.id,
             methods=session.methods,
-            authenticated_at=session.created,
+            authenticated=session.created,
             now=now,
             lifetime=lasts,
             jti=uuid7(now, self._random),
@@ -101,9 +104,18 @@ class TokenService:
         if known is not None and now < known.expires:
             self._verified.move_to_end(digest)
             return known
-        keys = await self._keys.verifying_keys(token)
-        verified = verify_token(token, keys, issuer=self._terms.issuer, audience=self._terms.audience, now=now)
+        keys = await self._keys.verifying_keys()
+        try:
+            verified = self._checked(token, keys)
+        except Refused:
+            newer = await self._keys.verifying_keys(read_again=True)
+            if newer.keys() == keys.keys():
+                raise
+            verified = self._checked(token, newer)
         self._verified[digest] = verified
         if len(self._verified) > _VERIFIED_CAPACITY:
             self._verified.popitem(last=False)
         return verified
+
+    def _checked(self, token: str, keys: Mapping[str, EllipticCurvePublicKey]) -> VerifiedToken:
+        return verify_token(token, keys, issuer=self._terms.issuer, audience=self._terms.audience, now=self._clock())

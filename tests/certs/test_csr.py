@@ -53,8 +53,8 @@ def alternative_names(*uris: bytes) -> bytes:
 
 def request(
     *attributes: bytes,
-    subject: bytes = name(b"meter-001"),  # noqa: B008 - bytes cannot be changed
-    key: bytes = spki_of(KEY),  # noqa: B008 - the same
+    subject: bytes = name(b"meter-001"),
+    key: bytes = spki_of(KEY),
 ) -> bytes:
     """Build a request by hand, whatever it says, and sign it well with Ed25519."""
     information = encode(SEQUENCE, encode(INTEGER, b"\0"), subject, key, encode(CONTEXT_0, *attributes))

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -22,6 +23,9 @@ from certs.names import (
     device_subject,
     subject_identifier,
 )
+
+if TYPE_CHECKING:
+    from tests.certs.conftest import Authority
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 BMP_STRING = 0x1E
@@ -207,7 +211,7 @@ def test_names_are_compared_exactly(
     ],
 )
 def test_a_device_certificate_names_one_device_twice(
-    root: object, alternative_names: list[x509.GeneralName], kind: RefusalKind | None
+    root: "Authority", alternative_names: list[x509.GeneralName], kind: RefusalKind | None
 ) -> None:
     extensions = [(x509.SubjectAlternativeName(alternative_names), False)] if alternative_names else []
     certificate = root.sign("meter-001", extensions=extensions)
@@ -219,7 +223,7 @@ def test_a_device_certificate_names_one_device_twice(
         assert refused.value.kind is kind
 
 
-def test_openssl_reads_the_names_that_we_write(root: object, openssl: Callable[..., bytes]) -> None:
+def test_openssl_reads_the_names_that_we_write(root: "Authority", openssl: Callable[..., bytes]) -> None:
     identifier = device_identifier("meter:01_a.b-c")
     extensions = [(x509.SubjectAlternativeName(device_alternative_name(identifier)), False)]
     certificate = root.sign(device_subject(identifier), extensions=extensions)

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -21,6 +22,9 @@ from certs.profile import (
     load_profile,
     parse_profile,
 )
+
+if TYPE_CHECKING:
+    from tests.certs.conftest import Authority
 
 PROFILES = ("root", "issuing", "factory", "bootstrap", "device", "server")
 DEVICE = """
@@ -135,7 +139,7 @@ def test_a_profile_that_is_not_sound_is_refused_with_its_fault(line: str, instea
 class Plan:
     """A certificate as the device profile wants it, of which a test changes one thing."""
 
-    def __init__(self, root: object, now: datetime) -> None:
+    def __init__(self, root: "Authority", now: datetime) -> None:
         profile = load_profile("device")
         self.root = root
         self.key: object = ec.generate_private_key(ec.SECP256R1())
@@ -175,7 +179,7 @@ class Plan:
 
 
 @pytest.fixture
-def plan(root: object, now: datetime) -> Plan:
+def plan(root: "Authority", now: datetime) -> Plan:
     return Plan(root, now)
 
 
@@ -263,7 +267,7 @@ def test_a_serial_number_that_does_not_fit_is_refused(plan: Plan, serial: int) -
         check_against_profile(certificate, load_profile("device"), issuer=plan.root.certificate)
 
 
-def test_the_largest_serial_and_the_longest_period_pass(plan: Plan, new_root: Callable[..., object]) -> None:
+def test_the_largest_serial_and_the_longest_period_pass(plan: Plan, new_root: Callable[..., "Authority"]) -> None:
     plan.root = new_root(key=plan.root.key, end=plan.end + timedelta(days=900))
     plan.serial = (1 << 159) - 1
     plan.end = plan.begin + timedelta(days=90, minutes=5)
@@ -314,7 +318,7 @@ DNS, ADDRESS = x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1")
     ],
 )
 def test_a_server_is_called_by_its_hosts(
-    root: object, subject: x509.Name, names: list[x509.GeneralName], passes: bool
+    root: "Authority", subject: x509.Name, names: list[x509.GeneralName], passes: bool
 ) -> None:
     server = load_profile("server")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -335,7 +339,7 @@ def test_a_server_is_called_by_its_hosts(
             check_against_profile(certificate, server, issuer=root.certificate)
 
 
-def test_an_authority_is_checked_by_its_own_profile(root: object, now: datetime) -> None:
+def test_an_authority_is_checked_by_its_own_profile(root: "Authority", now: datetime) -> None:
     issuing = load_profile("issuing")
     check_against_profile(root.authority("issuing", path_length=0).certificate, issuing, issuer=root.certificate)
     for path_length in (None, 1):

@@ -10,11 +10,11 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import dh, ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from OpenSSL import SSL
 
 from doorward.admission import Admission, Refusal, throttled_address
-from doorward.tls import RECORD_BYTES, ServerIdentity, ServerIdentityError, ServerSession, ServerTLS, TLSFailure
+from doorward.tls import ServerIdentity, ServerIdentityError, ServerSession, ServerTLS, TLSFailure
 
 VERSIONS = pytest.mark.parametrize(
     "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"]
@@ -52,9 +52,7 @@ class Conversation:
         self.server = ServerSession(tls.context)
         self.to_client = ssl.MemoryBIO()
         self.to_server = ssl.MemoryBIO()
-        self.client = context.wrap_bio(
-            self.to_client, self.to_server, server_hostname="localhost", session=session
-        )
+        self.client = context.wrap_bio(self.to_client, self.to_server, server_hostname="localhost", session=session)
         self.heard = b""
 
     def carry(self) -> None:
@@ -274,7 +272,9 @@ def test_renegotiation_is_refused(asking: ServerTLS) -> None:
         client.do_handshake()
 
 
-@pytest.mark.parametrize(("offered", "agreed"), [([], None), (["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "http/1.1")])
+@pytest.mark.parametrize(
+    ("offered", "agreed"), [([], None), (["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "http/1.1")]
+)
 def test_http_1_1_is_agreed_on(asking: ServerTLS, offered: list[str], agreed: str | None) -> None:
     context = client_context()
     context.set_alpn_protocols(offered)
@@ -292,7 +292,9 @@ def test_a_client_of_other_protocols_is_refused(asking: ServerTLS) -> None:
     assert Conversation(asking, client_context()).shake_hands().server.is_established
 
 
-@pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 512, b"\x16\x03\x01\x40\x00" + b"\xff" * 20_000])
+@pytest.mark.parametrize(
+    "noise", [b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 512, b"\x16\x03\x01\x40\x00" + b"\xff" * 20_000]
+)
 def test_what_is_not_tls_is_refused(asking: ServerTLS, noise: bytes) -> None:
     with pytest.raises(TLSFailure):
         ServerSession(asking.context).receive(memoryview(noise))
@@ -362,9 +364,7 @@ def test_an_identity_reads_der_as_it_reads_pem_and_keeps_its_key_to_itself() -> 
     leaf = AUTHORITY.issue_cert("localhost")
     read = from_leaf(leaf)
     key = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), None)
-    der = key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     again = ServerIdentity.from_der([each.public_bytes(serialization.Encoding.DER) for each in read.certificates], der)
     assert again.certificates == read.certificates
     assert again.not_after == read.certificates[0].not_valid_after_utc

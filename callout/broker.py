@@ -1,0 +1,289 @@
+"""The brokers: their questions come in here, and what they hold is seen and cut from here.
+
+1. Each server has its own connection, in the callout's account to answer and in the system account to watch. A server
+   must be answered although the way between servers is down.
+2. Nodes and workers share the questions as one queue group. Each question is a task of its own: the client library
+   calls back one at a time, and one slow answer would hold up all.
+3. A server that goes away or reloads is called again at once, several times a second, for ever.
+4. Stopping means: take no more questions, answer those that came, then leave.
+5. A broker says when a connection appears and when it is gone; a list of all is asked for at the start, after every
+   reconnect, and at intervals. Lists are paged; servers that are reached in two ways are asked once.
+6. To cut a connection is asked of the server that holds it, over whichever connection reaches it.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from ssl import SSLContext
+from typing import Any
+
+import nats
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from callout.claims import REQUEST_SUBJECT, SERVER_KEY_HEADER
+from callout.connections import Connection, Key, read_connection
+from callout.reconcile import CurrentAccess, Reconciler
+from callout.service import REFUSED, CalloutService
+from iam.events import Event
+from iam.identifiers import Clock
+
+QUEUE_GROUP = "callout"
+
+_RECONNECT_SECONDS = 0.1
+_KICK_SECONDS = 0.5
+_SERVERS_ANSWER_WITHIN = 0.3
+_PAGE = 1024
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server, and a static user of ours in it."""
+
+    url: str
+    user: str
+    password: str = field(repr=False)
+    tls: SSLContext | None = None
+
+
+class Broker:
+    """Answers the authorization requests of all servers.
+
+    Args:
+        endpoints: One for each server, with a user in the callout's account.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], service: CalloutService) -> None:
+        self._endpoints = endpoints
+        self._service = service
+        self._clients: list[Client] = []
+        self._questions: list[Subscription] = []
+        self._tasks = _Tasks()
+
+    async def start(self) -> None:
+        """Connect to every server, waiting for those that are not there yet, and begin to answer."""
+        self._clients = list(await asyncio.gather(*(_connect(each) for each in self._endpoints)))
+        for client in self._clients:
+            self._questions.append(await client.subscribe(REQUEST_SUBJECT, queue=QUEUE_GROUP, cb=self._asked))
+            await client.flush()
+
+    async def stop(self) -> None:
+        """Leave by rule 4."""
+        for subscription in self._questions:
+            await subscription.drain()  # type: ignore[no-untyped-call]  # the library annotates the rest
+        await self._tasks.finish()
+        await asyncio.gather(*(client.drain() for client in self._clients))
+        self._questions, self._clients = [], []
+
+    async def _asked(self, message: Msg) -> None:
+        self._tasks.begin(self._answer(message))
+
+    async def _answer(self, message: Msg) -> None:
+        server_key = (message.headers or {}).get(SERVER_KEY_HEADER, "")
+        answer = await self._service.answer(message.data, server_key) if server_key else REFUSED
+        try:
+            await message.respond(answer)
+        except NatsError as error:
+            _log.warning("an answer was lost: %s", error)
+
+
+class Watch:
+    """Sees the connections of all servers, and cuts those that have lost their right.
+
+    Args:
+        endpoints: One for each server, with a user in the system account.
+        current_access: What an identity may do now.
+        account: The account that clients are in.
+        sweep_seconds: Between two looks at everything.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        current_access: CurrentAccess,
+        clock: Clock,
+        *,
+        account: str = "APP",
+        sweep_seconds: float = 30,
+    ) -> None:
+        self._endpoints = endpoints
+        self._clock = clock
+        self._account = account
+        self._sweep_seconds = sweep_seconds
+        self._clients: list[Client] = []
+        self._tasks = _Tasks()
+        self._sweep_now = asyncio.Event()
+        self._sweeping: asyncio.Task[None] | None = None
+        self.reconciler = Reconciler(self._kick, current_access, clock)
+
+    async def start(self) -> None:
+        """Connect to every server, look at what is there, and begin to watch."""
+        self._clients = list(
+            await asyncio.gather(*(_connect(each, reconnected=self._sweep_now.set) for each in self._endpoints))
+        )
+        for client in self._clients:
+            await client.subscribe(f"$SYS.ACCOUNT.{self._account}.*", cb=self._noticed)
+            await client.flush()
+        await self.sweep()
+        self._sweeping = asyncio.create_task(self._sweep_at_intervals())
+
+    async def stop(self) -> None:
+        """Stop watching; what was begun is finished."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
+        await self._tasks.finish()
+        await asyncio.gather(*(client.close() for client in self._clients))
+        self._clients = []
+
+    async def heard(self, event: Event) -> None:
+        """Act on an event, once the directory has taken it in."""
+        await self.reconciler.heard(event)
+
+    async def sweep(self) -> None:
+        """Ask for all connections and look at each."""
+        asked = self._clock()
+        await self.reconciler.sweep(await self._listed(), asked)
+
+    async def _sweep_at_intervals(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._sweep_seconds):
+                    await self._sweep_now.wait()
+            except TimeoutError:
+                pass
+            self._sweep_now.clear()
+            try:
+                await self.sweep()
+            except (NatsError, TimeoutError) as error:
+                _log.warning("no sweep: %s", error)
+
+    async def _noticed(self, message: Msg) -> None:
+        event = _object(message.data)
+        client, server = event.get("client", {}), event.get("server", {})
+        connection = read_connection(server.get("id", ""), client.get("id"), client.get("user"), client.get("start"))
+        if connection is None:
+            return
+        if message.subject.endswith(".CONNECT"):
+            self._tasks.begin(self.reconciler.appeared(connection))
+        elif message.subject.endswith(".DISCONNECT"):
+            self.reconciler.disappeared(connection.key)
+
+    async def _listed(self) -> dict[str, list[Connection]]:
+        """Return the connections of every server that answers, by server (rule 5)."""
+        listed: dict[str, list[Connection]] = {}
+        for client in self._clients:
+            for first in await self._gather(client, "$SYS.REQ.SERVER.PING.CONNZ", self._page(0)):
+                server = first.get("server_id", "")
+                if server not in listed:
+                    listed[server] = [
+                        connection
+                        async for each in self._pages(client, server, first)
+                        if (connection := _connection(server, each)) is not None
+                    ]
+        return listed
+
+    async def _pages(self, client: Client, server: str, page: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Give the entries of a server's list, of which `page` is the first page."""
+        offset = 0
+        while entries := page.get("connections"):
+            for entry in entries:
+                yield entry
+            offset += len(entries)
+            if len(entries) < _PAGE:
+                return
+            reply = await client.request(f"$SYS.REQ.SERVER.{server}.CONNZ", self._page(offset), timeout=2)
+            page = _object(reply.data).get("data", {})
+
+    def _page(self, offset: int) -> bytes:
+        return orjson.dumps({"auth": True, "acc": self._account, "offset": offset, "limit": _PAGE})
+
+    async def _gather(self, client: Client, subject: str, question: bytes) -> list[dict[str, Any]]:
+        """Ask all servers that are reached over one connection."""
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(inbox)
+        answers = []
+        try:
+            await client.publish(subject, question, reply=inbox)
+            async with asyncio.timeout(_SERVERS_ANSWER_WITHIN):
+                while True:
+                    answers.append(_object((await subscription.next_msg(timeout=None)).data).get("data", {}))
+        except TimeoutError:
+            return answers
+        finally:
+            await subscription.unsubscribe()
+
+    async def _kick(self, key: Key) -> None:
+        """Cut a connection (rule 6)."""
+        server, number = key
+        for client in self._clients:
+            try:
+                await client.request(
+                    f"$SYS.REQ.SERVER.{server}.KICK", orjson.dumps({"cid": number}), timeout=_KICK_SECONDS
+                )
+            except (NatsError, TimeoutError) as error:
+                _log.debug("server %s is not reached this way: %r", server, error)
+            else:
+                return
+        _log.warning("connection %d of server %s could not be cut", number, server)
+
+
+class _Tasks:
+    """Tasks that were begun and must not be lost."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def finish(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running)
+
+
+async def _connect(endpoint: Endpoint, reconnected: Callable[[], None] = lambda: None) -> Client:
+    """Connect to a server, for ever (rule 3)."""
+
+    async def on_error(error: Exception) -> None:
+        _log.warning("%s: %r", endpoint.url, error)
+
+    async def on_reconnect() -> None:
+        _log.info("connected to %s again", endpoint.url)
+        reconnected()
+
+    return await nats.connect(
+        endpoint.url,
+        user=endpoint.user,
+        password=endpoint.password,
+        tls=endpoint.tls,
+        name="doorward-callout",
+        allow_reconnect=True,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=_RECONNECT_SECONDS,
+        connect_timeout=2,
+        ping_interval=5,
+        max_outstanding_pings=2,
+        error_cb=on_error,
+        reconnected_cb=on_reconnect,
+    )
+
+
+def _connection(server: str, entry: dict[str, Any]) -> Connection | None:
+    return read_connection(server, entry.get("cid"), entry.get("authorized_user"), entry.get("start"))
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}

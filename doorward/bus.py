@@ -1,0 +1,200 @@
+"""Our own events over NATS: heard by every worker, published by the relay.
+
+The rules:
+
+1. The feed is healthy while the relay's heartbeat is not older than `HEARTBEAT_LIMIT`. The relay beats after it has
+   published everything that was committed; so a healthy feed means that nothing older is missing.
+2. Whoever listens is told of a gap, since events may have been missed in it: at a reconnection, after a late
+   heartbeat, when the client had to drop messages.
+3. With NATS gone everything else works on; the bus comes back by itself.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+
+from iam.errors import Kind, Refused
+from iam.events import EVENT_SUBJECTS, Event, decode_event, encode_event
+
+STREAM = "EVENTS"
+HEARTBEAT = "doorward.heartbeat"
+WAKE = "doorward.wake"
+HEARTBEAT_LIMIT = timedelta(seconds=3)
+_KEPT = timedelta(days=7)
+_PUBLISH_SECONDS = 2.0
+_RECONNECT_SECONDS = 1
+_PING_SECONDS = 2
+
+_log = logging.getLogger("doorward.bus")
+
+
+@dataclass(frozen=True, slots=True)
+class NatsAccount:
+    """Who one is on a nats-server, and how its certificate is checked."""
+
+    servers: tuple[str, ...]
+    user: str
+    password: str
+    tls: ssl.SSLContext | None
+
+    def __repr__(self) -> str:
+        return f"NatsAccount({self.user} at {', '.join(self.servers)})"
+
+
+class Bus:
+    """A connection to the account that carries Doorward's events."""
+
+    def __init__(self, account: NatsAccount, name: str) -> None:
+        self._account = account
+        self._name = name
+        self._client = Client()
+        self._listeners: list[Callable[[Event], None]] = []
+        self._gap_listeners: list[Callable[[], None]] = []
+        self._wake_listeners: list[Callable[[], None]] = []
+        self._heard: float | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._stream_is_there = False
+
+    def on_event(self, listener: Callable[[Event], None]) -> None:
+        """Call `listener` with every event of every node."""
+        self._listeners.append(listener)
+
+    def on_gap(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever events may have been missed."""
+        self._gap_listeners.append(listener)
+
+    def on_wake(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when somebody has committed something that should be relayed now."""
+        self._wake_listeners.append(listener)
+
+    def start(self) -> None:
+        """Connect, and stay connected, in the background: a node serves REST also while NATS is down."""
+        self._connecting = asyncio.create_task(self._connect())
+
+    async def stop(self) -> None:
+        """Say goodbye."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._client.is_connected:
+            await self._client.drain()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._client.is_connected
+
+    def feed_is_healthy(self) -> bool:
+        """Tell whether every change that was committed until a moment ago has been heard (rule 1)."""
+        if self._heard is None or not self._client.is_connected:
+            return False
+        return asyncio.get_running_loop().time() - self._heard < HEARTBEAT_LIMIT.total_seconds()
+
+    async def wake_relay(self) -> None:
+        """Tell the relay, wherever it runs, that there is something to publish."""
+        await self._publish(WAKE, b"")
+
+    async def beat(self) -> None:
+        """Tell everybody that all that was committed is published."""
+        await self._publish(HEARTBEAT, b"")
+
+    async def publish_event(self, event: Event) -> None:
+        """Publish an event and wait until it is stored; a repetition is stored once.
+
+        Raises:
+            Refused: (unavailable) NATS did not store it; it may be published again.
+        """
+        try:
+            stream = self._client.jetstream(timeout=_PUBLISH_SECONDS)
+            if not self._stream_is_there:
+                await stream.add_stream(_STREAM_CONFIGURATION)
+                self._stream_is_there = True
+            await stream.publish(event.channel, encode_event(event), headers={"Nats-Msg-Id": str(event.id)})
+        except (NatsError, OSError, TimeoutError) as error:
+            self._stream_is_there = False
+            raise Refused(Kind.UNAVAILABLE, "NATS is not reachable.", reason=f"publishing: {error!r}") from error
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        if self._client.is_connected:
+            try:
+                await self._client.publish(subject, payload)
+            except (NatsError, OSError) as error:
+                _log.debug("nothing published on %s: %r", subject, error)
+
+    async def _connect(self) -> None:
+        while True:
+            try:
+                await self._client.connect(
+                    list(self._account.servers),
+                    user=self._account.user,
+                    password=self._account.password,
+                    tls=self._account.tls,
+                    name=self._name,
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=_RECONNECT_SECONDS,
+                    ping_interval=_PING_SECONDS,
+                    connect_timeout=2,
+                    error_cb=self._on_error,
+                    reconnected_cb=self._on_reconnected,
+                    pending_size=8 * 1024 * 1024,
+                )
+                await self._client.subscribe(EVENT_SUBJECTS, cb=self._on_event_message)
+                await self._client.subscribe(HEARTBEAT, cb=self._on_heartbeat)
+                await self._client.subscribe(WAKE, cb=self._on_wake_message)
+            except (NatsError, OSError, TimeoutError) as error:
+                _log.warning("NATS is not reachable yet: %r", error)
+                await asyncio.sleep(1.0)
+            else:
+                return
+
+    async def _on_event_message(self, message: Msg) -> None:
+        try:
+            event = decode_event(message.data)
+        except Refused as error:
+            _log.warning("an event on %s cannot be read: %s", message.subject, error.reason)
+            self._tell_gap()
+            return
+        for listener in self._listeners:
+            listener(event)
+
+    async def _on_heartbeat(self, _message: Msg) -> None:
+        was_healthy = self.feed_is_healthy()
+        self._heard = asyncio.get_running_loop().time()
+        if not was_healthy:
+            self._tell_gap()
+
+    async def _on_wake_message(self, _message: Msg) -> None:
+        for listener in self._wake_listeners:
+            listener()
+
+    async def _on_reconnected(self) -> None:
+        self._heard = None
+        self._tell_gap()
+
+    async def _on_error(self, error: Exception) -> None:
+        _log.warning("NATS: %r", error)
+        if isinstance(error, nats.errors.SlowConsumerError):
+            self._tell_gap()
+
+    def _tell_gap(self) -> None:
+        for listener in self._gap_listeners:
+            listener()
+
+
+_STREAM_CONFIGURATION = StreamConfig(
+    name=STREAM,
+    subjects=[EVENT_SUBJECTS],
+    retention=RetentionPolicy.LIMITS,
+    storage=StorageType.FILE,
+    max_age=_KEPT.total_seconds(),
+    duplicate_window=120,
+)

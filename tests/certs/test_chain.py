@@ -1,0 +1,493 @@
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from certs.chain import INTERMEDIATES_MAXIMUM, SIGNATURES_MAXIMUM, Anchor, Purpose, ValidChain, validate_chain
+from certs.errors import CertificateRefused, RefusalKind
+from certs.pem import write_certificates
+
+if TYPE_CHECKING:
+    from tests.certs.conftest import Authority
+
+DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
+CLIENT_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+SERVER_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+ANY_PURPOSE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+NO_CONSTRAINTS = x509.NameConstraints(None, [x509.DNSName("example")])
+
+
+def usage(**usages: bool) -> x509.KeyUsage:
+    none = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    return x509.KeyUsage(**{**none, **usages})
+
+
+def anchors(*authorities: "Authority") -> list[Anchor]:
+    return [Anchor.from_certificate(authority.certificate) for authority in authorities]
+
+
+@pytest.fixture
+def check(now: datetime) -> Callable[..., ValidChain]:
+    def run(
+        leaf: x509.Certificate,
+        trusted: Collection[Anchor],
+        sent: Sequence["Authority"] = (),
+        at: datetime = now,
+        purpose: Purpose = Purpose.CLIENT_AUTH,
+        allow_expired_leaf: bool = False,
+    ) -> ValidChain:
+        certificates = [authority.certificate for authority in sent]
+        return validate_chain(leaf, certificates, trusted, at, purpose=purpose, allow_expired_leaf=allow_expired_leaf)
+
+    return run
+
+
+@pytest.fixture
+def refusal(check: Callable[..., ValidChain]) -> Callable[..., CertificateRefused]:
+    def run(*arguments: object, **options: object) -> CertificateRefused:
+        with pytest.raises(CertificateRefused) as refused:
+            check(*arguments, **options)
+        return refused.value
+
+    return run
+
+
+def test_a_leaf_of_an_anchor_is_valid(root: "Authority", check: Callable[..., ValidChain]) -> None:
+    leaf = root.sign("meter-001")
+    (anchor,) = anchors(root)
+    assert check(leaf, [anchor]) == ValidChain(leaf, (), anchor)
+
+
+def test_authorities_between_are_found_in_any_order_and_given_in_theirs(
+    root: "Authority", new_root: Callable[..., "Authority"], check: Callable[..., ValidChain]
+) -> None:
+    upper = root.authority("upper")
+    lower = upper.authority("lower", path_length=0)
+    leaf = lower.sign("meter-001")
+    found = check(leaf, anchors(root), [new_root("foreign"), upper, lower, root])
+    assert found.path == (lower.certificate, upper.certificate)
+    assert found.anchor == Anchor.from_certificate(root.certificate)
+
+
+def test_an_authority_between_may_be_the_anchor_itself(root: "Authority", check: Callable[..., ValidChain]) -> None:
+    issuing = root.authority("issuing")
+    leaf = issuing.sign("meter-001")
+    assert check(leaf, anchors(issuing)).path == ()
+    assert check(leaf, anchors(issuing), [issuing, root]).path == ()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP384R1()),
+        ec.generate_private_key(ec.SECP521R1()),
+        ed25519.Ed25519PrivateKey.generate(),
+        rsa.generate_private_key(65537, 2048),
+    ],
+    ids=lambda key: type(key).__name__,
+)
+def test_every_accepted_algorithm_signs_and_is_verified(
+    new_root: Callable[..., "Authority"],
+    check: Callable[..., ValidChain],
+    refusal: Callable[..., CertificateRefused],
+    key: ec.EllipticCurvePrivateKey,
+) -> None:
+    root = new_root(key=key)
+    leaf = root.sign("meter-001")
+    assert check(leaf, anchors(root))
+    signature = bytearray(leaf.public_bytes(Encoding.DER))
+    signature[-1] ^= 1
+    damaged = x509.load_der_x509_certificate(bytes(signature))
+    assert refusal(damaged, anchors(root)).kind in (RefusalKind.SIGNATURE, RefusalKind.CHAIN_UNTRUSTED)
+
+
+def test_nothing_is_trusted_without_anchors(
+    root: "Authority", new_root: Callable[..., "Authority"], refusal: Callable[..., CertificateRefused]
+) -> None:
+    leaf = root.sign("meter-001")
+    assert refusal(leaf, []).kind is RefusalKind.CHAIN_UNTRUSTED
+    assert refusal(leaf, [], [root]).kind is RefusalKind.CHAIN_UNTRUSTED
+    assert refusal(leaf, anchors(new_root("foreign")), [root]).kind is RefusalKind.CHAIN_UNTRUSTED
+
+
+def test_two_authorities_of_one_name_are_told_apart_by_their_keys(
+    new_root: Callable[..., "Authority"], check: Callable[..., ValidChain], refusal: Callable[..., CertificateRefused]
+) -> None:
+    ours, theirs = new_root("issuing"), new_root("issuing")
+    leaf = ours.sign("meter-001")
+    for trusted in (anchors(ours, theirs), anchors(theirs, ours)):
+        assert check(leaf, trusted).anchor.spki_sha256 == anchors(ours)[0].spki_sha256
+    assert refusal(leaf, anchors(theirs)).kind is RefusalKind.CHAIN_UNTRUSTED
+    assert anchors(ours) != anchors(theirs)
+
+
+def test_a_key_identifier_is_a_hint_and_no_proof(
+    new_root: Callable[..., "Authority"], check: Callable[..., ValidChain], refusal: Callable[..., CertificateRefused]
+) -> None:
+    ours, theirs = new_root("issuing"), new_root("issuing")
+    client = [(usage(digital_signature=True), True), (CLIENT_AUTH, False)]
+    lying = theirs.sign("meter-001", extensions=[*client, (ours.key_identifier, False)])
+    assert check(lying, anchors(ours, theirs)).anchor == anchors(theirs)[0]
+    # the key is named and does not fit: that is a bad signature, not an unknown authority
+    assert refusal(lying, anchors(ours)).kind is RefusalKind.SIGNATURE
+
+
+def test_authorities_between_of_one_name_are_told_apart_by_their_keys(
+    root: "Authority", check: Callable[..., ValidChain]
+) -> None:
+    first, second = root.authority("issuing"), root.authority("issuing")
+    leaf = second.sign("meter-001")
+    for sent in ([first, second], [second, first]):
+        assert check(leaf, anchors(root), sent).path == (second.certificate,)
+
+
+def test_an_anchor_is_the_same_under_a_renewed_certificate(
+    new_root: Callable[..., "Authority"], root: "Authority", now: datetime
+) -> None:
+    renewed = new_root(key=root.key, end=now + 100 * DAY)
+    other_name = new_root("other", key=root.key)
+    assert anchors(root) == anchors(renewed)
+    assert len({*anchors(root), *anchors(renewed), *anchors(other_name)}) == 2
+
+
+def test_an_expired_authority_between_gives_way_to_its_renewed_certificate(
+    root: "Authority", now: datetime, check: Callable[..., ValidChain], refusal: Callable[..., CertificateRefused]
+) -> None:
+    expired = root.authority("issuing", end=now - SECOND)
+    renewed = root.authority("issuing", key=expired.key)
+    leaf = expired.sign("meter-001")
+    assert check(leaf, anchors(root), [expired, renewed]).path == (renewed.certificate,)
+    assert refusal(leaf, anchors(root), [expired]).kind is RefusalKind.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kind"),
+    [(-86401, RefusalKind.NOT_YET_VALID), (-86400, None), (86400, None), (86401, RefusalKind.EXPIRED)],
+)
+def test_begin_and_end_belong_to_the_period(
+    new_root: Callable[..., "Authority"],
+    now: datetime,
+    check: Callable[..., ValidChain],
+    refusal: Callable[..., CertificateRefused],
+    seconds: int,
+    kind: RefusalKind | None,
+) -> None:
+    long_lived = new_root(begin=now - 9 * DAY, end=now + 9 * DAY)
+    leaf = long_lived.sign("meter-001")
+    at = now + seconds * SECOND
+    if kind is None:
+        assert check(leaf, anchors(long_lived), at=at)
+    else:
+        assert refusal(leaf, anchors(long_lived), at=at).kind is kind
+
+
+def test_only_the_end_of_the_leaf_may_be_overlooked(
+    new_root: Callable[..., "Authority"],
+    now: datetime,
+    check: Callable[..., ValidChain],
+    refusal: Callable[..., CertificateRefused],
+) -> None:
+    long_lived = new_root(begin=now - 9 * DAY, end=now + 9 * DAY)
+    leaf = long_lived.sign("meter-001")
+    trusted = anchors(long_lived)
+    assert check(leaf, trusted, at=now + 2 * DAY, allow_expired_leaf=True)
+    early = refusal(leaf, trusted, at=now - 2 * DAY, allow_expired_leaf=True)
+    assert early.kind is RefusalKind.NOT_YET_VALID
+    late = refusal(leaf, trusted, at=now + 10 * DAY, allow_expired_leaf=True)
+    assert late.kind is RefusalKind.EXPIRED
+    foreign = refusal(leaf, anchors(new_root("foreign")), at=now + 2 * DAY, allow_expired_leaf=True)
+    assert foreign.kind is RefusalKind.CHAIN_UNTRUSTED
+
+
+def test_an_anchor_ends_and_begins_like_any_other(
+    new_root: Callable[..., "Authority"], now: datetime, refusal: Callable[..., CertificateRefused]
+) -> None:
+    expired, future = new_root(end=now - SECOND), new_root(begin=now + SECOND)
+    assert refusal(expired.sign("meter-001"), anchors(expired)).kind is RefusalKind.EXPIRED
+    assert refusal(future.sign("meter-001"), anchors(future)).kind is RefusalKind.NOT_YET_VALID
+
+
+def test_a_foreign_certificate_is_foreign_first_and_expired_second(
+    new_root: Callable[..., "Authority"], now: datetime, refusal: Callable[..., CertificateRefused]
+) -> None:
+    foreign = new_root("foreign", end=now + 9 * DAY).sign("meter-001", end=now - SECOND)
+    assert refusal(foreign, anchors(new_root())).kind is RefusalKind.CHAIN_UNTRUSTED
+
+
+SIGNING = (usage(digital_signature=True), True)
+NOT_AUTHORITY = (x509.BasicConstraints(ca=False, path_length=None), True)
+LEAVES = {
+    "plain": ([SIGNING, (CLIENT_AUTH, False)], None),
+    "no key usage": ([(CLIENT_AUTH, False)], None),
+    "critical purpose": ([SIGNING, (CLIENT_AUTH, True)], None),
+    "two purposes": ([(x509.ExtendedKeyUsage([*SERVER_AUTH, *CLIENT_AUTH]), False)], None),
+    "unknown extension": ([(CLIENT_AUTH, False), (UNKNOWN, False)], None),
+    "no extension": ([], RefusalKind.EKU),
+    "no purpose": ([NOT_AUTHORITY, SIGNING], RefusalKind.EKU),
+    "other purpose": ([SIGNING, (SERVER_AUTH, False)], RefusalKind.EKU),
+    "any purpose": ([SIGNING, (ANY_PURPOSE, False)], RefusalKind.EKU),
+    "authority": ([(x509.BasicConstraints(ca=True, path_length=None), True), (CLIENT_AUTH, False)], RefusalKind.POLICY),
+    "key usage without signature": ([(usage(key_encipherment=True), True), (CLIENT_AUTH, False)], RefusalKind.POLICY),
+    "unknown critical extension": ([(CLIENT_AUTH, False), (UNKNOWN, True)], RefusalKind.POLICY),
+    "name constraints": ([(CLIENT_AUTH, False), (NO_CONSTRAINTS, False)], RefusalKind.POLICY),
+    "NUL in alternative name": (
+        [(CLIENT_AUTH, False), (x509.SubjectAlternativeName([x509.DNSName("meter\0.example")]), False)],
+        RefusalKind.MALFORMED,
+    ),
+}
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_what_a_leaf_may_say(
+    root: "Authority", check: Callable[..., ValidChain], refusal: Callable[..., CertificateRefused], leaf: str
+) -> None:
+    extensions, kind = LEAVES[leaf]
+    certificate = root.sign("meter-001", extensions=extensions)
+    if kind is None:
+        assert check(certificate, anchors(root))
+    else:
+        assert refusal(certificate, anchors(root)).kind is kind
+
+
+def test_the_purpose_is_the_one_asked_for(root: "Authority", check: Callable[..., ValidChain]) -> None:
+    server = root.sign("host", extensions=[SIGNING, (SERVER_AUTH, False)])
+    assert check(server, anchors(root), purpose=Purpose.SERVER_AUTH)
+    with pytest.raises(CertificateRefused, match="SERVER_AUTH"):
+        check(root.sign("meter-001"), anchors(root), purpose=Purpose.SERVER_AUTH)
+
+
+def test_a_common_name_with_nul_is_refused(root: "Authority", refusal: Callable[..., CertificateRefused]) -> None:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meter-001\0.example")])
+    assert refusal(root.sign(name), anchors(root)).kind is RefusalKind.MALFORMED
+
+
+@pytest.mark.parametrize("hash_algorithm", [hashes.SHA224(), hashes.SHA3_256()])
+def test_a_signature_over_another_hash_is_refused(
+    root: "Authority", refusal: Callable[..., CertificateRefused], hash_algorithm: hashes.HashAlgorithm
+) -> None:
+    leaf = root.sign("meter-001", hash_algorithm=hash_algorithm)
+    assert refusal(leaf, anchors(root)).kind is RefusalKind.POLICY
+
+
+@pytest.mark.parametrize("digest", ["md5", "sha1"])
+def test_broken_hashes_of_openssl_are_refused(
+    openssl: Callable[..., bytes], tmp_path: Path, refusal: Callable[..., CertificateRefused], digest: str
+) -> None:
+    openssl(
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "root.key", "-out", "root.pem", "-subj", "/CN=r"
+    )
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "leaf.key", "-out", "leaf.csr", "-subj", "/CN=meter-001")
+    (tmp_path / "leaf.cnf").write_text("extendedKeyUsage=clientAuth\n")
+    signing = ("x509", "-req", "-in", "leaf.csr", "-CA", "root.pem", "-CAkey", "root.key", "-set_serial", "1")
+    openssl(*signing, "-extfile", "leaf.cnf", f"-{digest}", "-out", "leaf.pem")
+    leaf, trusted = (
+        x509.load_pem_x509_certificate((tmp_path / f"{each}.pem").read_bytes()) for each in ("leaf", "root")
+    )
+    refused = refusal(leaf, [Anchor.from_certificate(trusted)], at=leaf.not_valid_before_utc)
+    assert (refused.kind, digest in refused.reason) == (RefusalKind.POLICY, True)
+
+
+def test_a_signature_algorithm_that_differs_inside_and_outside_is_refused(
+    root: "Authority", refusal: Callable[..., CertificateRefused]
+) -> None:
+    leaf = root.sign("meter-001")
+    changed = root.resign(leaf, signature={"algorithm": "sha384_ecdsa"})
+    assert refusal(changed, anchors(root)).kind is RefusalKind.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "key",
+    [rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP192R1()), ed448.Ed448PrivateKey.generate()],
+)
+def test_weak_and_unknown_keys_are_refused_in_leaves_and_authorities(
+    root: "Authority", refusal: Callable[..., CertificateRefused], key: rsa.RSAPrivateKey
+) -> None:
+    assert refusal(root.sign("meter-001", key), anchors(root)).kind is RefusalKind.POLICY
+    extensions = [(x509.BasicConstraints(ca=True, path_length=None), True)]
+    with pytest.raises(CertificateRefused) as refused:
+        Anchor.from_certificate(root.sign("weak", key, extensions=extensions))
+    assert refused.value.kind is RefusalKind.POLICY
+
+
+AUTHORITIES = {
+    "plain": ({}, None),
+    "own purpose": ({"extensions": [(CLIENT_AUTH, False)]}, None),
+    "any purpose": ({"extensions": [(ANY_PURPOSE, False)]}, None),
+    "no identifiers": ({"identifiers": False}, None),
+    "unknown extension": ({"extensions": [(UNKNOWN, False)]}, None),
+    "no authority": ({"extensions": [NOT_AUTHORITY]}, RefusalKind.CHAIN_UNTRUSTED),
+    "may not sign": ({"extensions": [(usage(digital_signature=True), True)]}, RefusalKind.CHAIN_UNTRUSTED),
+    "other purpose": ({"extensions": [(SERVER_AUTH, False)]}, RefusalKind.EKU),
+    "unknown critical extension": ({"extensions": [(UNKNOWN, True)]}, RefusalKind.POLICY),
+    "name constraints": ({"extensions": [(NO_CONSTRAINTS, True)]}, RefusalKind.POLICY),
+    "name constraints not critical": ({"extensions": [(NO_CONSTRAINTS, False)]}, RefusalKind.POLICY),
+}
+
+
+@pytest.mark.parametrize("authority", AUTHORITIES)
+def test_what_an_authority_between_may_say(
+    root: "Authority", check: Callable[..., ValidChain], refusal: Callable[..., CertificateRefused], authority: str
+) -> None:
+    options, kind = AUTHORITIES[authority]
+    issuing = root.authority("issuing", **options)
+    leaf = issuing.sign("meter-001")
+    if kind is None:
+        assert check(leaf, anchors(root), [issuing]).path == (issuing.certificate,)
+    else:
+        assert refusal(leaf, anchors(root), [issuing]).kind is kind
+
+
+@pytest.mark.parametrize(
+    "authority", [name for name, (_, kind) in AUTHORITIES.items() if kind not in (None, RefusalKind.EKU)]
+)
+def test_what_is_no_authority_is_no_anchor(root: "Authority", authority: str) -> None:
+    options, kind = AUTHORITIES[authority]
+    with pytest.raises(CertificateRefused) as refused:
+        anchors(root.authority("issuing", **options))
+    assert refused.value.kind is kind
+
+
+def test_an_anchor_keeps_its_purpose(root: "Authority", refusal: Callable[..., CertificateRefused]) -> None:
+    issuing = root.authority("issuing", extensions=[(SERVER_AUTH, False)])
+    assert refusal(issuing.sign("meter-001"), anchors(issuing)).kind is RefusalKind.EKU
+
+
+def test_an_authority_without_extensions_is_none(root: "Authority", refusal: Callable[..., CertificateRefused]) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    bare = type(root)(key, root.sign("issuing", key, extensions=[]))
+    assert refusal(bare.sign("meter-001"), anchors(root), [bare]).kind is RefusalKind.CHAIN_UNTRUSTED
+
+
+@pytest.mark.parametrize(("allowed", "passes"), [(None, True), (2, True), (1, False), (0, False)])
+def test_path_length_counts_the_authorities_below(
+    new_root: Callable[..., "Authority"],
+    check: Callable[..., ValidChain],
+    refusal: Callable[..., CertificateRefused],
+    allowed: int | None,
+    passes: bool,
+) -> None:
+    root = new_root(path_length=allowed)
+    upper = root.authority("upper")
+    lower = upper.authority("lower", path_length=0)
+    leaf = lower.sign("meter-001")
+    if passes:
+        assert len(check(leaf, anchors(root), [lower, upper]).path) == 2
+    else:
+        assert refusal(leaf, anchors(root), [lower, upper]).kind is RefusalKind.CHAIN_UNTRUSTED
+
+
+def test_path_length_holds_between_too(root: "Authority", refusal: Callable[..., CertificateRefused]) -> None:
+    upper = root.authority("upper", path_length=0)
+    lower = upper.authority("lower")
+    refused = refusal(lower.sign("meter-001"), anchors(root), [lower, upper])
+    assert refused.kind is RefusalKind.CHAIN_UNTRUSTED
+    assert "allows 0" in refused.reason
+
+
+def test_a_certificate_that_an_authority_gave_itself_does_not_count(
+    new_root: Callable[..., "Authority"], check: Callable[..., ValidChain]
+) -> None:
+    old = new_root("root", path_length=1)
+    new = old.authority("root")  # NewWithOld of a rollover: the old key vouches for the new one
+    issuing = new.authority("issuing", path_length=0)
+    assert check(issuing.sign("meter-001"), anchors(old), [issuing, new]).path == (issuing.certificate, new.certificate)
+
+
+def test_too_deep_a_path_is_refused(
+    root: "Authority", check: Callable[..., ValidChain], refusal: Callable[..., CertificateRefused]
+) -> None:
+    steps = [root]
+    for depth in range(5):
+        steps.append(steps[-1].authority(f"step-{depth}"))
+    assert len(check(steps[4].sign("meter-001"), anchors(root), steps[1:]).path) == 4
+    refused = refusal(steps[5].sign("meter-001"), anchors(root), steps[1:])
+    assert refused.kind is RefusalKind.CHAIN_UNTRUSTED
+
+
+def test_a_loop_ends(
+    root: "Authority", new_root: Callable[..., "Authority"], refusal: Callable[..., CertificateRefused]
+) -> None:
+    first = new_root("first")
+    second = first.authority("second")
+    back = second.authority("first", key=first.key)
+    leaf = first.sign("meter-001")
+    assert refusal(leaf, anchors(root), [second, back]).kind is RefusalKind.CHAIN_UNTRUSTED
+
+
+def test_work_is_bounded(
+    root: "Authority", refusal: Callable[..., CertificateRefused], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [root.authority("issuing") for _ in range(INTERMEDIATES_MAXIMUM + 1)]
+    leaf = many[0].sign("meter-001")
+    assert "beside the leaf" in refusal(leaf, anchors(root), many).reason
+    verified = 0
+
+    def count(*_: object) -> None:
+        nonlocal verified
+        verified += 1
+
+    # eight authorities of one name and key that all "signed" each other: 8 * 7 * 6 * 5 paths
+    twins = [root.authority("twin", key=many[0].key, identifiers=False, end=each) for each in _ends(leaf)]
+    tangle = [type(root)(many[0].key, twin.sign("twin", twin.key, extensions=_extensions(twin))) for twin in twins]
+    monkeypatch.setattr("certs.chain.verify_signature", count)
+    assert refusal(tangle[0].sign("meter-001"), anchors(root), tangle).kind is RefusalKind.CHAIN_UNTRUSTED
+    assert verified == SIGNATURES_MAXIMUM
+
+
+def _ends(leaf: x509.Certificate) -> list[datetime]:
+    return [leaf.not_valid_after_utc - seconds * SECOND for seconds in range(INTERMEDIATES_MAXIMUM)]
+
+
+def _extensions(authority: "Authority") -> list[tuple[x509.ExtensionType, bool]]:
+    end = authority.certificate.not_valid_after_utc.isoformat().encode()
+    distinct = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.5"), end)
+    return [(x509.BasicConstraints(ca=True, path_length=None), True), (distinct, False)]
+
+
+def test_a_self_signed_leaf_is_refused(root: "Authority", refusal: Callable[..., CertificateRefused]) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    own = type(root)(key, root.sign("meter-001", key)).sign("meter-001", key)
+    assert refusal(own, anchors(root)).kind is RefusalKind.CHAIN_UNTRUSTED
+
+
+def test_openssl_agrees(
+    root: "Authority",
+    now: datetime,
+    openssl: Callable[..., bytes],
+    tmp_path: Path,
+    check: Callable[..., ValidChain],
+) -> None:
+    issuing = root.authority("issuing", path_length=0)
+    key = ec.generate_private_key(ec.SECP256R1())
+    identifiers = (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), issuing.key_identifier)
+    extensions = [SIGNING, (CLIENT_AUTH, False), *((each, False) for each in identifiers)]
+    leaf = issuing.sign("meter-001", key, extensions=extensions)
+    check(leaf, anchors(root), [issuing])
+    for name, certificate in (("root", root.certificate), ("issuing", issuing.certificate), ("leaf", leaf)):
+        (tmp_path / f"{name}.pem").write_bytes(write_certificates([certificate]))
+    at = ("-attime", str(int(now.timestamp())), "-x509_strict", "-purpose", "sslclient")
+    printed = openssl("verify", *at, "-CAfile", "root.pem", "-untrusted", "issuing.pem", "leaf.pem")
+    assert printed == b"leaf.pem: OK\n"
