@@ -32,7 +32,8 @@ from ca.encoding import encode_object_identifier
 from certs.der import SEQUENCE, encode
 from certs.keys import PublicKey
 from iam.errors import Kind, Refused
-from iam.sealing import MasterKey
+from iam.identifiers import Random
+from iam.sealing import MasterKey, open_sealed, seal
 
 ROOT_FILE = "root.sealed"
 
@@ -88,9 +89,10 @@ class Keystore:
         folder: Where the root's file is, or is missing.
     """
 
-    def __init__(self, folder: Path, master_key: MasterKey) -> None:
+    def __init__(self, folder: Path, master_key: MasterKey, random: Random) -> None:
         self._folder = folder
         self._master_key = master_key
+        self._random = random
 
     @property
     def root_file(self) -> Path:
@@ -100,7 +102,7 @@ class Keystore:
     def seal(self, authority: UUID, private_key: ec.EllipticCurvePrivateKey) -> bytes:
         """Return a private key as it may be stored."""
         plain = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        return self._master_key.seal(plain, _context(authority))
+        return seal(self._master_key, plain, context=_context(authority), random=self._random)
 
     def open(self, authority: UUID, sealed: bytes) -> Signer:
         """Return the signer of a stored key.
@@ -108,7 +110,7 @@ class Keystore:
         Raises:
             Refused: (unavailable) It was sealed under another master key, or is not what it claims to be.
         """
-        key = load_der_private_key(self._master_key.open_sealed(sealed, _context(authority)), password=None)
+        key = load_der_private_key(open_sealed(self._master_key, sealed, context=_context(authority)), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise _unavailable(f"the key of authority {authority} is of a kind that does not sign here")
         return SoftwareSigner(key)

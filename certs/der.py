@@ -1,12 +1,13 @@
 """DER by hand, as far as this package needs it.
 
 `cryptography` parses every certificate and request first, strictly, and refuses bad DER and trailing bytes. What it
-does not hand out are the exact bytes of some fields, and those decide three things here:
+does not hand out are the exact bytes of some fields, and those decide four things here:
 
 1. Names are compared byte for byte (RFC 5280 4.1.2.6: a certification authority's name is encoded in the issuer
    field of what it issues exactly as in its own subject field).
 2. The signature algorithm inside the signed part equals the one outside it (RFC 5280 4.1.1.2).
 3. A key is judged by the encoding that was sent, not by what a library made of it.
+4. A signature is of whole bytes, so that it has one encoding.
 
 So the readers below take bytes that have already been parsed once, and only find their way in them. Should they
 meet anything that is not definite-length DER with one-byte tags, they refuse it as malformed.
@@ -61,7 +62,7 @@ def read_certificate_layout(der: bytes) -> CertificateLayout:
     """
     content, _ = _expect(der, 0, SEQUENCE)
     signed_content, signed_end = _expect(der, content, SEQUENCE)
-    _, outer_end = _expect(der, signed_end, SEQUENCE)
+    outer_end = _algorithm_end(der, signed_end)
     offset = signed_content
     if der[offset] == CONTEXT_0:  # version; absent in version 1
         _, offset = _expect(der, offset, CONTEXT_0)
@@ -88,7 +89,8 @@ def read_request_layout(der: bytes) -> RequestLayout:
         CertificateRefused: MALFORMED.
     """
     content, _ = _expect(der, 0, SEQUENCE)
-    information, _ = _expect(der, content, SEQUENCE)
+    information, information_end = _expect(der, content, SEQUENCE)
+    _algorithm_end(der, information_end)
     _, subject = _expect(der, information, INTEGER)
     _, key = _expect(der, subject, SEQUENCE)
     _, key_end = _expect(der, key, SEQUENCE)
@@ -119,6 +121,18 @@ def encode(tag: int, *contents: bytes) -> bytes:
         return bytes((tag, length)) + content
     length_bytes = length.to_bytes((length.bit_length() + 7) // 8)
     return bytes((tag, _LONG_FORM | len(length_bytes))) + length_bytes + content
+
+
+def _algorithm_end(der: bytes, offset: int) -> int:
+    """Return where the signature algorithm at `offset` ends, having checked that the signature after it is whole bytes.
+
+    A bit string may leave up to seven bits unused; were that let pass, one signature would have two encodings.
+    """
+    _, end = _expect(der, offset, SEQUENCE)
+    signature, signature_end = _expect(der, end, BIT_STRING)
+    if signature == signature_end or der[signature] != 0:
+        raise CertificateRefused(RefusalKind.MALFORMED, "the signature is not of whole bytes")
+    return end
 
 
 def _expect(data: bytes, offset: int, tag: int) -> tuple[int, int]:

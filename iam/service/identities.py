@@ -74,6 +74,30 @@ class IdentityService:
         """Make an identity with a role, and the code with which it completes itself.
 
         Raises:
+            Refused: As for `creation`.
+        """
+        code = secrets.token_urlsafe(_CODE_BYTES)
+        creation = self.creation(access, tenant, role_name, name, type_, scope, status=IdentityStatus.INVITED)
+        async with creation as (transaction, identity):
+            expires = transaction.now + INVITATION_LIFETIME
+            await identities.insert_invitation(transaction, _hash(code), identity, expires)
+        return Invited(identity, code, expires)
+
+    @asynccontextmanager
+    async def creation(
+        self,
+        access: Access,
+        tenant: Tenant,
+        role_name: str,
+        name: str,
+        type_: IdentityType,
+        scope: Scope,
+        *,
+        status: IdentityStatus,
+    ) -> AsyncIterator[tuple[Transaction, Identity]]:
+        """Make an identity with a role: gives the transaction in which it gets its invitation or first credential.
+
+        Raises:
             Refused: (not found) The role. (forbidden) The caller may not hand it out. (conflict) The name is taken.
         """
         check_type(access, tenant, type_)
@@ -84,23 +108,20 @@ class IdentityService:
             type=type_,
             tenant=tenant.id,
             name=identity_name(name),
-            status=IdentityStatus.INVITED,
+            status=status,
             scope=_starting_scope(type_, scope),
             device=None,
             created=now,
         )
-        code = secrets.token_urlsafe(_CODE_BYTES)
-        expires = now + INVITATION_LIFETIME
         async with self._database.transaction(tenant.id) as transaction:
             role = await tenants.role_by_name(transaction, tenant.id, role_name)
             check_hands_out(access, [role])
             await identities.insert_identity(transaction, identity)
             await identities.give_role(transaction, identity.id, role.id, tenant.id)
-            await identities.insert_invitation(transaction, _hash(code), identity, expires)
-            await self._record(
-                transaction, access, identity, "identity.invited", {"type": type_, "name": name, "role": role.name}
-            )
-        return Invited(identity, code, expires)
+            data: dict[str, object] = {"type": type_, "name": name, "role": role.name}
+            kind = "identity.invited" if status is IdentityStatus.INVITED else "identity.registered"
+            await self._record(transaction, access, identity, kind, data)
+            yield transaction, identity
 
     async def sign_up(self, name: str, code: str, password: str) -> None:
         """Complete an invitation with a password.

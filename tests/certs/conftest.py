@@ -16,6 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
+SigningHash = hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.SHA3_256
+
 NOW = datetime(2030, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 
@@ -69,7 +71,7 @@ class Authority:
         extensions: Iterable[tuple[x509.ExtensionType, bool]] = CLIENT,
         begin: datetime = NOW - DAY,
         end: datetime = NOW + DAY,
-        hash_algorithm: hashes.HashAlgorithm | None = None,
+        hash_algorithm: SigningHash | None = None,
         issuer: x509.Name | None = None,
         serial: int = 1000,
     ) -> x509.Certificate:
@@ -128,7 +130,7 @@ def certify(
     key: PrivateKey,
     extensions: Iterable[tuple[x509.ExtensionType, bool]],
     period: tuple[datetime, datetime],
-    hash_algorithm: hashes.HashAlgorithm | None,
+    hash_algorithm: SigningHash | None,
     serial: int,
 ) -> x509.Certificate:
     builder = (

@@ -1,7 +1,7 @@
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
@@ -239,7 +239,7 @@ def test_a_foreign_certificate_is_foreign_first_and_expired_second(
 
 SIGNING = (usage(digital_signature=True), True)
 NOT_AUTHORITY = (x509.BasicConstraints(ca=False, path_length=None), True)
-LEAVES = {
+LEAVES: dict[str, tuple[list[tuple[x509.ExtensionType, bool]], RefusalKind | None]] = {
     "plain": ([SIGNING, (CLIENT_AUTH, False)], None),
     "no key usage": ([(CLIENT_AUTH, False)], None),
     "critical purpose": ([SIGNING, (CLIENT_AUTH, True)], None),
@@ -286,7 +286,7 @@ def test_a_common_name_with_nul_is_refused(root: "Authority", refusal: Callable[
 
 @pytest.mark.parametrize("hash_algorithm", [hashes.SHA224(), hashes.SHA3_256()])
 def test_a_signature_over_another_hash_is_refused(
-    root: "Authority", refusal: Callable[..., CertificateRefused], hash_algorithm: hashes.HashAlgorithm
+    root: "Authority", refusal: Callable[..., CertificateRefused], hash_algorithm: hashes.SHA224
 ) -> None:
     leaf = root.sign("meter-001", hash_algorithm=hash_algorithm)
     assert refusal(leaf, anchors(root)).kind is RefusalKind.POLICY
@@ -320,7 +320,11 @@ def test_a_signature_algorithm_that_differs_inside_and_outside_is_refused(
 
 @pytest.mark.parametrize(
     "key",
-    [rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP192R1()), ed448.Ed448PrivateKey.generate()],
+    [
+        rsa.generate_private_key(65537, 1024),  # noqa: S505 - a weak key is the point
+        ec.generate_private_key(ec.SECP192R1()),
+        ed448.Ed448PrivateKey.generate(),
+    ],
 )
 def test_weak_and_unknown_keys_are_refused_in_leaves_and_authorities(
     root: "Authority", refusal: Callable[..., CertificateRefused], key: rsa.RSAPrivateKey
@@ -332,7 +336,7 @@ def test_weak_and_unknown_keys_are_refused_in_leaves_and_authorities(
     assert refused.value.kind is RefusalKind.POLICY
 
 
-AUTHORITIES = {
+AUTHORITIES: dict[str, tuple[dict[str, Any], RefusalKind | None]] = {
     "plain": ({}, None),
     "own purpose": ({"extensions": [(CLIENT_AUTH, False)]}, None),
     "any purpose": ({"extensions": [(ANY_PURPOSE, False)]}, None),

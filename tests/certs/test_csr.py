@@ -61,6 +61,13 @@ def request(
     return encode(SEQUENCE, information, ED25519, encode(BIT_STRING, b"\0" + KEY.sign(information)))
 
 
+def unused_bits() -> bytes:
+    """Take a request whose signature ends in a zero bit, and say that this bit is not part of it."""
+    texts = (b"meter-%d" % number for number in range(1000))
+    der = next(der for der in (request(subject=name(text)) for text in texts) if der[-1] % 2 == 0)
+    return der[:-65] + b"\1" + der[-64:]
+
+
 def refusal(der: bytes) -> CertificateRefused:
     with pytest.raises(CertificateRefused) as refused:
         parse_request(der)
@@ -116,6 +123,7 @@ def test_a_request_cannot_be_changed() -> None:
         (request(subject=name(b"\xff")), RefusalKind.MALFORMED),
         (request(subject=name(b"m" * 65)), RefusalKind.MALFORMED),
         (request(subject=name(b"")), RefusalKind.MALFORMED),
+        (unused_bits(), RefusalKind.MALFORMED),
         (request(password(b"one"), password(b"two")), RefusalKind.MALFORMED),
         (request(password(b"same"), password(b"same")), RefusalKind.MALFORMED),
         (request(password(b"one", b"two")), RefusalKind.MALFORMED),
@@ -233,7 +241,7 @@ def test_a_challenge_password_of_openssl_is_read(openssl: Callable[..., bytes], 
 
 
 def test_a_request_of_a_small_rsa_key_is_refused_before_its_signature_is_tried() -> None:
-    key = rsa.generate_private_key(65537, 1024)
+    key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - a weak key is the point
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     der = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
     broken = der[:-1] + bytes((der[-1] ^ 1,))

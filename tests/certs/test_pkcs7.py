@@ -5,6 +5,7 @@ import pytest
 from asn1crypto import cms
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def test_ber_of_indefinite_length_is_read(certificates: list[x509.Certificate]) 
     assert parse_certs_only(b"\x30\x80" + written[header:] + b"\0\0") == certificates[:1]
 
 
-def signed(certificates: list[x509.Certificate], key: object) -> bytes:
+def signed(certificates: list[x509.Certificate], key: ec.EllipticCurvePrivateKey) -> bytes:
     builder = pkcs7.PKCS7SignatureBuilder().set_data(b"hello").add_signer(certificates[0], key, hashes.SHA256())
     return builder.sign(Encoding.DER, [])
 
@@ -72,10 +73,11 @@ def signed(certificates: list[x509.Certificate], key: object) -> bytes:
 def with_content(certificate: x509.Certificate) -> bytes:
     information = cms.ContentInfo.load(certs_only([der(certificate)]))
     information["content"]["encap_content_info"] = {"content_type": "data", "content": b"hello"}
-    return information.dump(force=True)
+    return bytes(information.dump(force=True))
 
 
 def test_what_is_not_certs_only_is_refused(root: "Authority", certificates: list[x509.Certificate]) -> None:
+    assert isinstance(root.key, ec.EllipticCurvePrivateKey)
     written = certs_only([der(certificates[0])])
     data = cms.ContentInfo({"content_type": "data", "content": b"x"}).dump()
     for bad in (
