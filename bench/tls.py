@@ -4,12 +4,13 @@
 
 Measured: the server's CPU (its own `getrusage`, user and system) for a new connection with a full mutual handshake,
 one small request that reads the client's certificate, and the end of the connection; the server's CPU for a further
-request on a kept connection; and its resident memory for each idle connection that has served one request. Certificates are
-P-256, an intermediate on each side. The server is a process of its own; the client is Python's `ssl`, one connection after
-another. Rounds of all servers alternate, and the median counts.
+request on a kept connection; and its resident memory for each idle connection that has served one request.
+Certificates are P-256, an intermediate on each side. The server is a process of its own; the client is Python's `ssl`,
+one connection after another. Rounds of all servers alternate, and the median counts.
 
-`doorward` accepts the client's chain unseen, since `certs.chain` judges it afterwards; `ssl` checks it in the handshake.
-So that like is compared with like, `doorward+check` verifies the chain's signatures in its handler.
+`doorward` accepts the client's chain unseen, since `certs.chain` judges it afterwards; `ssl` checks it in the
+handshake. So that like is compared with like, `doorward+check` verifies the chain's signatures in its handler. All
+run on uvloop, save `ssl/asyncio`.
 """
 
 import argparse
@@ -43,7 +44,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from doorward.listener import ListenerLimits, listening_sockets, serve_https
 from doorward.tls import ServerIdentity, ServerTLS
 
-ENGINES = ("ssl", "doorward", "doorward+check")
 PLENTY = 1_000_000
 PROTOCOLS = {"TLSv1.3": ssl.TLSVersion.TLSv1_3, "TLSv1.2": ssl.TLSVersion.TLSv1_2}
 
@@ -76,11 +76,16 @@ async def checked_by_doorward(request: web.Request) -> web.Response:
     certificates = [x509.load_der_x509_certificate(each) for each in chain]
     for certificate, issuer in zip(certificates, (*certificates[1:], request.app[ANCHOR]), strict=True):
         certificate.verify_directly_issued_by(issuer)
-    return web.Response(text=str(len(chain[0]) if chain else 0))
+    return web.Response(text=str(len(chain[0])))
 
 
 ANCHOR = web.AppKey("anchor", x509.Certificate)
-HANDLERS = {"ssl": seen_by_ssl, "doorward": seen_by_doorward, "doorward+check": checked_by_doorward}
+HANDLERS = {
+    "ssl": seen_by_ssl,
+    "doorward": seen_by_doorward,
+    "doorward+check": checked_by_doorward,
+    "ssl/asyncio": seen_by_ssl,
+}
 
 
 async def serve(engine: str, folder: Path) -> None:
@@ -91,7 +96,7 @@ async def serve(engine: str, folder: Path) -> None:
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     sockets = listening_sockets("127.0.0.1", 0)
-    if engine == "ssl":
+    if HANDLERS[engine] is seen_by_ssl:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / "root.pem"))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_TICKET
@@ -123,6 +128,7 @@ class Server:
     def connect(self, protocol: str = "TLSv1.3") -> ssl.SSLSocket:
         """Open a connection with the client's certificate."""
         raw = socket.create_connection(("127.0.0.1", self.port))
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.contexts[protocol].wrap_socket(raw, server_hostname="localhost")
 
     def usage(self) -> dict[str, float]:
@@ -232,41 +238,39 @@ def make_certificates(folder: Path) -> None:
 # The report.
 
 
-def report(rounds: int, connections: int, idle: int) -> None:
-    """Measure and print."""
-    print(
-        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, uvloop {version('uvloop')}"
-    )
-    print(
-        f"aiohttp {version('aiohttp')}, pyOpenSSL {version('pyOpenSSL')} on {SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()}, ssl on {ssl.OPENSSL_VERSION}"
-    )
-    print(f"median of {rounds} rounds of {connections} connections each; {idle} idle connections\n")
-    measures = [
-        *((f"{name} connection + request, us", name) for name in PROTOCOLS),
-        ("further request, us", ""),
-    ]
+def measure(rounds: int, connections: int, idle: int) -> dict[tuple[str, str], list[float]]:
+    """Measure everything; return, for each measure and server, what each round found."""
+    found: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_certificates(folder)
-        found: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds):
-            for engine in ENGINES:
+            for engine in HANDLERS:
                 with running(engine, folder) as server:
                     cpu_per_connection(server, "TLSv1.3", 20)
-                    for label, protocol in measures:
-                        used = (
-                            cpu_per_connection(server, protocol, connections)
-                            if protocol
-                            else cpu_per_request(server, connections)
-                        )
-                        found.setdefault((label, engine), []).append(used)
-        for engine in ENGINES[:2]:
+                    for protocol in PROTOCOLS:
+                        used = cpu_per_connection(server, protocol, connections)
+                        found.setdefault((f"{protocol} connection + request, us", engine), []).append(used)
+                    used = cpu_per_request(server, connections)
+                    found.setdefault(("further request, us", engine), []).append(used)
+        for engine in HANDLERS:
             with running(engine, folder) as server:
                 cpu_per_connection(server, "TLSv1.3", 20)
                 found["idle connection, kB resident", engine] = [memory_per_idle_connection(server, idle)]
-    print(f"{'':34}" + "".join(f"{engine:>18}" for engine in ENGINES))
+    return found
+
+
+def report(rounds: int, connections: int, idle: int) -> None:
+    """Measure and print."""
+    openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
+    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"aiohttp {version('aiohttp')}, uvloop {version('uvloop')}")
+    print(f"doorward on pyOpenSSL {version('pyOpenSSL')}, {openssl}; ssl on {ssl.OPENSSL_VERSION}")
+    print(f"median of {rounds} rounds of {connections} connections each; {idle} idle connections; ratio to ssl\n")
+    found = measure(rounds, connections, idle)
+    print(f"{'':34}" + "".join(f"{engine:>18}" for engine in HANDLERS))
     for label in dict.fromkeys(label for label, _ in found):
-        medians = [statistics.median(found[label, engine]) for engine in ENGINES if (label, engine) in found]
+        medians = [statistics.median(found[label, engine]) for engine in HANDLERS]
         print(f"{label:34}" + "".join(f"{each:>11.0f} ({each / medians[0]:.2f})" for each in medians))
 
 
@@ -276,12 +280,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=400)
     parser.add_argument("--idle", type=int, default=2_000)
-    parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=HANDLERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     if options.serve:
-        uvloop.run(serve(options.serve, options.folder))
+        run = asyncio.run if options.serve.endswith("/asyncio") else uvloop.run
+        run(serve(options.serve, options.folder))
     else:
         report(options.rounds, options.connections, options.idle)
 

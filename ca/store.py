@@ -95,6 +95,9 @@ _CERTIFICATE = """
 
 _BY_SERIAL = f"{_CERTIFICATE} WHERE serial = $1"
 _BY_SERIAL_LOCKED = f"{_BY_SERIAL} FOR UPDATE"
+# A device is locked before its certificates, here as in `enrol_device` and `reenrol_device`.
+_LOCK_DEVICE = """
+    SELECT FROM device WHERE identity_id = (SELECT identity_id FROM certificate WHERE serial = $1) FOR UPDATE"""
 
 
 async def find_certificate(transaction: Transaction, serial: bytes) -> StoredCertificate | None:
@@ -104,7 +107,8 @@ async def find_certificate(transaction: Transaction, serial: bytes) -> StoredCer
 
 
 async def lock_certificate(transaction: Transaction, serial: bytes) -> StoredCertificate:
-    """Return a certificate and hold it until the end; raise `Refused` (not found) if there is none to be seen."""
+    """Return a certificate and hold it and its device; raise `Refused` (not found) if there is none to be seen."""
+    await transaction.execute(_LOCK_DEVICE, serial)
     row = await transaction.fetchrow(_BY_SERIAL_LOCKED, serial)
     if row is None:
         raise not_found(f"certificate {serial.hex()}")

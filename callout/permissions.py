@@ -11,10 +11,13 @@
    a requester's reply subject says, by which one tenant could make another's client speak in its own topics.
    Who may subscribe so widely that inboxes of others would be among it (`#` in `system`) reads no inbox at all.
 5. An identity without any topic has no inbox either.
+6. nats-server lets a client that may subscribe to `a.*` subscribe to `a.>` as well, since its `*` matches any token and
+   `>` is one. So whatever is deeper than a filter that ends in `+` is denied beside it. Where something deeper is
+   allowed too, denying would take that away: then the filter that ends in `+` is left out.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -23,12 +26,14 @@ from callout.claims import ConnectionType
 from callout.subjects import filter_subjects
 from iam.access import Access
 from iam.model import SYSTEM_TENANT
-from iam.topics import AccessControlList, access_control_list
+from iam.topics import AccessControlList, access_control_list, overlaps
 
 EVERYTHING = ">"
 BROKERS_OWN = ("$JS.>", "$KV.>", "$MQTT.>", "$O.>", "$SYS.>")
 ALL_INBOXES = "_INBOX.>"
 _INBOX_LEVEL = "_INBOX"
+_MQTT_DELIVERY = "$MQTT/sub/+"
+"""Where the broker delivers messages of QoS 1 and 2 to an MQTT connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +59,19 @@ class Permissions:
 def permissions(acl: AccessControlList, access: Access, connection: ConnectionType) -> Permissions:
     """Return the permissions of a connection of this type, of this identity (rules 1 to 5)."""
     publish, publish_deny = _subjects(acl.publish_allow), [*BROKERS_OWN, *_subjects(acl.publish_deny)]
-    subscribe, subscribe_deny = _subjects(acl.subscribe_allow), [*BROKERS_OWN, *_subjects(acl.subscribe_deny)]
-    if connection is ConnectionType.MQTT:
+    is_mqtt = connection is ConnectionType.MQTT
+    subscribe_filters, deeper = _without_deeper(
+        acl.subscribe_allow, _MQTT_DELIVERY if is_mqtt else _inbox_filter(access)
+    )
+    subscribe = _subjects(subscribe_filters)
+    subscribe_deny = [*BROKERS_OWN, *_subjects(acl.subscribe_deny), *deeper]
+    if is_mqtt:
         subscribe_deny.remove("$MQTT.>")
         subscribe_deny.append(ALL_INBOXES)
     else:
         if publish or subscribe:
             publish.append(_answerable_inboxes(access))
-        if any(_reaches_inboxes(each) for each in acl.subscribe_allow):
+        if any(_reaches_inboxes(each) for each in subscribe_filters):
             subscribe_deny.append(ALL_INBOXES)
         elif publish or subscribe:
             subscribe.append(inbox(access))
@@ -113,6 +123,23 @@ class PreparedPermissions:
 
 def _subjects(filters: Iterable[str]) -> list[str]:
     return [subject for each in filters for subject in filter_subjects(each)]
+
+
+def _without_deeper(filters: Sequence[str], needed: str) -> tuple[list[str], list[str]]:
+    """Return the filters that can be granted beside `needed`, and the subjects to deny with them (rule 6)."""
+    granted, denied = [], []
+    for each in filters:
+        if each.rpartition("/")[2] == "+":
+            # `a.*.>` is one level more or several: in MQTT, `a/+/+/#`.
+            if any(overlaps(f"{each}/+/#", other) for other in (*filters, needed)):
+                continue
+            denied.append(f"{filter_subjects(each)[0]}.>")
+        granted.append(each)
+    return granted, denied
+
+
+def _inbox_filter(access: Access) -> str:
+    return f"{_INBOX_LEVEL}/{access.identity.id}/{access.tenant.name}/#"
 
 
 def _never_empty(allow: list[str], deny: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -11,7 +11,8 @@ The rules, each of them here because the broker enforces none of them for us:
    these followed by `/` and more. A second connection with the same client identifier evicts the first and inherits
    its session, so nobody may choose another's. One that the broker made up, for a client that sent none, cannot be
    told from one that the client chose, and is refused.
-4. What is let in ends no later than the credential does.
+4. What is let in ends no later than the credential does, and after a year at the latest. A certificate may be valid
+   until 9999 (RFC 5280 4.1.2.5); nats-server counts nanoseconds in 64 bits and would take that for the past.
 5. Access is asked for anew for every connection; only what an unchanged Access comes to is remembered.
 6. An answer comes in time or not at all: more requests at once than the limit, or one that takes too long, get the
    empty answer, at which the client may come again. The broker would hold him for its whole timeout otherwise.
@@ -22,6 +23,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from callout.claims import AuthorizationRequest, ConnectionType, read_request, response_claims, user_claims
 from callout.connections import connection_name
@@ -39,6 +41,8 @@ ProveCertificate = Callable[[Sequence[bytes]], Awaitable[Authenticated]]
 """Tells whose a certificate is (its chain in DER, leaf first); raises `Refused`."""
 
 REFUSED = b""
+
+LONGEST_CONNECTION = timedelta(days=365)
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +136,7 @@ class CalloutService:
             account=self._account,
             permissions=prepared.encoded[request.type],
             now=now,
-            expires=proved.expires,
+            expires=min(proved.expires, now + LONGEST_CONNECTION),
         )
         answer = self._xkey.seal(response_claims(request, user, issuer=self._issuer, now=now), server_key, self._random)
         if len(answer) > self._limits.answer_bytes:

@@ -1,8 +1,8 @@
 """Which public keys are accepted.
 
 1. The algorithm is one that the policy lists; an empty list accepts nothing.
-2. An RSA modulus has between the policy's least and most bits; the exponent is odd and at least 65537
-   (NIST SP 800-56B 6.2).
+2. An RSA modulus has between the policy's least and most bits; the exponent is at least 65537
+   (NIST SP 800-56B 6.2); an even one does not even parse.
 3. An RSA modulus has no factor below 752, its two primes are not so close together that 100 rounds of Fermat's method
    find them, and it does not bear the mark of the ROCA generator (CA/Browser Forum Baseline Requirements 6.1.1.3;
    CVE-2017-15361).
@@ -117,9 +117,8 @@ def check_key_strength(key: object, policy: KeyPolicy) -> PublicKey:
             bounds = f"{policy.rsa_minimum_bits} to {policy.rsa_maximum_bits}"
             reason = f"an RSA key has {key.key_size} bits, accepted are {bounds}"
             raise CertificateRefused(RefusalKind.POLICY, reason)
-        exponent = key.public_numbers().e
-        if exponent < RSA_EXPONENT_MINIMUM or exponent % 2 == 0:
-            reason = "an RSA public exponent is odd and at least 65537"
+        if key.public_numbers().e < RSA_EXPONENT_MINIMUM:
+            reason = f"an RSA public exponent is at least {RSA_EXPONENT_MINIMUM}"
             raise CertificateRefused(RefusalKind.POLICY, reason)
         return key
     if isinstance(key, EllipticCurvePublicKey | Ed25519PublicKey):
@@ -166,7 +165,7 @@ def _bears_roca_mark(modulus: int) -> bool:
 
     The generator made its primes as k * M + (65537 ** a mod M), with M the product of the first primes; so each prime,
     and with them the modulus, falls in the group that 65537 generates modulo each factor of M. Any other modulus does
-    so for all of them once in about 2 ** 27 times.
+    so for all of them once in about 2 ** 28 times.
     """
     return all(modulus % prime in powers for prime, powers in _ROCA_POWERS)
 

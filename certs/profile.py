@@ -13,7 +13,6 @@
 """
 
 import tomllib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from certs.errors import UNREADABLE, CertificateRefused, ProfileRefused, RefusalKind
 from certs.keys import REQUEST_KEYS, KeyAlgorithm, KeyPolicy, check_key_strength, read_public_key
-from certs.names import alternative_name, certificate_identifier, subject_identifier
+from certs.names import alternative_name, are_same_names, certificate_identifier, subject_identifier
 from certs.signature import check_signature_algorithm
 from certs.table import StrictTable
 
@@ -263,12 +262,10 @@ def _check_extensions(
     for oid, expected in (
         (ExtensionOID.BASIC_CONSTRAINTS, profile.basic_constraints),
         (ExtensionOID.KEY_USAGE, profile.key_usage),
+        (ExtensionOID.EXTENDED_KEY_USAGE, profile.extended_key_usage),
     ):
         if found.get(oid) != expected:
             raise _differs(profile, f"extension {oid.dotted_string} differs from the profile")
-    extended_key_usage = found.get(ExtensionOID.EXTENDED_KEY_USAGE)
-    if Counter(_usages(extended_key_usage)) != Counter(_usages(profile.extended_key_usage)):
-        raise _differs(profile, "the extended key usage differs from the profile")
     for oid, is_named in (
         (ExtensionOID.SUBJECT_KEY_IDENTIFIER, profile.subject_key_identifier),
         (ExtensionOID.AUTHORITY_KEY_IDENTIFIER, profile.authority_key_identifier),
@@ -308,7 +305,7 @@ def _check_names(
         raise _differs(profile, f"the subject alternative name does not follow the rule {rule!r}")
     if planned_subject is not None and subject != planned_subject:
         raise _differs(profile, "the subject is not the planned one")
-    if planned_alternative_name is not None and Counter(names) != Counter(planned_alternative_name):
+    if planned_alternative_name is not None and not are_same_names(names, planned_alternative_name):
         raise _differs(profile, "the subject alternative name is not the planned one")
 
 
@@ -342,10 +339,6 @@ def _is_host(name: x509.GeneralName) -> bool:
             return isinstance(name.value, IPv4Address | IPv6Address)
         case _:
             return False
-
-
-def _usages(extension: x509.ExtensionType | None) -> Sequence[x509.ObjectIdentifier]:
-    return tuple(extension) if isinstance(extension, x509.ExtendedKeyUsage) else ()
 
 
 def _differs(profile: Profile, what: str) -> CertificateRefused:

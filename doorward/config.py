@@ -122,6 +122,17 @@ class TokensSection(Section):
     rotate_every: Seconds = Field(timedelta(days=30), description="Seconds for which one key signs.")
 
 
+class CaSection(Section):
+    """The certification authorities."""
+
+    publication_url: str | None = Field(
+        None,
+        description="Where relying parties find `/crl/<authority>.crl` and `/ca/<authority>.crt`, for the URLs in"
+        " certificates; without it certificates carry none.",
+        pattern=r"^https?://[^\s?#]*[^\s?#/]$",
+    )
+
+
 class Configuration(Section):
     """All of it."""
 
@@ -131,6 +142,7 @@ class Configuration(Section):
     database: DatabaseSection = DatabaseSection()
     nats: NatsSection = NatsSection()
     tokens: TokensSection = TokensSection()
+    ca: CaSection = CaSection()
 
     @property
     def embeds_database(self) -> bool:

@@ -73,6 +73,14 @@ class Pool:
         """Close every connection, once it is idle."""
         await self._pool.close()
 
+    async def ping(self) -> None:
+        """Ask the database for nothing; raise `Refused` (unavailable) if it does not answer."""
+        try:
+            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+                await connection.fetchval("SELECT 1")
+        except _UNREACHABLE as error:
+            raise _unavailable(error) from error
+
     def announce_to(self, listener: Callable[[Sequence[Change]], None]) -> None:
         """Call `listener` with what was recorded, after each commit that recorded something."""
         self._listeners.append(listener)

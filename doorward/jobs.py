@@ -66,6 +66,6 @@ async def _repeat(leader: Leader, job: Job) -> None:
                 await job.run()
             except Refused as error:
                 _log.warning("%s waits: %s", job.name, error.reason)
-            except Exception:
+            except Exception:  # noqa: BLE001 - one failing job must not end the others; it is logged whole
                 _log.exception("%s failed; it is tried again in %.0f s", job.name, job.every)
         await asyncio.sleep(job.every)

@@ -32,8 +32,15 @@ from doorward.transport import TLSEndpoint
 log = logging.getLogger("doorward.listener")
 
 _READ_AHEAD_BYTES = 65_536  # of a body, before its reader
-_UNSENT_BYTES = 131_072  # in the kernel, so that a slow client costs little and a stalled one is noticed
 _CANCEL_SECONDS = 0.1
+
+# Set on the listening socket, from which each connection takes them.
+_INHERITED_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # Of what is not sent the kernel keeps little, so that a slow client is cheap and one that stalls is noticed.
+    (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 131_072),
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,8 @@ def listening_sockets(host: str, port: int, *, backlog: int = 1_024) -> list[soc
             listening.setblocking(False)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)  # connections inherit it
+            for level, option, value in _INHERITED_OPTIONS:
+                listening.setsockopt(level, option, value)
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listening.bind((address[0], port, *address[2:]))
@@ -92,6 +100,7 @@ class HTTPConnection(web.RequestHandler):
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
+            tcp_keepalive=False,  # set already, on the listening socket
             keepalive_timeout=limits.keepalive_seconds,
             max_line_size=limits.max_header_line_bytes,
             max_field_size=limits.max_header_line_bytes,

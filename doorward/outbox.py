@@ -40,6 +40,8 @@ class Relay:
                     await self._bus.beat()
                 except Refused as error:
                     _log.warning("events wait: %s", error.reason)
+                except Exception:  # noqa: BLE001 - events wait and the feed goes silent, but the worker serves on
+                    _log.exception("events wait")
             try:
                 async with asyncio.timeout(_PAUSE_SECONDS):
                     await self._wake.wait()

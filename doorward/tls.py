@@ -166,11 +166,12 @@ class ServerSession:
     sent to the peer; `send` returns it at once.
     """
 
-    __slots__ = ("_connection", "is_established", "peer_has_closed")
+    __slots__ = ("_connection", "_peer_chain", "is_established", "peer_has_closed")
 
     def __init__(self, context: SSL.Context) -> None:
         self._connection = SSL.Connection(context, None)
         self._connection.set_accept_state()
+        self._peer_chain: tuple[bytes, ...] | None = None
         self.is_established = False
         self.peer_has_closed = False
 
@@ -236,12 +237,13 @@ class ServerSession:
 
     def peer_chain(self) -> tuple[bytes, ...]:
         """Return the certificates that the client presented, in DER, its own first; empty if it presented none."""
-        leaf = self._connection.get_peer_certificate()
-        if leaf is None:
-            return ()
-        # SSL_get_peer_cert_chain(3): "if called on the server side, the peer's certificate is not included"
-        others = self._connection.get_peer_cert_chain() or ()
-        return tuple(crypto.dump_certificate(crypto.FILETYPE_ASN1, each) for each in (leaf, *others))
+        if self._peer_chain is None:
+            leaf = self._connection.get_peer_certificate()
+            # SSL_get_peer_cert_chain(3): on the server's side it leaves the peer's own certificate out.
+            others = self._connection.get_peer_cert_chain() or ()
+            presented = (leaf, *others) if leaf is not None else ()
+            self._peer_chain = tuple(crypto.dump_certificate(crypto.FILETYPE_ASN1, each) for each in presented)
+        return self._peer_chain
 
     def channel_binding(self) -> bytes:
         """Return the value that both ends of this very connection know, and no other.

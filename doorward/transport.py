@@ -90,38 +90,40 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
     __slots__ = (
         "_address",
         "_endpoint",
-        "_inner",
         "_lost_because",
-        "_phase",
-        "_raw",
         "_stall_timer",
+        "_taken_bytes",
         "_timer",
         "_unread_reply_bytes",
-        "_unsent_bytes",
+        "_written_bytes",
+        "inner",
         "peer_has_ended",
+        "phase",
+        "raw",
         "session",
     )
 
-    _raw: asyncio.Transport
+    raw: asyncio.Transport
     session: ServerSession
+    inner: asyncio.Protocol | None  # from the end of the handshake to the end of the connection
 
     def __init__(self, endpoint: TLSEndpoint) -> None:
         self._endpoint = endpoint
-        self._phase = Phase.LOST
+        self.phase = Phase.LOST
         self._address = ""
-        self._inner: asyncio.Protocol | None = None
+        self.inner = None
         self._lost_because: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._unread_reply_bytes = 0
-        self._unsent_bytes = 0
+        self._written_bytes = self._taken_bytes = 0
         self.peer_has_ended = False
 
     # What the loop tells of TCP.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handshake, if the connection is admitted."""
-        self._raw = raw = cast("asyncio.Transport", transport)
+        self.raw = raw = cast("asyncio.Transport", transport)
         endpoint = self._endpoint
         self._address = throttled_address(raw.get_extra_info("peername"))
         refusal = endpoint.admission.enter(self._address)
@@ -130,7 +132,7 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
             raw.abort()
             return
         endpoint.connections.add(self)
-        self._phase = Phase.HANDSHAKE
+        self.phase = Phase.HANDSHAKE
         self.session = ServerSession(endpoint.tls.context)
         self._timer = endpoint.loop.call_later(endpoint.handshake_seconds, self._cut, "the handshake took too long")
 
@@ -140,7 +142,7 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Decrypt what arrived and hand it on."""
-        if self._phase is Phase.CLOSING:
+        if self.phase is Phase.CLOSING:
             return  # read only to notice the peer's end
         session = self.session
         try:
@@ -148,19 +150,19 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
         except TLSFailure as failure:
             self._fail(failure)
             return
-        if self._phase is Phase.HANDSHAKE:
+        if self.phase is Phase.HANDSHAKE:
             self._continue_handshake()
         else:
             self._send_replies()
-        if plaintext and self._inner is not None:
-            self._inner.data_received(plaintext)
+        if plaintext and self.inner is not None:
+            self.inner.data_received(plaintext)
         if session.peer_has_closed:
             self._end_of_peer()
 
     def eof_received(self) -> bool:
         """Take the end of TCP: clean after close_notify, `Truncated` before it."""
         self.peer_has_ended = True
-        if self._phase is not Phase.OPEN:
+        if self.phase is not Phase.OPEN:
             return False
         if self.session.peer_has_closed:
             return True  # the protocol inside is still answering
@@ -169,12 +171,12 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Free everything, and tell the protocol inside if it does not know yet."""
-        if self._phase is Phase.LOST:
+        if self.phase is Phase.LOST:
             return  # never admitted
-        if self._phase is Phase.HANDSHAKE:
+        if self.phase is Phase.HANDSHAKE:
             self._endpoint.admission.end_handshake(self._address)
             log.debug("connection from %s lost during its handshake", self._address)
-        self._phase = Phase.LOST
+        self.phase = Phase.LOST
         self._endpoint.admission.leave()
         self._endpoint.connections.discard(self)
         self._stop_timers()
@@ -182,8 +184,8 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Pass the pressure on, and watch that the peer takes something in time."""
-        if self._inner is not None:
-            self._inner.pause_writing()
+        if self.inner is not None:
+            self.inner.pause_writing()
         self._watch_for_stall()
 
     def resume_writing(self) -> None:
@@ -192,75 +194,56 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
-        if self._inner is not None:
-            self._inner.resume_writing()
+        if self.inner is not None:
+            self.inner.resume_writing()
 
-    # What the protocol inside asks for, by way of its `TLSTransport`.
-
-    @property
-    def raw(self) -> asyncio.Transport:
-        """The TCP transport."""
-        return self._raw
-
-    @property
-    def inner(self) -> asyncio.Protocol | None:
-        """The protocol inside, from the end of the handshake to the end of the connection."""
-        return self._inner
-
-    @inner.setter
-    def inner(self, protocol: asyncio.Protocol) -> None:
-        self._inner = protocol
-
-    @property
-    def phase(self) -> Phase:
-        """Where the connection stands."""
-        return self._phase
+    # What the protocol inside asks for, through its `TLSTransport`.
 
     def write(self, plaintext: BytesLike) -> None:
         """Encrypt and send; what is written to a connection that is not open is lost, as asyncio has it."""
-        if self._phase is not Phase.OPEN or not plaintext:
+        if self.phase is not Phase.OPEN or not plaintext:
             return
         try:
             ciphertext = self.session.send(plaintext)
         except TLSFailure as failure:
             self._fail(failure)
         else:
-            self._raw.write(ciphertext)
+            self._written_bytes += len(ciphertext)
+            self.raw.write(ciphertext)
 
     def close(self) -> None:
         """Flush, say close_notify, and wait for the peer's end, for `close_seconds` at most."""
-        if self._phase is Phase.HANDSHAKE:
+        if self.phase is Phase.HANDSHAKE:
             self.abort()
-        elif self._phase is Phase.OPEN:
+        elif self.phase is Phase.OPEN:
             self.session.shut_down()
             self._finish()
 
     def abort(self) -> None:
         """Cut TCP; what was not sent is lost."""
-        self._raw.abort()
+        self.raw.abort()
 
     # How a connection goes on and ends.
 
     def _continue_handshake(self) -> None:
-        session = self.session
-        if not session.is_established:
-            self._raw.write(session.take_outgoing())
+        # TLS 1.3: the tickets go at once, although none can be used: their packet acknowledges the client's Finished,
+        # without which a client that heeds Nagle holds its request back until the delayed acknowledgement (40 ms).
+        self.raw.write(self.session.take_outgoing())
+        if not self.session.is_established:
             return
-        if session.protocol() == "TLSv1.2":
-            self._raw.write(session.take_outgoing())
-        # TLS 1.3: only tickets wait, of which the client needs none; they go with the first answer, in one packet.
         self._stop_timers()
         self._endpoint.admission.end_handshake(self._address)
-        self._phase = Phase.OPEN
-        self._inner = self._endpoint.make_protocol()
+        self.phase = Phase.OPEN
+        self.inner = self._endpoint.make_protocol()
         self._endpoint.opened(self)
-        self._inner.connection_made(TLSTransport(self))
+        self.inner.connection_made(TLSTransport(self))
 
     def _send_replies(self) -> None:
         replies = self.session.take_outgoing()
         if not replies:
             return
-        self._raw.write(replies)
+        self._written_bytes += len(replies)
+        self.raw.write(replies)
         if self._stall_timer is not None:
             # The peer asks for replies and does not read them: RFC 8446 leaves their number unbounded.
             self._unread_reply_bytes += len(replies)
@@ -268,12 +251,12 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
                 self._cut("it makes TLS answer and does not read the answers")
 
     def _end_of_peer(self) -> None:
-        if self._phase is Phase.OPEN and self._inner is not None and not self._inner.eof_received():
+        if self.phase is Phase.OPEN and self.inner is not None and not self.inner.eof_received():
             self.close()
 
     def _fail(self, failure: TLSFailure) -> None:
         """End after a fatal alert, ours (which is sent) or the peer's."""
-        if self._phase is Phase.HANDSHAKE:
+        if self.phase is Phase.HANDSHAKE:
             log.info("TLS handshake with %s failed: %s", self._address, failure)
             self._endpoint.admission.end_handshake(self._address)
         else:
@@ -283,9 +266,9 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
 
     def _finish(self) -> None:
         """Send what waits and end our half; the protocol inside is told as soon as all is sent."""
-        self._phase = Phase.CLOSING
+        self.phase = Phase.CLOSING
         self._stop_timers()
-        raw = self._raw
+        raw = self.raw
         raw.write(self.session.take_outgoing())
         if self.peer_has_ended or raw.is_closing():
             raw.close()
@@ -298,7 +281,7 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
             loop.call_soon(self._lose_inner, self._lost_because)
 
     def _lose_inner(self, because: Exception | None) -> None:
-        inner, self._inner = self._inner, None
+        inner, self.inner = self.inner, None
         if inner is not None:
             self._endpoint.ended(self)
             inner.connection_lost(because)
@@ -306,14 +289,14 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
     def _cut(self, because: str) -> None:
         log.info("connection from %s cut: %s", self._address, because)
         self._lost_because = ConnectionAbortedError(because)
-        self._raw.abort()
+        self.raw.abort()
 
     def _watch_for_stall(self) -> None:
-        self._unsent_bytes = self._raw.get_write_buffer_size()
+        self._taken_bytes = self._written_bytes - self.raw.get_write_buffer_size()
         self._stall_timer = self._endpoint.loop.call_later(self._endpoint.stall_seconds, self._check_for_stall)
 
     def _check_for_stall(self) -> None:
-        if self._raw.get_write_buffer_size() < self._unsent_bytes:
+        if self._written_bytes - self.raw.get_write_buffer_size() > self._taken_bytes:
             self._watch_for_stall()
         else:
             self._cut("it takes nothing of what is sent to it")
@@ -325,12 +308,22 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
         self._timer = self._stall_timer = None
 
 
+_TOLD_BY_TCP = frozenset({"peername", "sockname"})
+_TOLD_BY_TLS: dict[str, Callable[[ServerSession], object]] = {
+    "peer_chain": ServerSession.peer_chain,
+    "channel_binding": ServerSession.channel_binding,
+    "tls_version": ServerSession.protocol,
+    "cipher": ServerSession.cipher,
+    "sslcontext": lambda session: session,  # whatever it is, aiohttp concludes https from it
+}
+
+
 class TLSTransport(asyncio.Transport):
     """What the protocol inside sees of its connection.
 
-    `get_extra_info` knows, besides what TCP knows (`peername`, `sockname`, `socket`): `peer_chain`, a tuple of DER
-    certificates, the client's own first, empty if it presented none; `channel_binding`, bytes (see
-    `ServerSession.channel_binding`); `tls_version`; `cipher`; and `sslcontext`, which tells that this is TLS.
+    `get_extra_info` knows `peername` and `sockname`; `peer_chain`, a tuple of DER certificates, the client's own first,
+    empty if it presented none; `channel_binding`, bytes (see `ServerSession.channel_binding`); `tls_version`; `cipher`;
+    and `sslcontext`, which tells that this is TLS. It does not know `socket`: what is under TLS is not to be touched.
     """
 
     __slots__ = ("_connection",)
@@ -341,20 +334,10 @@ class TLSTransport(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - asyncio's own signature
         """Tell what is known about the connection by a name, or `default`."""
-        session = self._connection.session
-        match name:
-            case "peer_chain":
-                return session.peer_chain()
-            case "channel_binding":
-                return session.channel_binding()
-            case "tls_version":
-                return session.protocol()
-            case "cipher":
-                return session.cipher()
-            case "sslcontext":
-                return session
-            case _:
-                return self._connection.raw.get_extra_info(name, default)
+        tell = _TOLD_BY_TLS.get(name)
+        if tell is not None:
+            return tell(self._connection.session)
+        return self._connection.raw.get_extra_info(name, default) if name in _TOLD_BY_TCP else default
 
     def write(self, data: BytesLike) -> None:
         """Send `data`."""

@@ -5,7 +5,7 @@ directory (which entries to drop) and the callout (which connections to look at 
 access says so in its data, under `affects`, where it is made; nothing is inferred from its kind.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -53,12 +53,17 @@ class Event:
     @property
     def effects(self) -> tuple[Effect, ...]:
         """Whose access this touches; empty for most events."""
-        return tuple(Effect(Affected(kind), identifier) for kind, identifier in self.data.get("affects", ()))
+        return effects_of(self.data)
 
     @property
     def channel(self) -> str:
         """The NATS subject that this event is published on."""
         return f"{_SUBJECT_PREFIX}.{self.tenant}.{self.kind}"
+
+
+def effects_of(data: Mapping[str, Any]) -> tuple[Effect, ...]:
+    """Return whose access a change with this data touches."""
+    return tuple(Effect(Affected(kind), identifier) for kind, identifier in data.get("affects", ()))
 
 
 def affects(*effects: Effect) -> dict[str, Any]:
@@ -75,8 +80,8 @@ def encode_event(event: Event) -> bytes:
     """Return the JSON of an event, as published."""
     return orjson.dumps(
         {
-            "id": event.id,
-            "tenant": event.tenant,
+            "id": str(event.id),
+            "tenant": str(event.tenant),
             "at": event.at,
             "actor": event.actor,
             "kind": event.kind,

@@ -54,7 +54,7 @@ from doorward.embedded.process import (
 )
 
 READY_SECONDS = 60.0  # JetStream reads its stores first
-PROBE_SECONDS = 2.0
+PROBE_SECONDS = 0.5
 POLL_SECONDS = 0.02
 STOP_SECONDS = 10.0
 
@@ -301,7 +301,7 @@ async def joined_accounts(port: int, system: NatsUser) -> frozenset[str]:
                 raise ValueError(b" ".join(words).decode())
             if words[0] != b"MSG":
                 continue
-            answer = json.loads(await reader.readexactly(int(words[-1])))
+            answer = json.loads(await reader.readexactly(int(words[-1]) + len(b"\r\n")))
             if answer["server"]["name"] == "edge":
                 return frozenset(leaf["account"] for leaf in answer["data"].get("leafs") or ())
     finally:

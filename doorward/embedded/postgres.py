@@ -131,9 +131,14 @@ class EmbeddedPostgres:
     async def start(self) -> PostgresAddresses:
         """Start the server, after making the cluster if there is none, and wait until it accepts connections.
 
+        One that runs already is left alone.
+
         Raises:
             EmbeddedError: with the reason and what to do about it.
         """
+        sockets = socket_folder(self._data)
+        if self.alive:
+            return self._addresses(sockets)
         programs = locate_programs()
         make_data_folder(self._data)
         await self._end_left_over()
@@ -141,7 +146,6 @@ class EmbeddedPostgres:
         if not self._home.exists():
             await self._initialise(programs, account)
         refuse_other_version(self._cluster)
-        sockets = socket_folder(self._data)
         make_private_folder(sockets, account)
         self._process = self._child(
             [str(programs / "postgres"), "-D", str(self._cluster), *self._settings(sockets)], "postgres", account

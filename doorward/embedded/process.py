@@ -238,6 +238,7 @@ async def end_left_over(is_ours: Callable[[RunningProcess], bool], how: signal.S
             for descriptor in running:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(descriptor, number)
+                    signal.pidfd_send_signal(descriptor, signal.SIGCONT)  # one that was stopped hears it too
             await _until_ended(running, patience)
     finally:
         for descriptor in held:

@@ -43,6 +43,7 @@ CREATE INDEX certificate_page ON certificate (tenant_id, issued_at, serial);
 CREATE INDEX certificate_device ON certificate (device_identifier, issued_at) WHERE device_identifier IS NOT NULL;
 CREATE INDEX certificate_expiry ON certificate (not_after);
 CREATE INDEX certificate_revoked ON certificate (authority_id, serial) WHERE status = 'revoked';
+CREATE INDEX certificate_revoked_key ON certificate (spki_sha256) WHERE status = 'revoked';
 CREATE INDEX certificate_supersedes ON certificate (supersedes) WHERE supersedes IS NOT NULL;
 
 -- One public key belongs to one device, ever, also after the device was deleted; and never to an authority (checked where

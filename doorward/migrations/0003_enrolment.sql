@@ -29,3 +29,214 @@ CREATE TABLE bootstrap_binding (
 );
 ALTER TABLE bootstrap_binding ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant_wall ON bootstrap_binding USING (tenant_is_visible(tenant_id));
+CREATE INDEX enrolment_profile_page ON enrolment_profile (tenant_id, name);
+
+-- Both functions below take the facts that a decision was made on, as `est.rules` names them. They lock the device, find
+-- the facts that hold now, and write only if they are the same: all in one statement, whose answer leaves after its
+-- commit. Else nothing is written, and the facts go back to be decided on again. What happens at the same time elsewhere
+-- (the same new device, the same key) violates a constraint, which ends the statement with nothing written.
+--
+-- They read everywhere: whose device it is, is what they find out.
+
+CREATE FUNCTION tenant_is_active(ancestors uuid[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN NOT EXISTS (SELECT FROM tenant WHERE id = ANY (ancestors) AND status <> 'active');
+
+-- Whose a public key is, as seen from a device.
+CREATE FUNCTION key_owner(spki bytea, device text) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN coalesce(
+        (SELECT 'authority' FROM authority WHERE spki_sha256 = spki),
+        (SELECT 'compromised' FROM certificate
+         WHERE spki_sha256 = spki AND status = 'revoked' AND revocation_reason = 'keyCompromise' LIMIT 1),
+        (SELECT CASE WHEN device_identifier = device THEN 'this' ELSE 'other' END FROM device_key
+         WHERE spki_sha256 = spki),
+        'nobody');
+
+CREATE FUNCTION enrol_device(
+    expected jsonb,                 -- est.rules.EnrolmentFacts
+    moment timestamptz,
+    wanted text,                    -- the device identifier that is asked for
+    label_tenant uuid,
+    label_name text,
+    label_role text,
+    presented_serial bytea,         -- of the bootstrap certificate
+    presented_sha256 bytea,
+    presented_spki bytea,
+    new_request bytea,              -- SHA-256 of the request
+    new_spki bytea,
+    new_serial bytea,
+    new_authority uuid,
+    new_profile text,
+    new_subject text,
+    new_not_before timestamptz,
+    new_not_after timestamptz,
+    new_certificate bytea,
+    new_identity text,
+    new_change uuid,
+    OUT facts jsonb,
+    OUT is_written boolean,
+    OUT tenant uuid,
+    OUT identity text,
+    OUT existing bytea              -- the certificate that answers the very same request
+) LANGUAGE plpgsql AS $$
+DECLARE
+    known device%ROWTYPE;
+    tenant_path uuid[];
+    label_role_id uuid;
+    bootstrap_status text;
+    binding bootstrap_binding%ROWTYPE;
+BEGIN
+    PERFORM set_config('doorward.tenant', '*', true);
+    SELECT d.* INTO known FROM device d WHERE d.device_identifier = wanted FOR UPDATE;
+    tenant := coalesce(known.tenant_id, label_tenant);
+    identity := known.identity_id;
+    SELECT t.path INTO tenant_path FROM tenant t WHERE t.id = tenant;
+    SELECT r.id INTO label_role_id FROM role r WHERE r.tenant_id = tenant AND r.name = label_role;
+    SELECT c.status INTO bootstrap_status FROM certificate c
+        WHERE c.serial = presented_serial AND sha256(c.certificate) = presented_sha256;
+    SELECT b.* INTO binding FROM bootstrap_binding b WHERE b.device_identifier = wanted;
+    IF identity IS NOT NULL THEN
+        SELECT c.certificate INTO existing FROM certificate c
+            WHERE c.device_identifier = wanted AND c.identity_id = identity AND c.status = 'active'
+              AND c.request_sha256 = new_request AND c.not_after > moment
+            ORDER BY c.issued_at DESC LIMIT 1;
+    END IF;
+    facts := jsonb_build_object(
+        'device', CASE WHEN known.device_identifier IS NULL THEN 'absent'
+                       WHEN known.status = 'DECOMMISSIONED' THEN 'decommissioned'
+                       WHEN identity IS NULL THEN 'registered'
+                       ELSE 'identified' END,
+        'is_within_label', label_tenant = ANY (tenant_path),
+        'is_tenant_active', tenant_is_active(tenant_path),
+        'is_identity_active', identity IS NULL
+            OR EXISTS (SELECT FROM identity i WHERE i.id = enrol_device.identity AND i.status = 'active'),
+        'is_name_taken', EXISTS (SELECT FROM identity i WHERE i.tenant_id = tenant AND i.name = wanted
+                                 AND i.id IS DISTINCT FROM enrol_device.identity),
+        'has_role', label_role_id IS NOT NULL,
+        'is_replacement_allowed', coalesce(known.replacement_allowed, false),
+        'is_bootstrap_revoked', coalesce(bootstrap_status = 'revoked', false),
+        'binding', CASE WHEN binding.device_identifier IS NULL THEN 'absent'
+                        WHEN coalesce(binding.spki_sha256 = presented_spki, true)
+                         AND coalesce(binding.serial = presented_serial, true) THEN 'matches'
+                        ELSE 'differs' END,
+        'key_owner', key_owner(new_spki, wanted),
+        'is_answered', existing IS NOT NULL);
+    is_written := facts = expected;
+    IF NOT is_written THEN
+        RETURN;
+    END IF;
+
+    IF identity IS NULL THEN
+        identity := new_identity;
+        INSERT INTO identity (id, tenant_id, type, name, status, devices, services, created_at)
+        VALUES (new_identity, tenant, 'device', wanted, 'active', '{}', NULL, moment);
+        INSERT INTO identity_role (identity_id, role_id, tenant_id) VALUES (new_identity, label_role_id, tenant);
+    END IF;
+    IF known.device_identifier IS NULL THEN
+        INSERT INTO device (device_identifier, tenant_id, identity_id, status, labels, metadata, enrolment_profile,
+                            created_at)
+        VALUES (wanted, tenant, enrol_device.identity, 'ACTIVE', '{}', '{}', label_name, moment);
+    ELSE
+        UPDATE device SET identity_id = enrol_device.identity, status = 'ACTIVE', enrolment_profile = label_name,
+                          replacement_allowed = false
+            WHERE device_identifier = wanted;
+        WITH replaced AS (
+            UPDATE certificate c SET status = 'revoked', revoked_at = moment, revocation_reason = 'superseded'
+            WHERE c.device_identifier = wanted AND c.identity_id = enrol_device.identity AND c.status <> 'revoked'
+            RETURNING c.authority_id)
+        UPDATE authority a SET revocations = a.revocations + 1
+            WHERE a.id IN (SELECT authority_id FROM replaced);
+    END IF;
+    IF facts ->> 'key_owner' = 'nobody' THEN
+        INSERT INTO device_key (spki_sha256, device_identifier, tenant_id, first_seen_at)
+            VALUES (new_spki, wanted, tenant, moment);
+    END IF;
+    INSERT INTO certificate (serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject,
+                             spki_sha256, request_sha256, not_before, not_after, certificate, status, issued_at)
+        VALUES (new_serial, new_authority, tenant, new_profile, wanted, enrol_device.identity, new_subject,
+                new_spki, new_request, new_not_before, new_not_after, new_certificate, 'active', moment);
+    PERFORM record_change(new_change, tenant, moment, enrol_device.identity, 'device.enrolled', wanted,
+        jsonb_build_object('identity', enrol_device.identity, 'serial', encode(new_serial, 'hex'),
+                           'label', label_name, 'bootstrap', encode(presented_serial, 'hex'),
+                           'affects', jsonb_build_array(jsonb_build_array('identity', enrol_device.identity))));
+END $$;
+
+CREATE FUNCTION reenrol_device(
+    expected jsonb,                 -- est.rules.RenewalFacts
+    moment timestamptz,
+    label_tenant uuid,
+    label_name text,
+    label_grace interval,
+    presented_serial bytea,
+    presented_certificate bytea,
+    wanted text,                    -- the device identifier in the certificate presented
+    new_request bytea,
+    new_spki bytea,
+    new_serial bytea,
+    new_authority uuid,
+    new_profile text,
+    new_subject text,
+    new_not_before timestamptz,
+    new_not_after timestamptz,
+    new_certificate bytea,
+    new_change uuid,
+    OUT facts jsonb,
+    OUT is_written boolean,
+    OUT tenant uuid,
+    OUT identity text,
+    OUT existing bytea
+) LANGUAGE plpgsql AS $$
+DECLARE
+    known device%ROWTYPE;
+    presented certificate%ROWTYPE;
+    tenant_path uuid[];
+BEGIN
+    PERFORM set_config('doorward.tenant', '*', true);
+    SELECT d.* INTO known FROM device d WHERE d.device_identifier = wanted FOR UPDATE;
+    SELECT c.* INTO presented FROM certificate c WHERE c.serial = presented_serial FOR UPDATE;
+    tenant := presented.tenant_id;
+    identity := presented.identity_id;
+    SELECT t.path INTO tenant_path FROM tenant t WHERE t.id = tenant;
+    SELECT c.certificate INTO existing FROM certificate c
+        WHERE c.supersedes = presented_serial AND c.request_sha256 = new_request AND c.status = 'active'
+          AND c.not_after > moment
+        ORDER BY c.issued_at DESC LIMIT 1;
+    facts := jsonb_build_object(
+        'presented', CASE WHEN presented.serial IS NULL THEN 'absent'
+                          WHEN presented.certificate <> presented_certificate THEN 'differs'
+                          WHEN presented.status = 'superseded' AND moment < presented.superseded_at + label_grace
+                              THEN 'superseded within grace'
+                          ELSE presented.status END,
+        'device', CASE WHEN known.device_identifier IS NULL THEN 'absent'
+                       WHEN known.status = 'DECOMMISSIONED' THEN 'decommissioned'
+                       WHEN known.identity_id = identity THEN 'identified'
+                       ELSE 'other' END,
+        'is_within_label', coalesce(label_tenant = ANY (tenant_path), false),
+        'is_tenant_active', coalesce(tenant_is_active(tenant_path), false),
+        'is_identity_active', EXISTS (SELECT FROM identity i WHERE i.id = reenrol_device.identity
+                                      AND i.status = 'active'),
+        'key_owner', key_owner(new_spki, wanted),
+        'is_answered', existing IS NOT NULL);
+    is_written := facts = expected;
+    IF NOT is_written THEN
+        RETURN;
+    END IF;
+
+    UPDATE certificate c SET status = 'superseded', superseded_at = moment
+        WHERE c.device_identifier = wanted AND c.identity_id = reenrol_device.identity AND c.status = 'active';
+    UPDATE device SET status = 'ACTIVE' WHERE device_identifier = wanted;
+    IF facts ->> 'key_owner' = 'nobody' THEN
+        INSERT INTO device_key (spki_sha256, device_identifier, tenant_id, first_seen_at)
+            VALUES (new_spki, wanted, tenant, moment);
+    END IF;
+    INSERT INTO certificate (serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject,
+                             spki_sha256, request_sha256, not_before, not_after, certificate, status, issued_at,
+                             supersedes)
+        VALUES (new_serial, new_authority, tenant, new_profile, wanted, reenrol_device.identity, new_subject,
+                new_spki, new_request, new_not_before, new_not_after, new_certificate, 'active', moment,
+                presented_serial);
+    PERFORM record_change(new_change, tenant, moment, reenrol_device.identity, 'device.renewed', wanted,
+        jsonb_build_object('identity', reenrol_device.identity, 'serial', encode(new_serial, 'hex'),
+                           'label', label_name, 'supersedes', encode(presented_serial, 'hex')));
+END $$;

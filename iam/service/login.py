@@ -165,6 +165,11 @@ class LoginService:
                     )
                 )
 
+    async def purge(self) -> int:
+        """Forget sessions, invitations and failures whose time is over: a job of one node."""
+        async with self._database.transaction(EVERYWHERE) as transaction:
+            return await sessions.purge(transaction)
+
     async def _access(self, identity: str) -> Access:
         access = await self._directory.access(identity)
         if isinstance(access, Denied):

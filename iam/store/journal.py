@@ -5,7 +5,7 @@ the last hash can tell whether any line before it was changed, added or taken aw
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -59,16 +59,10 @@ def line_hash(previous: bytes, sequence: int, event: Event) -> bytes:
     return hashlib.sha256(previous + orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()
 
 
-def check_chain(lines: Iterable[AuditLine]) -> int | None:
-    """Return the sequence number of the first line that does not follow from the ones before; None if all do."""
-    previous, expected = FIRST, 1
-    for line in lines:
-        if line.sequence != expected or line.previous != previous:
-            return expected
-        if line_hash(previous, line.sequence, line.event) != line.hash:
-            return line.sequence
-        previous, expected = line.hash, expected + 1
-    return None
+def check_line(line: AuditLine, previous: bytes, sequence: int) -> bool:
+    """Tell whether a line is the one that follows the hash `previous`, with this number, unchanged."""
+    follows = line.sequence == sequence and line.previous == previous
+    return follows and line_hash(previous, sequence, line.event) == line.hash
 
 
 _LAST = "SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1"

@@ -35,10 +35,10 @@ from iam.model import (
     Scope,
     Tenant,
     TenantStatus,
+    TopicAction,
     TopicRule,
 )
 from iam.model import Effect as RuleEffect
-from iam.model import TopicAction
 
 ISSUER_SEED = encode_seed(Prefix.ACCOUNT, bytes(range(32)))
 XKEY_SEED = encode_seed(Prefix.CURVE, bytes(range(1, 33)))
@@ -110,7 +110,8 @@ class People:
 
     accesses: dict[str, Access | Denied] = field(default_factory=dict)
     tokens: dict[str, tuple[str, timedelta]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    asked: int = 0
+    enough: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     delay: float = 0
     after_reading: asyncio.Event | None = None
 
@@ -126,8 +127,14 @@ class People:
         self.accesses[who.identity.id] = changed
         return changed
 
+    async def asked_by(self, count: int) -> None:
+        """Wait until that many tokens were shown."""
+        for _ in range(count):
+            await self.enough.acquire()
+
     async def prove_token(self, token: str) -> Authenticated:
-        self.asked.append(token)
+        self.asked += 1
+        self.enough.release()
         if token not in self.tokens:
             raise unauthenticated("no such token")
         who, valid = self.tokens[token]
@@ -200,7 +207,7 @@ accounts {{
   SYS {{ users: [ {{ user: sys, password: sys-password }} ] }}
   AUTH {{ users: [ {{ user: callout, password: callout-password, permissions {{
     subscribe: ["$SYS.REQ.USER.AUTH", "_INBOX.>"], publish: ["$SYS._INBOX.>", "_INBOX.>"] }} }} ] }}
-  APP {{ {streams} }}
+  APP {{ {streams} users: [ {{ user: static, password: static-password }} ] }}
 }}
 authorization {{
   timeout: 2
@@ -237,7 +244,7 @@ def start_server(
 ) -> subprocess.Popen[bytes]:
     name = str(settings["name"])
     more = template.format(**settings)
-    streams = "jetstream: enabled" if template is HUB else ""
+    streams = "jetstream: enabled," if template is HUB else ""
     text = SETTINGS.format(**settings, more=more, streams=streams, control_line=control_line)
     (folder / f"{name}.conf").write_text(text)
     process = subprocess.Popen([program, "-c", folder / f"{name}.conf", "-l", folder / f"{name}.log"])
@@ -266,7 +273,7 @@ class Received:
 class Mqtt:
     """A paho client, driven from asyncio."""
 
-    def __init__(self, port: int, client: str, secret: str | None = None, **options: Any) -> None:
+    def __init__(self, port: int, client: str, secret: str | None = None, **options: Any) -> None:  # noqa: ANN401 - paho's own options
         self.port = port
         self.messages: Queue[Received] = Queue()
         self.answers: Queue[int] = Queue()
@@ -311,7 +318,7 @@ class Mqtt:
         raise AssertionError("no answer to CONNECT")
 
     async def connected(self) -> Self:
-        assert await self.connect() == 0
+        assert (code := await self.connect()) == 0, code
         return self
 
     async def subscribe(self, topic: str, qos: int = 0) -> int:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.callout.brokers import (
     EDGE,
     HUB,
     ISSUER_SEED,
+    LONG,
     XKEY_SEED,
     Anchors,
     Mqtt,
@@ -141,7 +143,9 @@ def certified(
     """Make MQTT clients that show a certificate for a device."""
 
     def make(device: str, **options: object) -> Mqtt:
-        issued = authority.issue_cert(device, common_name=device)
+        expires = options.pop("not_after", now() + LONG)
+        assert isinstance(expires, datetime)
+        issued = authority.issue_cert(device, common_name=device, not_after=expires)
         issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / f"{device}.pem")
         tls = client_tls(anchors.authority, tmp_path / f"{device}.pem")
         client = str(options.pop("client", device))

@@ -35,6 +35,12 @@ def spki_of(key: ed25519.Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+def rsa_key(modulus: int, exponent: int) -> bytes:
+    numbers = (encode(INTEGER, number.to_bytes(number.bit_length() // 8 + 1)) for number in (modulus, exponent))
+    algorithm = encode(SEQUENCE, bytes.fromhex("06092a864886f70d0101010500"))
+    return encode(SEQUENCE, algorithm, encode(BIT_STRING, b"\0", encode(SEQUENCE, *numbers)))
+
+
 def attribute(kind: str, *values: bytes) -> bytes:
     return encode(SEQUENCE, encode(OBJECT_IDENTIFIER, bytes.fromhex(kind)), encode(SET, *values))
 
@@ -162,6 +168,8 @@ def test_a_request_cannot_be_changed() -> None:
         ),
         (request(attribute(EXTENSION_REQUEST, b"\x05\x00")), RefusalKind.MALFORMED),
         (request(key=encode(SEQUENCE, ED25519, encode(BIT_STRING, b"\0short"))), RefusalKind.MALFORMED),
+        (request(key=rsa_key((1 << 2047) + 1, 65538)), RefusalKind.MALFORMED),
+        (request(key=rsa_key((1 << 2047) + 1, 65535)), RefusalKind.POLICY),
         (request(key=encode(SEQUENCE, UNKNOWN, encode(BIT_STRING, bytes(33)))), RefusalKind.POLICY),
     ],
 )

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -77,8 +76,8 @@ async def query(dsn: str, statement: str) -> object:
         await connection.close()
 
 
-def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, cwd=REPOSITORY, text=True, **options)
+def start(command: list[str], executable: str | None = None, stdout: int | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, executable=executable, cwd=REPOSITORY, stdout=stdout, text=True)
 
 
 def run_as(uid: int, python: str, data: str) -> subprocess.CompletedProcess[str]:

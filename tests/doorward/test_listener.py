@@ -12,7 +12,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def server_identity() -> ServerIdentity:
 class Server:
     """A listener with a small application, on a loop of its own in a thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path, **limits: Any) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path, **limits: float) -> None:
         self.loop = loop
         self.folder = folder
         self.tls = ServerTLS(server_identity(), ask_client_certificate=True)
@@ -59,8 +59,8 @@ class Server:
         self.call(self._start(ListenerLimits(**{"close_seconds": 0.5, **limits})))
         self.port: int = self.listener.addresses[0][1]
 
-    def call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
+    def call(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
 
     async def _start(self, limits: ListenerLimits) -> None:
         application = web.Application(client_max_size=len(DOCUMENT) + 1)
@@ -156,7 +156,7 @@ class Server:
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
-    def start(**limits: Any) -> Server:
+    def start(**limits: float) -> Server:
         servers.append(Server(LOOPS[request.param](), tmp_path, **limits))
         return servers[-1]
 
@@ -193,14 +193,21 @@ def trusting(version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
 
 
 def connect(
-    server: Server, context: ssl.SSLContext | None = None, *, receive_buffer: int = 0, **options: Any
+    server: Server,
+    context: ssl.SSLContext | None = None,
+    *,
+    receive_buffer: int = 0,
+    session: ssl.SSLSession | None = None,
+    suppress_ragged_eofs: bool = True,
 ) -> ssl.SSLSocket:
     raw = socket.socket()
     raw.settimeout(10)
     if receive_buffer:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     raw.connect(("127.0.0.1", server.port))
-    return (context or trusting()).wrap_socket(raw, server_hostname="localhost", **options)
+    return (context or trusting()).wrap_socket(
+        raw, server_hostname="localhost", session=session, suppress_ragged_eofs=suppress_ragged_eofs
+    )
 
 
 def read_to_end(connection: socket.socket) -> bytes:

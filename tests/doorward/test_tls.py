@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def unlikely_certificates() -> Iterator[tuple[str, bytes, bytes]]:
         )
 
     key = ec.generate_private_key(ec.SECP256R1())
-    weak = rsa.generate_private_key(65_537, 1_024)
+    weak = rsa.generate_private_key(65_537, 1_024)  # noqa: S505 - weak on purpose
     yield "self-signed", self_signed(days=range(-1, 1), key=key), key_pem(key)
     yield "expired", self_signed(days=range(-9, -1), key=key), key_pem(key)
     yield "not yet valid", self_signed(days=range(1, 9), key=key), key_pem(key)
@@ -241,10 +242,8 @@ def openssl_conversation(tls: ServerTLS, version: int) -> tuple[ServerSession, S
     client.set_connect_state()
     server = ServerSession(tls.context)
     while not server.is_established:
-        try:
+        with suppress(SSL.WantReadError):
             client.do_handshake()
-        except SSL.WantReadError:
-            pass
         server.receive(memoryview(client.bio_read(65_536)))
         if reply := server.take_outgoing():
             client.bio_write(reply)
@@ -287,7 +286,7 @@ def test_a_client_of_other_protocols_is_refused(asking: ServerTLS) -> None:
     talk = Conversation(asking, context)
     with pytest.raises(TLSFailure, match="no application protocol in common"):
         talk.shake_hands()
-    with pytest.raises(ssl.SSLError, match="(?i)no.application.protocol"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
         talk.client.do_handshake()
     assert Conversation(asking, client_context()).shake_hands().server.is_established
 
@@ -352,9 +351,9 @@ def test_another_certificate_serves_from_the_next_connection_on() -> None:
 def test_an_identity_that_tls_cannot_use_leaves_the_present_one_in_place() -> None:
     present = identity()
     tls = ServerTLS(present, ask_client_certificate=False)
-    weak = rsa.generate_private_key(65_537, 1_024)
+    weak = rsa.generate_private_key(65_537, 1_024)  # noqa: S505 - weak on purpose
     certificate = x509.load_pem_x509_certificate(self_signed(days=range(-1, 1), key=weak))
-    with pytest.raises(ServerIdentityError, match="too small|too weak|cannot use"):
+    with pytest.raises(ServerIdentityError, match="TLS cannot use this certificate and key"):
         tls.replace(ServerIdentity((certificate,), weak))
     assert tls.identity is present
     assert Conversation(tls, client_context()).shake_hands().server.is_established

@@ -119,23 +119,22 @@ def test_through_any_life_each_token_verifies_until_it_expires(
     longest_token = timedelta(days=longest)
     keys: list[TokenKey] = []
     open_tokens: list[tuple[str, datetime]] = []
-    now, gave_way = NOW, 0
+    now = NOW
     for step in steps:
-        alive = [expires for _, expires in open_tokens if expires > now]
         plan = plan_rotation(keys, now, **lives, longest_token=longest_token)
         keys = [key for key in keys if key.kid not in plan.retire]
         if plan.create:
             assert plan.create.signs_from >= now
             able = [key for key in keys if now + longest_token <= key.verifies_to]
             if able and plan.create.signs_from < now + lives["overlap"]:
-                gave_way += 1  # published for less than the overlap only because the one before it had to stop
+                # Published for less than the overlap only because the one before it has to stop.
                 assert plan.create.signs_from == max(key.verifies_to for key in able) - longest_token
             keys.append(stored(f"{len(open_tokens):04}", plan.create.signs_from, plan.create.verifies_to))
         signer = signing_key(keys, now, longest_token=longest_token)
         published = {key["kid"] for key in jwks(keys, now)["keys"]}
         assert signer.kid in published
         open_tokens.append((signer.kid, now + longest_token))
-        assert all(kid in published for kid, expires in open_tokens if expires > now), alive
+        assert all(kid in published for kid, expires in open_tokens if expires > now)
         again = plan_rotation(keys, now, **lives, longest_token=longest_token)
         assert again.retire == ()
         assert again.create is None or overlap >= every  # a plan that was carried out needs no other

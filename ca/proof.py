@@ -1,0 +1,138 @@
+"""Whom a client certificate proves: its chain, its record, its state; answered from memory where that is safe.
+
+The rules:
+
+1. The chain leads to one of our issuing authorities, at this time, for client authentication. Bootstrap certificates
+   come from another authority and prove nobody.
+2. The certificate is in the store byte for byte, active, and bound to an identity. Whether that identity may do
+   anything is for its Access to say.
+3. An answer is remembered by the SHA-256 of the certificate, as long as `fresh_for` says: long while revocations are
+   heard of at once, a moment while they are not. Refusals are never remembered.
+4. An event about an identity's certificates drops what is remembered of it; an answer that was being looked up then is
+   given and not remembered.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+from ca.authorities import Authorities
+from ca.inventory import AuthorityKind, ProvedCertificate, judge_presented
+from ca.issue import SERIAL_BYTES
+from ca.store import find_certificate
+from certs.chain import Purpose, validate_chain
+from certs.errors import CertificateRefused
+from certs.pem import read_certificate
+from iam.access import Denied
+from iam.errors import unauthenticated
+from iam.identifiers import Clock
+from iam.store.database import EVERYWHERE, Database
+
+CERTIFICATE_EVENTS = frozenset({"certificate.revoked", "device.enrolled", "device.renewed"})
+"""What is told in `iam.events` about certificates; each has the `identity` in its data."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    proved: ProvedCertificate
+    looked_up: datetime
+
+
+class CertificateProver:
+    """Tells whom a certificate proves.
+
+    Args:
+        fresh_for: How long an answer may be believed now.
+        capacity: How many answers are remembered; the one asked for longest ago leaves first.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        authorities: Authorities,
+        clock: Clock,
+        fresh_for: Callable[[], timedelta],
+        *,
+        capacity: int = 100_000,
+    ) -> None:
+        self._database = database
+        self._authorities = authorities
+        self._clock = clock
+        self._fresh_for = fresh_for
+        self._capacity = capacity
+        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._of_identity: dict[str, set[bytes]] = {}
+        self._events = 0
+
+    async def identity_of_certificate(self, chain: Sequence[bytes]) -> ProvedCertificate:
+        """Return whom a chain (DER, leaf first) proves now. That its holder has the key was shown by TLS.
+
+        Raises:
+            Refused: (unauthenticated) Nobody. (unavailable) The store cannot be asked.
+        """
+        if not chain:
+            raise unauthenticated("no client certificate")
+        now = self._clock()
+        key = sha256(chain[0]).digest()
+        remembered = self._remembered.get(key)
+        if remembered is not None:
+            if now - remembered.looked_up < self._fresh_for() and now <= remembered.proved.not_after:
+                self._remembered.move_to_end(key)
+                return remembered.proved
+            self._drop(key)
+        events = self._events
+        proved = await self._look_up(chain, now)
+        if events == self._events:
+            self._remember(key, _Remembered(proved, now))
+        return proved
+
+    def forget(self, identity: str) -> None:
+        """Drop what is remembered of an identity's certificates."""
+        self._events += 1
+        for key in tuple(self._of_identity.get(identity, ())):
+            self._drop(key)
+
+    def clear(self) -> None:
+        """Drop everything: events were missed."""
+        self._events += 1
+        self._remembered.clear()
+        self._of_identity.clear()
+
+    def hear(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Take note of a change or an event, whatever it is about."""
+        identity = data.get("identity")
+        if kind in CERTIFICATE_EVENTS and identity is not None:
+            self.forget(identity)
+
+    async def _look_up(self, chain: Sequence[bytes], now: datetime) -> ProvedCertificate:
+        try:
+            leaf, *others = map(read_certificate, chain)
+            anchors = [one.anchor for one in self._authorities.all if one.kind is AuthorityKind.ISSUING]
+            validate_chain(leaf, others, anchors, now, purpose=Purpose.CLIENT_AUTH)
+        except CertificateRefused as refusal:
+            raise unauthenticated(refusal.reason) from refusal
+        serial = leaf.serial_number.to_bytes(max(SERIAL_BYTES, (leaf.serial_number.bit_length() + 7) // 8))
+        async with self._database.transaction(EVERYWHERE) as transaction:  # whose it is, is what is asked
+            stored = await find_certificate(transaction, serial)
+        judged = judge_presented(chain[0], stored, now)
+        if isinstance(judged, Denied):
+            raise unauthenticated(judged.reason)
+        return ProvedCertificate(judged, serial, leaf.not_valid_after_utc)
+
+    def _remember(self, key: bytes, one: _Remembered) -> None:
+        self._remembered[key] = one
+        self._of_identity.setdefault(one.proved.identity, set()).add(key)
+        while len(self._remembered) > self._capacity:
+            self._drop(next(iter(self._remembered)))
+
+    def _drop(self, key: bytes) -> None:
+        gone = self._remembered.pop(key, None)
+        if gone is None:
+            return
+        keys = self._of_identity[gone.proved.identity]
+        keys.discard(key)
+        if not keys:
+            del self._of_identity[gone.proved.identity]

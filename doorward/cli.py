@@ -1,0 +1,205 @@
+"""`doorward`: the command line. What a command does stands in `doorward/commands/`, imported when it is called for."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from doorward.config import Configuration, load_configuration, process_environment
+from doorward.embedded.process import EmbeddedError
+from iam.errors import Refused
+
+_FAILED = 1
+_MISUSED = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 done, 1 refused or failed, 2 not understood."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    if not hasattr(parsed, "run"):
+        parser.print_help()
+        return _MISUSED
+    try:
+        return int(parsed.run(parsed) or 0)
+    except Refused as refusal:
+        reason = f" ({refusal.reason})" if refusal.reason != refusal.detail else ""
+        sys.stderr.write(f"doorward: {refusal.detail}{reason}\n")
+        for name, text in refusal.fields.items():
+            sys.stderr.write(f"  {name}: {text}\n")
+        return _FAILED
+    except EmbeddedError as error:
+        sys.stderr.write(f"doorward: {error}\n")
+        return _FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def configuration_of(parsed: argparse.Namespace) -> Configuration:
+    """Return the configuration that the options, the file and the environment say."""
+    node = {"data": parsed.data, "workers": getattr(parsed, "workers", None)}
+    return load_configuration(parsed.config, process_environment(), {"node": node})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="doorward", description="One identity for every device, gateway, person and program of an IoT fleet."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    serve = _command(commands, "serve", "run a node: API, EST, and the brokers' authorization")
+    _with_node(serve)
+    serve.add_argument("--workers", type=int, metavar="N", help="worker processes (default: 2)")
+    serve.set_defaults(run=_serve)
+
+    worker = commands.add_parser("worker")  # started by `serve`; not for people
+    _with_node(worker)
+    worker.set_defaults(run=_worker)
+
+    check = _command(commands, "check", "look at configuration, database, NATS, clock, packages and the audit chain")
+    _with_node(check)
+    _with_json(check)
+    check.set_defaults(run=_check)
+
+    admin = _command(commands, "admin", "what whoever can read the data folder may do")
+    admin_commands = admin.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    token = _command(admin_commands, "token", "print a 15 min access token of the root identity")
+    _with_node(token)
+    _with_json(token)
+    token.set_defaults(run=_admin_token)
+
+    authority = _command(commands, "ca", "the certification authorities")
+    authority_commands = authority.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    revoke = _command(authority_commands, "revoke", "revoke a certificate, from the data folder")
+    _with_node(revoke)
+    _with_json(revoke)
+    revoke.add_argument("serial", help="serial number in hexadecimal")
+    revoke.add_argument("--reason", default="unspecified", help="RFC 5280 reason, such as keyCompromise")
+    revoke.set_defaults(run=_revoke)
+
+    _add_device_commands(commands)
+
+    login = _command(commands, "login", "prove a key by challenge and print the token")
+    _with_server(login, "https://127.0.0.1:8443")
+    _with_json(login)
+    login.add_argument("--key", type=Path, required=True, help="private key: PEM or OpenSSH, Ed25519 or P-256")
+    login.set_defaults(run=_login)
+
+    demo = _command(commands, "demo", "run the whole journey against a node, with real clients")
+    _with_node(demo)
+    _with_json(demo)
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_device_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    device = _command(commands, "device", "act as a device: bootstrap, enrol, renew (EST, RFC 7030)")
+    device_commands = device.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    bootstrap = _command(
+        device_commands, "bootstrap", "make a bootstrap key and certificate with the built-in factory CA, to try things"
+    )
+    _with_node(bootstrap)
+    _with_json(bootstrap)
+    bootstrap.add_argument("--id", required=True, dest="identifier", help="device identifier, such as meter-001")
+    bootstrap.add_argument("--out", type=Path, required=True, help="folder for bootstrap.pem, bootstrap.key, root.pem")
+    bootstrap.set_defaults(run=_bootstrap)
+
+    enroll = _command(device_commands, "enroll", "get the device's own certificate with its bootstrap certificate")
+    _with_server(enroll, "https://127.0.0.1:9443")
+    _with_json(enroll)
+    enroll.add_argument("--out", type=Path, required=True, help="folder of bootstrap; device.pem, device.key go there")
+    enroll.add_argument("--label", help="enrolment profile (the path segment after /est/)")
+    enroll.set_defaults(run=_enroll)
+
+    renew = _command(device_commands, "renew", "renew the device's certificate with the one it has")
+    _with_server(renew, "https://127.0.0.1:9443")
+    _with_json(renew)
+    renew.add_argument("--out", type=Path, required=True, help="folder with device.pem and device.key")
+    renew.add_argument("--label", help="enrolment profile (the path segment after /est/)")
+    renew.add_argument("--rekey", action="store_true", help="with a new key; the same key if not said")
+    renew.set_defaults(run=_renew)
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, about: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+
+
+def _with_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="F", help="configuration (default: doorward.toml, if it is there)"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data folder (default: var)")
+
+
+def _with_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _with_server(parser: argparse.ArgumentParser, url: str) -> None:
+    parser.add_argument("--url", default=url, metavar="U", help=f"the server (default: {url})")
+    parser.add_argument(
+        "--root", type=Path, metavar="F", help="root certificate to trust (default: root.pem beside the keys, or var's)"
+    )
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from doorward.commands.node import serve
+
+    return serve(configuration_of(parsed), parsed.config)
+
+
+def _worker(parsed: argparse.Namespace) -> int:
+    from doorward.commands.node import work
+
+    return work(configuration_of(parsed))
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    from doorward.commands.check import check
+
+    return check(configuration_of(parsed), as_json=parsed.json)
+
+
+def _admin_token(parsed: argparse.Namespace) -> int:
+    from doorward.commands.local import print_token
+
+    return print_token(configuration_of(parsed), as_json=parsed.json)
+
+
+def _revoke(parsed: argparse.Namespace) -> int:
+    from doorward.commands.local import revoke
+
+    return revoke(configuration_of(parsed), parsed.serial, parsed.reason, as_json=parsed.json)
+
+
+def _bootstrap(parsed: argparse.Namespace) -> int:
+    from doorward.commands.local import bootstrap
+
+    return bootstrap(configuration_of(parsed), parsed.identifier, parsed.out, as_json=parsed.json)
+
+
+def _enroll(parsed: argparse.Namespace) -> int:
+    from doorward.commands.device import enroll
+
+    return enroll(parsed.url, parsed.out, parsed.label, parsed.root, as_json=parsed.json)
+
+
+def _renew(parsed: argparse.Namespace) -> int:
+    from doorward.commands.device import renew
+
+    return renew(parsed.url, parsed.out, parsed.label, parsed.root, rekey=parsed.rekey, as_json=parsed.json)
+
+
+def _login(parsed: argparse.Namespace) -> int:
+    from doorward.commands.login import login
+
+    return login(parsed.url, parsed.key, parsed.root, as_json=parsed.json)
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from doorward.demo import run_demo
+
+    return run_demo(configuration_of(parsed), as_json=parsed.json)

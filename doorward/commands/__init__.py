@@ -1,0 +1,1 @@
+"""What each command of `doorward` does; the command line itself is `doorward/cli.py`."""

@@ -1,0 +1,108 @@
+"""`login`: prove a key to a server by challenge, as a gateway or a person with a key does."""
+
+import base64
+import json
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from challenge.nonce import Purpose, read_challenge
+from challenge.proof import signed_message
+from doorward.commands.printing import print_json, print_lines
+from iam.errors import Kind, Refused, forbidden
+from iam.public_keys import SigningKey, load_private_key
+
+_SECONDS = 10
+
+
+class ApiClient:
+    """A small client of the REST API, for the command line and the demo.
+
+    Args:
+        root: The root certificate to trust, in PEM.
+        token: A bearer token, if there is one yet.
+    """
+
+    def __init__(self, url: str, root: Path, token: str | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._trust = ssl.create_default_context(cafile=str(root))
+        self.token = token
+
+    def request(self, method: str, path: str, body: Any = None) -> Any:  # noqa: ANN401 - any JSON
+        """Return the JSON of an answer, or None if it has no body.
+
+        Raises:
+            Refused: With the server's own words; (unavailable) It cannot be reached.
+        """
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self._url + path, data, headers, method=method)  # noqa: S310 - https, below
+        if not self._url.startswith("https://"):
+            raise Refused(Kind.INVALID, f"{self._url} is not an https URL.")
+        try:
+            with urllib.request.urlopen(request, timeout=_SECONDS, context=self._trust) as answer:  # noqa: S310 - https
+                content = answer.read()
+        except urllib.error.HTTPError as error:
+            raise _refusal(error) from error
+        except (OSError, urllib.error.URLError) as error:
+            raise Refused(Kind.UNAVAILABLE, f"{self._url} cannot be reached: {error}.") from error
+        return json.loads(content) if content else None
+
+    def prove(self, key: SigningKey) -> dict[str, Any]:
+        """Answer a challenge for `key`; return the token, the identity's id and when the token expires."""
+        return self._answer("/auth/verify", key, Purpose.LOGIN, {})
+
+    def register(self, key: SigningKey, fields: dict[str, Any]) -> dict[str, Any]:
+        """Register `key` with these further fields of the body; return what was registered."""
+        return self._answer("/identity/register", key, Purpose.REGISTER, fields)
+
+    def _answer(self, path: str, key: SigningKey, purpose: Purpose, fields: dict[str, Any]) -> dict[str, Any]:
+        public_key = base64.b64encode(key.spki).decode()
+        asked = self.request("POST", "/auth/challenge", {"public_key": public_key, "purpose": purpose})
+        challenge = asked["challenge"]
+        if read_challenge(challenge).purpose is not purpose:
+            raise forbidden(f"The server sent a challenge for something other than {purpose}; it is not signed.")
+        signature = base64.b64encode(key.sign(signed_message(challenge))).decode()
+        proof = {"public_key": public_key, "challenge": challenge, "signature": signature}
+        answer: dict[str, Any] = self.request("POST", path, {**proof, **fields})
+        return answer
+
+
+def login(url: str, key_file: Path, root: Path | None, *, as_json: bool) -> int:
+    """Print the token that a key gets."""
+    try:
+        key = load_private_key(key_file.read_bytes())
+    except OSError as error:
+        raise Refused(Kind.INVALID, f"The key {key_file} cannot be read: {error.strerror}.") from error
+    proved = ApiClient(url, trusted_root(root, key_file.parent)).prove(key)
+    if as_json:
+        print_json(proved)
+    else:
+        print_lines(proved["token"])
+    return 0
+
+
+def trusted_root(named: Path | None, beside: Path) -> Path:
+    """Return the root certificate to trust: the named one, the one beside the keys, or that of a node here."""
+    for candidate in (named, beside / "root.pem", Path("var/ca/root.pem")):
+        if candidate is not None and candidate.exists():
+            return candidate
+    raise Refused(Kind.INVALID, "Name the root certificate to trust with --root.")
+
+
+def _refusal(error: urllib.error.HTTPError) -> Refused:
+    text = error.read().decode(errors="replace")
+    try:
+        problem = json.loads(text)
+        detail = problem["detail"]
+        fields = {one["field"]: one["detail"] for one in problem.get("errors", [])}
+    except (ValueError, KeyError, TypeError):
+        detail, fields = text.strip() or error.reason, {}
+    kinds = {401: Kind.UNAUTHENTICATED, 403: Kind.FORBIDDEN, 404: Kind.NOT_FOUND, 409: Kind.CONFLICT}
+    return Refused(kinds.get(error.code, Kind.INVALID), f"The server refused ({error.code}): {detail}", fields=fields)

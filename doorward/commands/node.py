@@ -1,0 +1,66 @@
+"""`serve` and `worker`: the processes of a node, and what a newcomer is told."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from doorward.config import Configuration
+from doorward.serve import Ready, run_node
+from doorward.worker import run_worker
+
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def serve(configuration: Configuration, config_file: Path | None) -> int:
+    """Run a node until Ctrl-C or SIGTERM."""
+    begin_logging(configuration)
+    command = ["-m", "doorward", "worker", "--data", str(configuration.node.data)]
+    if config_file is not None:
+        command += ["--config", str(config_file)]
+    asyncio.run(run_node(configuration, command, lambda ready: _welcome(configuration, ready)))
+    return 0
+
+
+def work(configuration: Configuration) -> int:
+    """Run a worker until SIGTERM."""
+    begin_logging(configuration)
+    run_worker(configuration)
+    return 0
+
+
+def begin_logging(configuration: Configuration) -> None:
+    """Write the log to standard error."""
+    logging.basicConfig(level=configuration.node.log_level.upper(), format=_FORMAT, stream=sys.stderr)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    logging.getLogger("nats").setLevel(logging.WARNING)
+
+
+def _welcome(configuration: Configuration, ready: Ready) -> None:
+    node, nats = configuration.node, configuration.nats
+    data = "" if node.data == Path("var") else f" --data {node.data}"
+    lines = [
+        "",
+        f"Doorward is ready after {ready.seconds:.1f} s. Ctrl-C stops it.",
+        "",
+        f"  API            {node.public_url}   (reference: {node.public_url}/docs)",
+        f"  EST            https://{configuration.est.host}:{configuration.est.port}/.well-known/est",
+    ]
+    if configuration.embeds_nats:
+        lines += [
+            f"  NATS           tls://{nats.host}:{nats.port}, WebSocket wss://{nats.host}:{nats.websocket_port}",
+            (
+                f"  MQTT           {nats.host}:{nats.mqtt_certificate_port} with a device certificate,"
+                f" {nats.host}:{nats.mqtt_password_port} with a token as password"
+            ),
+        ]
+    lines += [
+        f"  Root CA        {ready.root}",
+        f"                 SHA-256 {ready.root_fingerprint}",
+        "",
+        f"  A token        doorward admin token{data}",
+        "  What next      make demo, in a second terminal, shows the whole journey",
+        "",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()

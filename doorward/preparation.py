@@ -1,0 +1,187 @@
+"""What must be done to a node before its workers start: schema, foundation, authorities, certificates of its listeners.
+
+All of it is idempotent and runs at every start. The certificates of the listeners are renewed when two thirds of their
+life are over, while everything runs: workers take up the new files by themselves, nats-server is told to read again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from cryptography import x509
+
+from ca.authorities import Authorities
+from ca.inventory import AuthorityKind
+from ca.keystore import Keystore
+from ca.service import AuthorityService
+from certs.pem import fingerprint_sha256, write_certificates
+from doorward.config import Configuration
+from doorward.database import Pool, migrate
+from doorward.embedded.process import write_private
+from iam.errors import Refused
+from iam.identifiers import Clock, Random
+from iam.sealing import MasterKey
+from iam.service.foundation import lay_foundation
+
+_LOOK_AGAIN = timedelta(minutes=10)
+_POOL_SIZE = 2
+
+_log = logging.getLogger("doorward.preparation")
+
+
+def server_certificate_files(data: Path) -> tuple[Path, Path]:
+    """Return where the listeners' certificate chain and key are."""
+    return data / "tls" / "server.pem", data / "tls" / "server.key"
+
+
+def root_file(data: Path) -> Path:
+    """Return where the root's certificate is, for clients to trust."""
+    return data / "ca" / "root.pem"
+
+
+def device_anchors_file(data: Path) -> Path:
+    """Return where the authorities of devices' certificates are, for nats-server to trust."""
+    return data / "ca" / "devices.pem"
+
+
+class Preparation:
+    """Makes a node ready for its workers, and keeps its certificates fresh: one of the supervisor's services."""
+
+    name = "preparation"
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        database_urls: Callable[[], tuple[str, str]],
+        master: MasterKey,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        """Describe it; `database_urls` gives the node's and the owner's URL once the database runs."""
+        self._configuration = configuration
+        self._database_urls = database_urls
+        self._master = master
+        self._clock = clock
+        self._random = random
+        self._pool: Pool | None = None
+        self._renewed: Callable[[], Awaitable[None]] | None = None
+        self.root_fingerprint = ""
+
+    def after_renewal(self, listener: Callable[[], Awaitable[None]]) -> None:
+        """Await `listener` whenever the listeners' certificate was renewed."""
+        self._renewed = listener
+
+    async def start(self) -> None:
+        """Do all that is missing; raise `Refused` with what stands in the way."""
+        node_url, owner_url = self._database_urls()
+        applied = await migrate(owner_url, role_of(node_url))
+        if applied:
+            _log.info("%d migrations were applied", applied)
+        if self._pool is not None:
+            await self._pool.close()
+        self._pool = await Pool.connect(node_url, self._clock, self._random, size=_POOL_SIZE)
+        await self._pool.check_role()
+        await lay_foundation(self._pool, self._clock, self._random)
+        authorities = await self._authorities(self._pool)
+        data = self._configuration.node.data
+        root = authorities.current(AuthorityKind.ROOT)
+        self.root_fingerprint = fingerprint_sha256(root.der)
+        _write_public(root_file(data), write_certificates([root.certificate]))
+        issuing = [one.certificate for one in authorities.all if one.kind is AuthorityKind.ISSUING]
+        _write_public(device_anchors_file(data), write_certificates(issuing))
+        await self._renew_if_due(authorities)
+
+    async def ended(self) -> str:
+        """Renew what is due, until the supervisor stops."""
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN.total_seconds())
+            if self._pool is not None:
+                try:
+                    renewed = await self._renew_if_due(await self._authorities(self._pool))
+                    if renewed and self._renewed is not None:
+                        await self._renewed()
+                except Refused as error:
+                    _log.warning("the listeners' certificate cannot be renewed now: %s", error.reason)
+
+    async def stop(self) -> None:
+        """Leave the database."""
+        if self._pool is not None:
+            await self._pool.close()
+
+    def hurry(self) -> None:
+        """Nothing takes long here."""
+
+    async def _authorities(self, pool: Pool) -> Authorities:
+        authorities = Authorities(
+            pool,
+            Keystore(self._configuration.node.data / "keys", self._master, self._random),
+            self._clock,
+            self._random,
+            base_url=self._configuration.ca.publication_url,
+        )
+        await authorities.ensure()
+        return authorities
+
+    async def _renew_if_due(self, authorities: Authorities) -> bool:
+        certificate_file, key_file = server_certificate_files(self._configuration.node.data)
+        names, addresses = split_names(self._configuration.node.server_names)
+        if not self._is_due(certificate_file, key_file, names, addresses):
+            return False
+        if self._pool is None:
+            return False
+        service = AuthorityService(self._pool, authorities, self._clock, self._random)
+        credential = await service.server_certificate(names, addresses)
+        certificate_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The key first: whoever reads the new chain finds its key there.
+        write_private(key_file, credential.private_key.decode())
+        write_private(certificate_file, credential.chain.decode())
+        _log.info("the listeners have a new certificate, valid until %s", credential.not_after)
+        return True
+
+    def _is_due(
+        self,
+        certificate_file: Path,
+        key_file: Path,
+        names: list[str],
+        addresses: list[IPv4Address | IPv6Address],
+    ) -> bool:
+        if not certificate_file.exists() or not key_file.exists():
+            return True
+        certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+        held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if set(names) != set(held.get_values_for_type(x509.DNSName)):
+            return True
+        if set(addresses) != set(held.get_values_for_type(x509.IPAddress)):
+            return True
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return self._clock() > begins + (ends - begins) * 2 / 3
+
+
+def split_names(server_names: tuple[str, ...]) -> tuple[list[str], list[IPv4Address | IPv6Address]]:
+    """Return the DNS names and the addresses among the names of our listeners."""
+    names: list[str] = []
+    addresses: list[IPv4Address | IPv6Address] = []
+    for name in server_names:
+        try:
+            addresses.append(ip_address(name))
+        except ValueError:
+            names.append(name)
+    return names, addresses
+
+
+def role_of(url: str) -> str:
+    """Return the role that a database URL names."""
+    return unquote(urlsplit(url).username or "")
+
+
+def _write_public(path: Path, content: bytes) -> None:
+    if path.exists() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_bytes(content)
+    fresh.replace(path)

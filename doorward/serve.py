@@ -1,0 +1,148 @@
+"""`doorward serve`: the supervisor of a node, from the services it embeds to the workers, top to bottom."""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from callout.nkeys import SealingKey, SigningKey
+from doorward.addresses import gather_addresses, write_addresses
+from doorward.config import Configuration
+from doorward.embedded.nats import EmbeddedNats, NatsAddresses
+from doorward.embedded.nats_config import NatsListen
+from doorward.embedded.postgres import EmbeddedPostgres, PostgresAddresses
+from doorward.keys import callout_keys, master_key, random_bytes
+from doorward.preparation import Preparation, device_anchors_file, root_file, server_certificate_files
+from doorward.supervisor import Supervised, Supervisor, Worker, data_folder_lock
+from doorward.worker import utc_now
+
+_log = logging.getLogger("doorward.serve")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is told when a node is ready."""
+
+    root: Path
+    root_fingerprint: str
+    seconds: float
+
+
+class _Postgres(EmbeddedPostgres):
+    """The embedded PostgreSQL, remembering where it is."""
+
+    addresses: PostgresAddresses | None = None
+
+    async def start(self) -> PostgresAddresses:
+        """Start it."""
+        self.addresses = await super().start()
+        return self.addresses
+
+
+class _Nats(EmbeddedNats):
+    """The embedded nats-servers, remembering where they are."""
+
+    addresses: NatsAddresses | None = None
+
+    async def start(self) -> NatsAddresses:
+        """Start them."""
+        self.addresses = await super().start()
+        return self.addresses
+
+
+class _Announcement:
+    """Writes the addresses of what runs, for workers and the command line."""
+
+    name = "addresses"
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self._write = write
+
+    async def start(self) -> None:
+        self._write()
+
+    async def ended(self) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async def stop(self) -> None:
+        """Leave the file: a later start overwrites it."""
+
+    def hurry(self) -> None:
+        """Nothing takes long here."""
+
+
+async def run_node(configuration: Configuration, worker_command: list[str], on_ready: Callable[[Ready], None]) -> None:
+    """Run a node until SIGTERM or SIGINT.
+
+    Args:
+        worker_command: What to run for each worker, after the interpreter.
+
+    Raises:
+        EmbeddedError: A service did not start, or the data folder is in use.
+        Refused: The configuration or a key stands in the way.
+    """
+    began = time.monotonic()
+    data = configuration.node.data
+    with data_folder_lock(data):
+        master = master_key(configuration, random_bytes)
+        keys = callout_keys(configuration, master, random_bytes)
+        services: list[Supervised] = []
+
+        postgres = None
+        if configuration.embeds_database:
+            connections = configuration.database.pool_size * configuration.node.workers + 20
+            postgres = _Postgres(data, max_connections=connections)
+            services.append(postgres)
+
+        def database_urls() -> tuple[str, str]:
+            if postgres is not None and postgres.addresses is not None:
+                return postgres.addresses.node_dsn, postgres.addresses.owner_dsn
+            return configuration.database.url or "", configuration.database.owner_url or ""
+
+        preparation = Preparation(configuration, database_urls, master, utc_now, random_bytes)
+        services.append(preparation)
+
+        nats = None
+        if configuration.embeds_nats:
+            certificate, key = server_certificate_files(data)
+            listen = configuration.nats
+            nats = _Nats(
+                data,
+                NatsListen(
+                    host=listen.host,
+                    nats=listen.port,
+                    mqtt_certificate=listen.mqtt_certificate_port,
+                    mqtt_password=listen.mqtt_password_port,
+                    websocket=listen.websocket_port,
+                    leafnode=listen.leafnode_port,
+                    edge=listen.edge_port,
+                ),
+                server_certificate=certificate,
+                server_key=key,
+                client_anchors=device_anchors_file(data),
+                callout_issuer=SigningKey.from_seed(keys.issuer_seed).public,
+                callout_xkey=SealingKey.from_seed(keys.xkey_seed).public,
+            )
+            preparation.after_renewal(nats.reload)
+            services.append(nats)
+
+        def announce() -> None:
+            found = gather_addresses(
+                configuration, postgres.addresses if postgres else None, nats.addresses if nats else None
+            )
+            write_addresses(configuration, found)
+
+        services.append(_Announcement(announce))
+        workers = [
+            Worker(f"worker {number}", [sys.executable, *worker_command])
+            for number in range(1, configuration.node.workers + 1)
+        ]
+
+        async def ready() -> None:
+            on_ready(Ready(root_file(data), preparation.root_fingerprint, time.monotonic() - began))
+
+        await Supervisor(services, workers, on_ready=ready).run()

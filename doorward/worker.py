@@ -1,0 +1,133 @@
+"""One worker process: it listens beside its siblings, answers brokers, and leaves without dropping anybody.
+
+It starts when the supervisor has prepared the node, says that it is ready when it listens and can answer brokers, and
+on SIGTERM stops in the reverse order: no more questions of brokers, no more connections, then what is under way.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from aiohttp import web
+
+from doorward.addresses import read_addresses
+from doorward.app import App, build, run_background
+from doorward.config import Configuration
+from doorward.keys import random_bytes
+from doorward.listener import Listener, ListenerLimits, listening_sockets, serve_https
+from doorward.preparation import server_certificate_files
+from doorward.tls import ServerIdentity, ServerIdentityError, ServerTLS
+
+READY_VARIABLE = "DOORWARD_READY_FD"
+_BROKER_SECONDS = 5.0
+_GRACE_SECONDS = 10.0
+_CERTIFICATE_SECONDS = 5.0
+
+_log = logging.getLogger("doorward.worker")
+
+
+def utc_now() -> datetime:
+    """Return the time now: the one clock outside tests."""
+    return datetime.now(UTC)
+
+
+def run_worker(configuration: Configuration) -> None:
+    """Run a worker until SIGTERM or SIGINT."""
+    uvloop.run(_work(configuration))
+
+
+async def _work(configuration: Configuration) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    app = await build(configuration, read_addresses(configuration), utc_now, random_bytes)
+    certificates = CertificateFiles(*server_certificate_files(configuration.node.data))
+    api_tls = ServerTLS(certificates.read(), ask_client_certificate=False)
+    est_tls = ServerTLS(certificates.read(), ask_client_certificate=True)
+    app.bus.start()
+    answering = asyncio.create_task(app.broker.start())
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(answering), _BROKER_SECONDS)
+    api, est = configuration.api, configuration.est
+    limits = ListenerLimits(max_handshakes_per_address=est.handshakes_per_address)
+    runners = [await _runner(app, app.api_routes), await _runner(app, app.est_routes)]
+    listeners = [
+        await serve_https(runners[0], listening_sockets(api.host, api.port), api_tls, limits=limits),
+        await serve_https(runners[1], listening_sockets(est.host, est.port), est_tls, limits=limits),
+    ]
+    background = asyncio.create_task(run_background(app))
+    renewing = asyncio.create_task(certificates.follow([api_tls, est_tls]))
+    _say_ready()
+    waiting = asyncio.create_task(stopping.wait())
+    await asyncio.wait({waiting, background}, return_when=asyncio.FIRST_COMPLETED)
+    if background.done() and not stopping.is_set():
+        _log.error("a task of the worker ended", exc_info=background.exception())
+    await _stop(app, answering, listeners, [background, renewing, waiting])
+    for runner in runners:
+        await runner.cleanup()
+
+
+async def _stop(
+    app: App, answering: "asyncio.Task[None]", listeners: list[Listener], tasks: "list[asyncio.Task[Any]]"
+) -> None:
+    if answering.done():
+        await app.broker.stop()
+    else:
+        answering.cancel()
+    await asyncio.gather(*(listener.close(grace_seconds=_GRACE_SECONDS) for listener in listeners))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await app.bus.stop()
+    await app.pool.close()
+    app.passwords.close()
+
+
+async def _runner(app: App, routes: object) -> web.AppRunner:
+    runner = web.AppRunner(app.guard.application(routes), access_log=None)  # type: ignore[arg-type]
+    await runner.setup()
+    return runner
+
+
+def _say_ready() -> None:
+    """Tell the supervisor, if there is one."""
+    descriptor = os.environ.pop(READY_VARIABLE, None)
+    if descriptor is not None:
+        with open(int(descriptor), "wb") as pipe:  # noqa: PTH123 - a descriptor has no Path
+            pipe.write(b"ready\n")
+
+
+class CertificateFiles:
+    """The certificate and key of our listeners, as the supervisor writes and renews them."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._read_at = 0
+
+    def read(self) -> ServerIdentity:
+        """Return what the files hold now; raise `ServerIdentityError` if they do not belong together."""
+        self._read_at = self._certificate.stat().st_mtime_ns
+        return ServerIdentity.from_pem(self._certificate.read_bytes(), self._key.read_bytes())
+
+    async def follow(self, listeners: list[ServerTLS]) -> None:
+        """Give the listeners each renewed certificate; connections that are open keep theirs."""
+        while True:
+            await asyncio.sleep(_CERTIFICATE_SECONDS)
+            try:
+                if self._certificate.stat().st_mtime_ns == self._read_at:
+                    continue
+                identity = self.read()
+            except (OSError, ServerIdentityError) as error:
+                _log.warning("the renewed certificate cannot be used yet: %s", error)
+                continue
+            for listener in listeners:
+                listener.replace(identity)
+            _log.info("a renewed certificate is served, valid until %s", identity.not_after)

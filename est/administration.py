@@ -1,0 +1,99 @@
+"""Enrolment profiles as operators see them: making, changing and deleting them.
+
+The rules:
+
+1. A label is one of the whole deployment, since it stands in the path; its profile belongs to one tenant.
+2. Whoever makes a profile gives its role to devices; so he must hold what the role holds (`iam.grants`).
+3. The profile `default` can be changed and not deleted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ca.authorities import Authorities
+from ca.inventory import AuthorityKind
+from est.profiles import DEFAULT_LABEL, EnrolmentProfile
+from est.store import delete_profile, find_profile, insert_profile, list_profiles, update_profile
+from iam.access import Access
+from iam.errors import conflict, not_found
+from iam.grants import check_hands_out
+from iam.identifiers import Clock, Random, uuid7
+from iam.model import Tenant
+from iam.paging import Page, PageQuery
+from iam.store.database import Change, Database, Transaction
+from iam.store.tenants import role_by_name
+
+
+class ProfileService:
+    """Enrolment profiles."""
+
+    def __init__(self, database: Database, authorities: Authorities, clock: Clock, random: Random) -> None:
+        self._database = database
+        self._authorities = authorities
+        self._clock = clock
+        self._random = random
+
+    async def create(self, access: Access, tenant: Tenant, settings: Mapping[str, Any]) -> EnrolmentProfile:
+        """Make a profile of `settings`: the attributes of `EnrolmentProfile` that an operator chooses.
+
+        Raises:
+            Refused: (conflict) The label is taken. (not found) The tenant has no such role. (forbidden) The role holds
+                what the caller does not.
+        """
+        now = self._clock()
+        profile = EnrolmentProfile(
+            id=uuid7(now, self._random),
+            tenant=tenant.id,
+            authority=self._authorities.current(AuthorityKind.ISSUING).id,
+            created=now,
+            **settings,
+        )
+        async with self._database.transaction(tenant.id) as transaction:
+            await _check_role(transaction, access, profile)
+            await insert_profile(transaction, profile)
+            await transaction.record(_change(access, profile, "created"))
+        return profile
+
+    async def get(self, tenant: Tenant, name: str) -> EnrolmentProfile:
+        """Return a profile; raise `Refused` (not found) if the tenant has no such one."""
+        async with self._database.transaction(tenant.id) as transaction:
+            return await _found(transaction, tenant, name)
+
+    async def page(self, tenant: Tenant, query: PageQuery) -> Page[EnrolmentProfile]:
+        """Return a tenant's profiles, by name."""
+        async with self._database.transaction(tenant.id) as transaction:
+            return await list_profiles(transaction, tenant.id, query)
+
+    async def change(self, access: Access, tenant: Tenant, name: str, settings: Mapping[str, Any]) -> EnrolmentProfile:
+        """Change what `settings` names; errors as for `create`."""
+        async with self._database.transaction(tenant.id) as transaction:
+            profile = replace(await _found(transaction, tenant, name), **settings)
+            await _check_role(transaction, access, profile)
+            await update_profile(transaction, profile)
+            await transaction.record(_change(access, profile, "updated"))
+        return profile
+
+    async def delete(self, access: Access, tenant: Tenant, name: str) -> None:
+        """Delete a profile; what was enrolled under it stays, and can renew under another of the same authority."""
+        if name == DEFAULT_LABEL:
+            raise conflict("The default profile can be changed and not deleted.")
+        async with self._database.transaction(tenant.id) as transaction:
+            profile = await _found(transaction, tenant, name)
+            await delete_profile(transaction, profile.id)
+            await transaction.record(_change(access, profile, "deleted"))
+
+
+async def _found(transaction: Transaction, tenant: Tenant, name: str) -> EnrolmentProfile:
+    found = await find_profile(transaction, name)
+    if found is None or found.tenant != tenant.id:
+        raise not_found(f"enrolment profile {name}")
+    return found
+
+
+async def _check_role(transaction: Transaction, access: Access, profile: EnrolmentProfile) -> None:
+    check_hands_out(access, [await role_by_name(transaction, profile.tenant, profile.role_name)])
+
+
+def _change(access: Access, profile: EnrolmentProfile, what: str) -> Change:
+    return Change(profile.tenant, access.identity.id, f"enrolment_profile.{what}", profile.name)

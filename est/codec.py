@@ -1,0 +1,35 @@
+"""What EST looks like on the wire, exactly as clients depend on it.
+
+The rules:
+
+1. Content types are spelt as here: one space, no quotes (RFC 7030 3.2.4); a widely used client compares the literal.
+2. What is sent is base64 in lines of 64 columns with a final newline: OpenSSL's decoder fails without a word on long
+   lines. It is said to be so (`Content-Transfer-Encoding: base64`), since some clients ask; what a client says about
+   its own is not read (RFC 8951 3.1).
+3. An answer has a known length.
+"""
+
+from base64 import b64encode
+
+PKCS10 = "application/pkcs10"
+PKCS7 = "application/pkcs7-mime"
+CERTS_ONLY = "application/pkcs7-mime; smime-type=certs-only"
+CSRATTRS = "application/csrattrs"
+
+REQUEST_LIMIT_BYTES = 64 * 1024
+
+NO_ATTRIBUTES = b"\x30\x00"
+"""RFC 7030 4.5.2: an empty SEQUENCE asks for nothing in particular."""
+
+_COLUMNS = 64
+
+
+def encode_base64(der: bytes) -> bytes:
+    """Return DER as it is sent."""
+    text = b64encode(der)
+    return b"".join(text[start : start + _COLUMNS] + b"\n" for start in range(0, len(text), _COLUMNS))
+
+
+def answer_headers(content_type: str) -> dict[str, str]:
+    """Return the headers of an answer in base64."""
+    return {"Content-Type": content_type, "Content-Transfer-Encoding": "base64"}

@@ -1,0 +1,255 @@
+"""EST over HTTP, and the enrolment profiles over REST."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import Field
+
+from certs.pem import read_certificate, write_certificates
+from est.administration import ProfileService
+from est.codec import (
+    CERTS_ONLY,
+    CSRATTRS,
+    NO_ATTRIBUTES,
+    PKCS7,
+    PKCS10,
+    REQUEST_LIMIT_BYTES,
+    answer_headers,
+    encode_base64,
+)
+from est.profiles import (
+    DEFAULT_LABEL,
+    EnrolmentMode,
+    EnrolmentProfile,
+    bootstrap_anchors,
+    certificate_profile,
+    identifier_pattern,
+    label,
+)
+from est.service import EstService
+from iam.errors import Kind, Refused
+from iam.guard import Answer, Call, Needs, Public, RawBody, Route, Speech
+from iam.identifiers import role_name
+from iam.paging import PageQuery
+from iam.permissions import Action, Resource
+from iam.schema import Model, Shown
+
+_EST_TAG = "EST (RFC 7030)"
+_PREFIXES = ("/.well-known/est", "/.well-known/est/{label}")
+_BY_CERTIFICATE = Public("the client certificate of the TLS connection is judged by est.rules")
+_BY_NOBODY = Public("RFC 7030 4.1.1, 4.5.1: a client need not authenticate for this")
+_REQUEST = RawBody((PKCS10,), REQUEST_LIMIT_BYTES)
+
+_PROFILES_TAG = "Enrolment profiles"
+_PROFILES = "/api/v1/est/profiles"
+_PROFILE = _PROFILES + "/{profileName}"
+_YEAR_SECONDS = 366 * 24 * 3600
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+def routes(service: EstService) -> list[Route]:
+    """Return the operations of EST, with and without a label."""
+
+    async def cacerts(call: Call) -> Answer:
+        return _encoded(await service.cacerts(_label(call)), PKCS7)
+
+    async def csrattrs(call: Call) -> Answer:
+        await service.offer(_label(call))
+        return _encoded(NO_ATTRIBUTES, CSRATTRS)
+
+    async def simpleenroll(call: Call) -> Answer:
+        return _encoded(await service.enrol(_label(call), call.peer_chain, call.body), CERTS_ONLY)
+
+    async def simplereenroll(call: Call) -> Answer:
+        return _encoded(await service.reenrol(_label(call), call.peer_chain, call.body), CERTS_ONLY)
+
+    async def unsupported(call: Call) -> Answer:
+        await service.offer(_label(call))
+        raise Refused(Kind.UNSUPPORTED, "This operation of EST is not offered here.")
+
+    operations: Sequence[tuple[str, str, Handler, Public, RawBody | None, str, str | None]] = (
+        ("GET", "cacerts", cacerts, _BY_NOBODY, None, "Fetch the authorities' certificates", PKCS7),
+        ("GET", "csrattrs", csrattrs, _BY_NOBODY, None, "Fetch what a request should hold", CSRATTRS),
+        ("POST", "simpleenroll", simpleenroll, _BY_CERTIFICATE, _REQUEST, "Enrol a device", CERTS_ONLY),
+        ("POST", "simplereenroll", simplereenroll, _BY_CERTIFICATE, _REQUEST, "Renew or rekey", CERTS_ONLY),
+        ("POST", "serverkeygen", unsupported, _BY_CERTIFICATE, None, "Not offered: make keys on the device", None),
+        ("POST", "fullcmc", unsupported, _BY_CERTIFICATE, None, "Not offered", None),
+    )
+    return [
+        Route(
+            method,
+            f"{prefix}/{name}",
+            handler,
+            need,
+            summary,
+            _EST_TAG,
+            body=body,
+            answers=answers,
+            speaks=Speech.PLAIN,
+        )
+        for prefix in _PREFIXES
+        for method, name, handler, need, body, summary, answers in operations
+    ]
+
+
+class ProfileFields(Model):
+    """What an operator may change of a profile."""
+
+    mode: EnrolmentMode | None = None
+    certificate_profile: str | None = Field(None, max_length=64)
+    bootstrap_anchors: str | None = Field(None, max_length=128 * 1024, description="Authorities' certificates in PEM.")
+    identifier_pattern: str | None = Field(
+        None, max_length=128, description="`*` is any characters, `?` one; null for none.", examples=["meter-*"]
+    )
+    role_name: str | None = Field(None, max_length=63)
+    expired_may_renew: bool | None = None
+    previous_grace_seconds: int | None = Field(None, ge=0, le=_YEAR_SECONDS)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was sent, checked, as `EnrolmentProfile` calls it."""
+        checks: dict[str, Callable[[Any], Any]] = {
+            "mode": EnrolmentMode,
+            "certificate_profile": certificate_profile,
+            "bootstrap_anchors": bootstrap_anchors,
+            "role_name": role_name,
+            "expired_may_renew": bool,
+        }
+        sent = self.model_dump(exclude_unset=True)
+        settings = {name: check(sent[name]) for name, check in checks.items() if sent.get(name) is not None}
+        if "identifier_pattern" in sent:
+            pattern = sent["identifier_pattern"]
+            settings["identifier_pattern"] = None if pattern is None else identifier_pattern(pattern)
+        if sent.get("previous_grace_seconds") is not None:
+            settings["previous_grace"] = timedelta(seconds=sent["previous_grace_seconds"])
+        return settings
+
+
+class NewProfile(ProfileFields):
+    """A profile to make."""
+
+    name: str = Field(max_length=63, description="The label in the path.", examples=["meters"])
+    bootstrap_anchors: str = Field(max_length=128 * 1024, description="Authorities' certificates in PEM.")
+
+    @property
+    def complete_settings(self) -> dict[str, Any]:
+        """What was sent, and the defaults of the rest."""
+        defaults = {
+            "mode": EnrolmentMode.JITP,
+            "certificate_profile": "device",
+            "identifier_pattern": None,
+            "role_name": "device",
+            "expired_may_renew": False,
+            "previous_grace": timedelta(0),
+        }
+        return {**defaults, **self.settings, "name": label(self.name)}
+
+
+class ShownProfile(Shown):
+    """An enrolment profile."""
+
+    name: str
+    mode: str
+    certificate_profile: str
+    bootstrap_anchors: str
+    identifier_pattern: str | None
+    role_name: str
+    expired_may_renew: bool
+    previous_grace_seconds: int
+    created: datetime
+
+
+class ShownProfiles(Shown):
+    """A page of enrolment profiles."""
+
+    items: list[ShownProfile]
+    next: str | None
+
+
+def profile_routes(service: ProfileService) -> list[Route]:
+    """Return the routes of enrolment profiles."""
+
+    async def create(call: Call) -> Answer:
+        body: NewProfile = call.body
+        profile = await service.create(call.caller.access, call.tenant, body.complete_settings)
+        return Answer(201, _show(profile), {"Location": f"{_PROFILES}/{profile.name}"})
+
+    async def list_profiles(call: Call) -> Answer:
+        page = await service.page(call.tenant, call.query)
+        return Answer(content=ShownProfiles(items=[_show(one) for one in page.items], next=page.next))
+
+    async def get(call: Call) -> Answer:
+        return Answer(content=_show(await service.get(call.tenant, label(call.path["profileName"]))))
+
+    async def change(call: Call) -> Answer:
+        body: ProfileFields = call.body
+        name = label(call.path["profileName"])
+        return Answer(content=_show(await service.change(call.caller.access, call.tenant, name, body.settings)))
+
+    async def delete(call: Call) -> Answer:
+        await service.delete(call.caller.access, call.tenant, label(call.path["profileName"]))
+        return Answer(204)
+
+    def needs(action: Action) -> Needs:
+        return Needs(action, Resource.EST_PROFILES)
+
+    return [
+        Route(
+            "POST",
+            _PROFILES,
+            create,
+            needs(Action.CREATE),
+            "Make an enrolment profile",
+            _PROFILES_TAG,
+            body=NewProfile,
+            answers=ShownProfile,
+            status=201,
+        ),
+        Route(
+            "GET",
+            _PROFILES,
+            list_profiles,
+            needs(Action.READ),
+            "List enrolment profiles",
+            _PROFILES_TAG,
+            query=PageQuery,
+            answers=ShownProfiles,
+        ),
+        Route("GET", _PROFILE, get, needs(Action.READ), "Get a profile", _PROFILES_TAG, answers=ShownProfile),
+        Route(
+            "PATCH",
+            _PROFILE,
+            change,
+            needs(Action.UPDATE),
+            "Change a profile; it takes effect within two seconds",
+            _PROFILES_TAG,
+            body=ProfileFields,
+            answers=ShownProfile,
+        ),
+        Route("DELETE", _PROFILE, delete, needs(Action.DELETE), "Delete a profile", _PROFILES_TAG, status=204),
+    ]
+
+
+def _label(call: Call) -> str:
+    return call.path.get("label", DEFAULT_LABEL)
+
+
+def _encoded(der: bytes, content_type: str) -> Answer:
+    return Answer(content=encode_base64(der), headers=answer_headers(content_type))
+
+
+def _show(profile: EnrolmentProfile) -> ShownProfile:
+    anchors = write_certificates(map(read_certificate, profile.bootstrap_anchors))
+    return ShownProfile(
+        name=profile.name,
+        mode=profile.mode,
+        certificate_profile=profile.certificate_profile,
+        bootstrap_anchors=anchors.decode(),
+        identifier_pattern=profile.identifier_pattern,
+        role_name=profile.role_name,
+        expired_may_renew=profile.expired_may_renew,
+        previous_grace_seconds=int(profile.previous_grace.total_seconds()),
+        created=profile.created,
+    )

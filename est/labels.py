@@ -1,0 +1,56 @@
+"""Labels as the operations see them: read from the store, and believed for a moment.
+
+A change to a profile takes effect within `AGE_LIMIT` on every node, so that an enrolment needs no read of its own.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from est.profiles import EnrolmentProfile
+from est.profiles import label as checked_label
+from est.store import find_profile
+from iam.errors import Refused, not_found
+from iam.identifiers import Clock
+from iam.store.database import EVERYWHERE, Database
+
+AGE_LIMIT = timedelta(seconds=2)
+_CAPACITY = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    profile: EnrolmentProfile | None
+    read: datetime
+
+
+class Labels:
+    """Profiles by label."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+
+    async def profile(self, label: str) -> EnrolmentProfile:
+        """Return the profile of a label; raise `Refused` (not found) if there is none."""
+        held = self._held.get(label)
+        if held is None or self._clock() - held.read >= AGE_LIMIT:
+            held = await self._read(label)
+        if held.profile is None:
+            raise not_found("such label")
+        return held.profile
+
+    async def _read(self, label: str) -> _Held:
+        try:
+            checked_label(label)
+        except Refused as refused:
+            raise not_found("such label") from refused
+        now = self._clock()
+        async with self._database.transaction(EVERYWHERE) as transaction:  # a device has no tenant yet
+            held = _Held(await find_profile(transaction, label), now)
+        self._held[label] = held
+        self._held.move_to_end(label)
+        while len(self._held) > _CAPACITY:
+            self._held.popitem(last=False)
+        return held

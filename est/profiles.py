@@ -1,0 +1,123 @@
+"""Enrolment profiles: under which label whom a device may become, and who vouches for it.
+
+The rules:
+
+1. A profile is named by its label (RFC 7030 3.2.2): 1 to 63 letters, digits, `_` or `-`, and never an operation's name.
+   The profile `default` answers where the path has no label.
+2. Anchors are authorities' certificates, each pinned by its name and key. A profile without any lets nobody in.
+3. An identifier pattern is a device identifier in which `*` stands for any characters and `?` for one. Without a
+   pattern, a bootstrap certificate enrols only the device that it names.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import cached_property
+from uuid import UUID
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs.chain import Anchor
+from certs.errors import ProfileRefused
+from certs.pem import read_certificate, read_certificates
+from certs.profile import AlternativeNameRule, load_profile
+from iam.errors import malformed
+
+DEFAULT_LABEL = "default"
+
+OPERATIONS = frozenset({"cacerts", "csrattrs", "fullcmc", "serverkeygen", "simpleenroll", "simplereenroll"})
+"""RFC 7030 3.2.2: the operations, which no label may be called."""
+
+ANCHORS_MAXIMUM = 16
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_PATTERN = re.compile(r"[A-Za-z0-9_.:*?-]{1,128}")
+
+
+class EnrolmentMode(StrEnum):
+    """What links a bootstrap certificate to a device."""
+
+    JITP = "jitp"
+    """Just in time: a holder of a bootstrap certificate enrols the device that it names, or one that the pattern
+    covers; the device is registered by that."""
+    PRE_REGISTERED = "pre_registered"
+    """Only devices that were registered before, each by the one bootstrap certificate that it was bound to."""
+
+
+@dataclass(frozen=True)
+class EnrolmentProfile:
+    """What a label offers.
+
+    Attributes:
+        tenant: Whose label it is: devices registered there or below may enrol, and new ones are registered there.
+        authority: Who issues, and whose certificates re-enrol.
+        bootstrap_anchors: Authorities' certificates in DER.
+        role_name: The role that a new device's identity gets, in the tenant of the device.
+        previous_grace: For how long a superseded certificate may still re-enrol.
+    """
+
+    id: UUID
+    tenant: UUID
+    name: str
+    mode: EnrolmentMode
+    authority: UUID
+    certificate_profile: str
+    bootstrap_anchors: tuple[bytes, ...]
+    identifier_pattern: str | None
+    role_name: str
+    expired_may_renew: bool
+    previous_grace: timedelta
+    created: datetime
+
+    @cached_property
+    def anchors(self) -> tuple[Anchor, ...]:
+        """The bootstrap anchors, pinned."""
+        return tuple(Anchor.from_certificate(read_certificate(der)) for der in self.bootstrap_anchors)
+
+    def covers(self, identifier: str) -> bool:
+        """Tell whether the pattern, if there is one, covers a device identifier."""
+        return self.identifier_pattern is not None and fnmatchcase(identifier, self.identifier_pattern)
+
+
+def label(text: str) -> str:
+    """Return `text` if it can name a profile; raise `Refused` (malformed)."""
+    if not _LABEL.fullmatch(text) or text.lower() in OPERATIONS:
+        raise malformed(
+            "A label is 1 to 63 letters, digits, '_' or '-', starts with a letter or digit, and is no operation of EST."
+        )
+    return text
+
+
+def identifier_pattern(text: str) -> str:
+    """Return `text` if it is a pattern of device identifiers; raise `Refused` (malformed)."""
+    if not _PATTERN.fullmatch(text):
+        raise malformed("A pattern is a device identifier with '*' for any characters and '?' for one.")
+    return text
+
+
+def certificate_profile(name: str) -> str:
+    """Return `name` if it is a profile for devices' own certificates; raise `Refused` (malformed)."""
+    try:
+        profile = load_profile(name)
+    except ProfileRefused as refused:
+        raise malformed("There is no such certificate profile.") from refused
+    if profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI:
+        raise malformed(f"The certificate profile {name} is not one for devices.")
+    return name
+
+
+def bootstrap_anchors(pem: str) -> tuple[bytes, ...]:
+    """Read anchors from PEM, each an authority's certificate.
+
+    Raises:
+        Refused: (malformed) There are too many.
+        CertificateRefused: There is none, or one that is not an authority's.
+    """
+    certificates = read_certificates(pem.encode())
+    if len(certificates) > ANCHORS_MAXIMUM:
+        raise malformed(f"A label has at most {ANCHORS_MAXIMUM} anchors.")
+    for certificate in certificates:
+        Anchor.from_certificate(certificate)
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)

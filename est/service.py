@@ -1,0 +1,229 @@
+"""The operations of EST, in the order in which they are decided.
+
+A first enrolment or a re-enrolment is decided on the facts that nearly all of them meet, issued, and recorded in one
+statement that also finds out whether the facts are those. If they are not, it is decided again on what was found: then
+it is refused, or answered with the certificate that was given before, or recorded on these facts. So the usual case is
+one round trip, and every rule stands once, in `est.rules`.
+
+A certificate leaves here only after it was committed. If the store fails in between, nobody knows; the device asks
+again with the same request and gets the same certificate.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from hashlib import sha256
+from typing import TypeVar
+from uuid import UUID
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ca.authorities import Authorities
+from ca.inventory import AuthorityKind
+from ca.issue import SERIAL_BYTES, device
+from certs.csr import CertificateRequest, decode_base64_request, parse_request
+from certs.errors import CertificateRefused
+from certs.names import DeviceIdentifier
+from certs.pkcs7 import certs_only
+from est.labels import Labels
+from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile
+from est.rules import (
+    Decision,
+    EnrolmentFacts,
+    Refuse,
+    RenewalFacts,
+    Repeat,
+    decide_enrol,
+    decide_identifier,
+    decide_names,
+    decide_reenrol,
+    expected_enrolment,
+    expected_renewal,
+    judge_peer,
+    judge_request,
+    requested_device,
+)
+from est.store import (
+    Attempt,
+    MeanwhileChanged,
+    Recorded,
+    StatementDatabase,
+    enrol_device,
+    find_profile,
+    insert_profile,
+    reenrol_device,
+)
+from iam.errors import Kind, Refused
+from iam.identifiers import Clock, Random, identity_id, uuid7
+from iam.store.database import Change
+
+_ATTEMPTS = 8
+_DEVICE_ROLE = "device"
+_NODE = "doorward"
+
+Facts = TypeVar("Facts", EnrolmentFacts, RenewalFacts)
+Answered = TypeVar("Answered")
+
+
+class EstService:
+    """Enrolment over Secure Transport."""
+
+    def __init__(self, database: StatementDatabase, authorities: Authorities, clock: Clock, random: Random) -> None:
+        self._database = database
+        self._authorities = authorities
+        self._clock = clock
+        self._random = random
+        self._labels = Labels(database, clock)
+
+    async def ensure_default_profile(self, tenant: UUID) -> None:
+        """Make the root tenant's profile `default`, unless it is there: our own factory authority is its anchor."""
+        factory = self._authorities.current(AuthorityKind.FACTORY)
+        now = self._clock()
+        profile = EnrolmentProfile(
+            id=uuid7(now, self._random),
+            tenant=tenant,
+            name=DEFAULT_LABEL,
+            mode=EnrolmentMode.JITP,
+            authority=self._authorities.current(AuthorityKind.ISSUING).id,
+            certificate_profile="device",
+            bootstrap_anchors=(factory.der,),
+            identifier_pattern=None,
+            role_name=_DEVICE_ROLE,
+            expired_may_renew=False,
+            previous_grace=timedelta(0),
+            created=now,
+        )
+        try:
+            async with self._database.transaction(tenant) as transaction:
+                if await find_profile(transaction, DEFAULT_LABEL) is None:
+                    await insert_profile(transaction, profile)
+                    await transaction.record(Change(tenant, _NODE, "enrolment_profile.created", DEFAULT_LABEL))
+        except Refused as refused:
+            if refused.kind is not Kind.CONFLICT:  # another worker was first
+                raise
+
+    async def cacerts(self, label: str) -> bytes:
+        """Return the label's authority and those above it up to the root (RFC 7030 4.1.3), as certs-only in DER."""
+        profile = await self._labels.profile(label)
+        found = [self._authorities.by_id(profile.authority)]
+        while (parent := found[-1].parent) is not None:
+            found.append(self._authorities.by_id(parent))
+        return certs_only(one.der for one in found)
+
+    async def offer(self, label: str) -> EnrolmentProfile:
+        """Return what a label offers; raise `Refused` (not found) if there is no such label."""
+        return await self._labels.profile(label)
+
+    async def enrol(self, label: str, chain: Sequence[bytes], body: bytes) -> bytes:
+        """Give a device its first certificate (RFC 7030 4.2.1); return it alone, as certs-only in DER.
+
+        Args:
+            chain: What the client presented in TLS, in DER, leaf first.
+            body: The request as it came, in base64.
+
+        Raises:
+            Refused: By one of `est.rules.Refusal`; (not found) no such label; (unavailable) nothing is known.
+        """
+        profile = await self._labels.profile(label)
+        now = self._clock()
+        presented = _accepted(judge_peer(chain, profile.anchors, now))
+        request = _parsed(body)
+        wanted = _accepted(requested_device(request))
+        _accepted(decide_identifier(profile, presented, wanted))
+        attempt = self._attempt(profile, presented, chain[0], request, wanted)
+        return await _settle(
+            expected_enrolment(profile),
+            lambda facts: decide_enrol(profile, facts),
+            lambda facts: enrol_device(self._database, profile, attempt, facts, identity_id(now, self._random)),
+            attempt,
+        )
+
+    async def reenrol(self, label: str, chain: Sequence[bytes], body: bytes) -> bytes:
+        """Renew or rekey a device's certificate (RFC 7030 4.2.2); arguments, answer and errors as for `enrol`."""
+        profile = await self._labels.profile(label)
+        now = self._clock()
+        issuer = self._authorities.by_id(profile.authority)
+        presented = _accepted(judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew))
+        request = _parsed(body)
+        _accepted(decide_names(request, presented))
+        wanted = _accepted(requested_device(request))
+        attempt = self._attempt(profile, presented, chain[0], request, wanted)
+        return await _settle(
+            expected_renewal(same_key=attempt.presented_spki_sha256 == request.spki_sha256),
+            decide_reenrol,
+            lambda facts: reenrol_device(self._database, profile, attempt, facts),
+            attempt,
+        )
+
+    def _attempt(
+        self,
+        profile: EnrolmentProfile,
+        presented: x509.Certificate,
+        presented_der: bytes,
+        request: CertificateRequest,
+        wanted: DeviceIdentifier,
+    ) -> Attempt:
+        now = self._clock()
+        issuer = self._authorities.by_id(profile.authority)
+        template = self._authorities.template(issuer, profile.certificate_profile)
+        try:
+            issued = template.issue(device(wanted, request.spki_der), now, self._random(SERIAL_BYTES))
+        except CertificateRefused as refusal:
+            raise judge_request(refusal).as_error() from refusal
+        spki = presented.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        serial = presented.serial_number
+        return Attempt(
+            now=now,
+            device=wanted,
+            presented=presented_der,
+            presented_serial=serial.to_bytes(max(SERIAL_BYTES, (serial.bit_length() + 7) // 8)),
+            presented_sha256=sha256(presented_der).digest(),
+            presented_spki_sha256=sha256(spki).digest(),
+            request=request,
+            issued=issued,
+            authority=issuer.id,
+            change=uuid7(now, self._random),
+        )
+
+
+async def _settle(
+    expected: Facts,
+    decide: Callable[[Facts], Decision],
+    record: Callable[[Facts], Awaitable[Recorded[Facts]]],
+    attempt: Attempt,
+) -> bytes:
+    """Decide and record until what was decided on still holds when it is recorded; return the certificate's answer."""
+    facts, existing = expected, None
+    for _ in range(_ATTEMPTS):
+        decision = decide(facts)
+        if isinstance(decision, Refuse):
+            raise decision.as_error()
+        if isinstance(decision, Repeat) and existing is not None:
+            return certs_only([existing])
+        try:
+            recorded = await record(facts)
+        except MeanwhileChanged:
+            continue
+        if recorded.is_written:
+            return certs_only([attempt.issued.der])
+        facts, existing = recorded.facts, recorded.existing
+    raise Refused(
+        Kind.UNAVAILABLE,
+        "The device is being enrolled elsewhere at this moment.",
+        reason=f"{attempt.device}: the facts changed {_ATTEMPTS} times",
+        retry_after=1,
+    )
+
+
+def _parsed(body: bytes) -> CertificateRequest:
+    try:
+        return parse_request(decode_base64_request(body))
+    except CertificateRefused as refusal:
+        raise judge_request(refusal).as_error() from refusal
+
+
+def _accepted(answer: Answered | Refuse) -> Answered:
+    """Return an answer that is not a refusal; raise that."""
+    if isinstance(answer, Refuse):
+        raise answer.as_error()
+    return answer

@@ -1,0 +1,304 @@
+"""Enrolment in SQL: the two statements that record it, and the profiles.
+
+An enrolment is one statement and so one round trip: a function of migration 0003 that finds the facts, compares them
+with those that the decision was made on, and writes if they are the same. Its answer comes after its commit.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Generic, Protocol, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from ca.issue import Issued
+from certs.csr import CertificateRequest
+from est.profiles import EnrolmentMode, EnrolmentProfile
+from est.rules import (
+    EnrolmentFacts,
+    RenewalFacts,
+    decode_enrolment_facts,
+    decode_renewal_facts,
+    encode_facts,
+)
+from iam.errors import conflict, not_found
+from iam.events import affects_identity
+from iam.paging import Page, PageQuery, decode_cursor, page_of
+from iam.store.database import Change, Database, Row, Transaction
+
+Facts = TypeVar("Facts", EnrolmentFacts, RenewalFacts)
+
+
+class StatementDatabase(Database, Protocol):
+    """A database that also runs a single statement as a transaction of its own, in one round trip."""
+
+    async def statement(self, query: str, *values: object, changes: Callable[[Row], Sequence[Change]]) -> Row:
+        """Run `query` and return its one row, after the commit; announce the changes that the row tells of.
+
+        Raises:
+            Refused: (unavailable) The database cannot be reached.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(Generic[Facts]):
+    """What came of an attempt to record.
+
+    Attributes:
+        facts: What holds now; if nothing was written, they differ from those that were expected.
+        existing: The certificate that answers the same request already.
+    """
+
+    is_written: bool
+    facts: Facts
+    existing: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What an enrolment or re-enrolment would write.
+
+    Attributes:
+        presented: The client's certificate in DER, with its serial number, SHA-256 and key.
+        authority: Who issued the new one.
+        change: The id of the change that is recorded.
+    """
+
+    now: datetime
+    device: str
+    presented: bytes
+    presented_serial: bytes
+    presented_sha256: bytes
+    presented_spki_sha256: bytes
+    request: CertificateRequest
+    issued: Issued
+    authority: UUID
+    change: UUID
+
+
+class MeanwhileChanged(Exception):
+    """Somebody else wrote the same at the same time; nothing was written, and the facts are to be found again."""
+
+
+_ENROL = """
+    SELECT facts, is_written, tenant, identity, existing FROM enrol_device(
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"""
+
+
+async def enrol_device(
+    database: StatementDatabase, profile: EnrolmentProfile, attempt: Attempt, expected: EnrolmentFacts, identity: str
+) -> Recorded[EnrolmentFacts]:
+    """Record a first enrolment if the facts are as expected; `identity` is the id of a new one, if one is made.
+
+    Raises:
+        MeanwhileChanged: Ask again.
+        Refused: (unavailable) Whether it was written is not known; the same request, sent again, will tell.
+    """
+
+    def changes(row: Row) -> Sequence[Change]:
+        if not row["is_written"]:
+            return ()
+        data = {"identity": row["identity"], **affects_identity(row["identity"])}
+        return (Change(row["tenant"], row["identity"], "device.enrolled", attempt.device, data),)
+
+    try:
+        row = await database.statement(
+            _ENROL,
+            encode_facts(expected),
+            attempt.now,
+            attempt.device,
+            profile.tenant,
+            profile.name,
+            profile.role_name,
+            attempt.presented_serial,
+            attempt.presented_sha256,
+            attempt.presented_spki_sha256,
+            attempt.request.sha256,
+            *_new(attempt),
+            identity,
+            attempt.change,
+            changes=changes,
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise MeanwhileChanged from error
+    return Recorded(row["is_written"], decode_enrolment_facts(row["facts"]), row["existing"])
+
+
+_REENROL = """
+    SELECT facts, is_written, tenant, identity, existing FROM reenrol_device(
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"""
+
+
+async def reenrol_device(
+    database: StatementDatabase, profile: EnrolmentProfile, attempt: Attempt, expected: RenewalFacts
+) -> Recorded[RenewalFacts]:
+    """Record a re-enrolment if the facts are as expected.
+
+    Raises:
+        MeanwhileChanged: Ask again.
+        Refused: (unavailable) Whether it was written is not known; the same request, sent again, will tell.
+    """
+
+    def changes(row: Row) -> Sequence[Change]:
+        if not row["is_written"]:
+            return ()
+        data = {"identity": row["identity"]}  # access stays as it is: a living connection is let live
+        return (Change(row["tenant"], row["identity"], "device.renewed", attempt.device, data),)
+
+    try:
+        row = await database.statement(
+            _REENROL,
+            encode_facts(expected),
+            attempt.now,
+            profile.tenant,
+            profile.name,
+            profile.previous_grace,
+            attempt.presented_serial,
+            attempt.presented,
+            attempt.device,
+            attempt.request.sha256,
+            *_new(attempt),
+            attempt.change,
+            changes=changes,
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise MeanwhileChanged from error
+    return Recorded(row["is_written"], decode_renewal_facts(row["facts"]), row["existing"])
+
+
+def _new(attempt: Attempt) -> tuple[object, ...]:
+    issued = attempt.issued
+    return (
+        issued.spki_sha256,
+        issued.serial,
+        attempt.authority,
+        issued.profile,
+        issued.subject,
+        issued.not_before,
+        issued.not_after,
+        issued.der,
+    )
+
+
+_PROFILE = """
+    SELECT id, tenant_id, name, mode, authority_id, certificate_profile, bootstrap_anchors, identifier_pattern,
+           role_name, expired_may_renew, previous_grace_seconds, created_at
+    FROM enrolment_profile"""
+
+_BY_NAME = f"{_PROFILE} WHERE name = $1"
+
+
+async def find_profile(transaction: Transaction, name: str) -> EnrolmentProfile | None:
+    """Return the profile of that label, if this transaction may see one."""
+    row = await transaction.fetchrow(_BY_NAME, name)
+    return _profile_from(row) if row else None
+
+
+_LIST = f"{_PROFILE} WHERE tenant_id = $1 AND name > $2 ORDER BY name LIMIT $3"
+
+
+async def list_profiles(transaction: Transaction, tenant: UUID, query: PageQuery) -> Page[EnrolmentProfile]:
+    """Return a tenant's profiles, by name."""
+    after = decode_cursor(query.cursor, 1) or ("",)
+    found = [_profile_from(row) for row in await transaction.fetch(_LIST, tenant, after[0], query.limit + 1)]
+    return page_of(found, query.limit, [(one.name,) for one in found])
+
+
+_INSERT_PROFILE = """
+    INSERT INTO enrolment_profile (id, tenant_id, name, mode, authority_id, certificate_profile, bootstrap_anchors,
+                                   identifier_pattern, role_name, expired_may_renew, previous_grace_seconds,
+                                   created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"""
+
+
+async def insert_profile(transaction: Transaction, one: EnrolmentProfile) -> None:
+    """Store a new profile; raise `Refused` (conflict) if its label is taken, by whichever tenant."""
+    try:
+        await transaction.execute(
+            _INSERT_PROFILE,
+            one.id,
+            one.tenant,
+            one.name,
+            one.mode,
+            one.authority,
+            one.certificate_profile,
+            list(one.bootstrap_anchors),
+            one.identifier_pattern,
+            one.role_name,
+            one.expired_may_renew,
+            _seconds(one.previous_grace),
+            one.created,
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise conflict(f"The label {one.name} is taken.") from error
+
+
+_UPDATE_PROFILE = """
+    UPDATE enrolment_profile
+    SET mode = $2, certificate_profile = $3, bootstrap_anchors = $4, identifier_pattern = $5, role_name = $6,
+        expired_may_renew = $7, previous_grace_seconds = $8
+    WHERE id = $1"""
+
+
+async def update_profile(transaction: Transaction, one: EnrolmentProfile) -> None:
+    """Replace what a profile says; its label, tenant and authority stay."""
+    await transaction.execute(
+        _UPDATE_PROFILE,
+        one.id,
+        one.mode,
+        one.certificate_profile,
+        list(one.bootstrap_anchors),
+        one.identifier_pattern,
+        one.role_name,
+        one.expired_may_renew,
+        _seconds(one.previous_grace),
+    )
+
+
+_DELETE_PROFILE = "DELETE FROM enrolment_profile WHERE id = $1"
+
+
+async def delete_profile(transaction: Transaction, identifier: UUID) -> None:
+    """Delete a profile; what was enrolled under it stays."""
+    await transaction.execute(_DELETE_PROFILE, identifier)
+
+
+_BIND = """
+    INSERT INTO bootstrap_binding (device_identifier, tenant_id, spki_sha256, serial) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (device_identifier) DO UPDATE SET spki_sha256 = excluded.spki_sha256, serial = excluded.serial"""
+
+
+async def bind_bootstrap(
+    transaction: Transaction, device: str, tenant: UUID, spki_sha256: bytes | None, serial: bytes | None
+) -> None:
+    """Bind a registered device to the bootstrap certificate of that key, or that serial number, or both.
+
+    Raises:
+        Refused: (not found) There is no such device.
+    """
+    try:
+        await transaction.execute(_BIND, device, tenant, spki_sha256, serial)
+    except asyncpg.ForeignKeyViolationError as error:
+        raise not_found(f"device {device}") from error
+
+
+def _seconds(period: timedelta) -> int:
+    return int(period.total_seconds())
+
+
+def _profile_from(row: Row) -> EnrolmentProfile:
+    return EnrolmentProfile(
+        id=row["id"],
+        tenant=row["tenant_id"],
+        name=row["name"],
+        mode=EnrolmentMode(row["mode"]),
+        authority=row["authority_id"],
+        certificate_profile=row["certificate_profile"],
+        bootstrap_anchors=tuple(row["bootstrap_anchors"]),
+        identifier_pattern=row["identifier_pattern"],
+        role_name=row["role_name"],
+        expired_may_renew=row["expired_may_renew"],
+        previous_grace=timedelta(seconds=row["previous_grace_seconds"]),
+        created=row["created_at"],
+    )

@@ -1,0 +1,171 @@
+"""A small deployment for tests: a PostgreSQL of its own, a database for each test, and the services on it."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from os import urandom
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from ca.authorities import Authorities
+from ca.keystore import Keystore
+from ca.proof import CertificateProver
+from ca.revocation import RevocationService
+from ca.service import AuthorityService
+from doorward.database import Pool, migrate
+from doorward.embedded.postgres import EmbeddedPostgres, PostgresAddresses
+from iam.model import Tenant
+from iam.sealing import MasterKey
+from iam.service.foundation import lay_foundation
+from iam.store.database import EVERYWHERE, Change
+
+MASTER_KEY = MasterKey(bytes(range(32)))
+BASE_URL = "http://pki.test"
+
+
+@dataclass
+class Clock:
+    """A clock that a test can move; it goes on by itself as long as nobody does."""
+
+    offset: timedelta = timedelta(0)
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.offset
+
+    def move(self, by: timedelta) -> None:
+        self.offset += by
+
+
+def database_url(url: str, name: str) -> str:
+    return url.replace("/doorward?", f"/{name}?")
+
+
+@asynccontextmanager
+async def running_postgres(folder: Path) -> AsyncIterator[PostgresAddresses]:
+    """Run a server whose database `doorward` is migrated and used by nobody: the template of the tests' own."""
+    server = EmbeddedPostgres(folder, durable_init=False)
+    addresses = await server.start()
+    try:
+        await migrate(addresses.owner_dsn, "doorward_node")
+        yield addresses
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def new_database(addresses: PostgresAddresses) -> AsyncIterator[str]:
+    """Clone the template and give the address of the clone, as a node connects to it."""
+    name = f"test_{uuid4().hex}"
+    administrator = await asyncpg.connect(database_url(addresses.superuser_dsn, "postgres"))
+    try:
+        await administrator.execute(f"CREATE DATABASE {name} TEMPLATE doorward OWNER doorward_owner")
+        yield database_url(addresses.node_dsn, name)
+        await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await administrator.close()
+
+
+@dataclass
+class World:
+    """One deployment."""
+
+    url: str
+    pool: Pool
+    clock: Clock
+    system: Tenant
+    keys: Path
+    keystore: Keystore
+    authorities: Authorities
+    service: AuthorityService
+    revocation: RevocationService
+    prover: CertificateProver
+    fresh_for: list[timedelta]
+    changes: list[Change] = field(default_factory=list)
+
+    async def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        async with self.pool.transaction(EVERYWHERE) as transaction:
+            return [dict(row) for row in await transaction.fetch(query, *values)]
+
+    async def value(self, query: str, *values: object) -> Any:  # noqa: ANN401 - whatever the test asks for
+        async with self.pool.transaction(EVERYWHERE) as transaction:
+            return await transaction.fetchval(query, *values)
+
+    async def execute(self, query: str, *values: object) -> None:
+        async with self.pool.transaction(EVERYWHERE) as transaction:
+            await transaction.execute(query, *values)
+
+    async def tenant(self, name: str, parent: UUID | None = None) -> UUID:
+        """Make a tenant below `parent`, or below system, with a role `device`."""
+        above = parent or self.system.id
+        identifier, now = uuid4(), self.clock()
+        path = await self.value("SELECT path FROM tenant WHERE id = $1", above)
+        await self.execute(
+            "INSERT INTO tenant (id, name, parent_id, path, status, created_at) VALUES ($1, $2, $3, $4, 'active', $5)",
+            identifier,
+            name,
+            above,
+            [*path, identifier],
+            now,
+        )
+        await self.role("device", identifier)
+        return identifier
+
+    async def role(self, name: str, tenant: UUID) -> UUID:
+        identifier = uuid4()
+        await self.execute(
+            "INSERT INTO role (id, tenant_id, name, permissions, topics, created_at) VALUES ($1, $2, $3, '[]', '[]', $4)",
+            identifier,
+            tenant,
+            name,
+            self.clock(),
+        )
+        return identifier
+
+    async def device(self, identifier: str, tenant: UUID) -> None:
+        await self.execute(
+            "INSERT INTO device (device_identifier, tenant_id, status, labels, metadata, created_at)"
+            " VALUES ($1, $2, 'NO_IDENTITY', '{}', '{}', $3)",
+            identifier,
+            tenant,
+            self.clock(),
+        )
+
+
+@asynccontextmanager
+async def running_world(
+    url: str, keys: Path, *, clock: Clock | None = None, pool: Callable[..., Any] = Pool.connect
+) -> AsyncIterator[World]:
+    """Start what `doorward.app` starts of the authority, on a database that is migrated."""
+    clock = clock or Clock()
+    database = await pool(url, clock, urandom, size=8)
+    try:
+        system = await lay_foundation(database, clock, urandom)
+        keystore = Keystore(keys, MASTER_KEY, urandom)
+        authorities = Authorities(database, keystore, clock, urandom, base_url=BASE_URL)
+        await authorities.ensure()
+        fresh_for = [timedelta(minutes=5)]
+        world = World(
+            url=url,
+            pool=database,
+            clock=clock,
+            system=system,
+            keys=keys,
+            keystore=keystore,
+            authorities=authorities,
+            service=AuthorityService(database, authorities, clock, urandom),
+            revocation=RevocationService(database, authorities, clock),
+            prover=CertificateProver(database, authorities, clock, lambda: fresh_for[0]),
+            fresh_for=fresh_for,
+        )
+
+        def note(changes: Sequence[Change]) -> None:
+            world.changes.extend(changes)
+
+        database.announce_to(note)
+        yield world
+    finally:
+        await database.close()
