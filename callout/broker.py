@@ -178,8 +178,9 @@ class Watch:
     async def _listed(self) -> dict[str, list[Connection]]:
         """Return the connections of every server that answers, by server (rule 5)."""
         listed: dict[str, list[Connection]] = {}
-        for client in self._clients:
-            for first in await self._gather(client, "$SYS.REQ.SERVER.PING.CONNZ", self._page(0)):
+        answers = await asyncio.gather(*(self._ask_all(client, self._page(0)) for client in self._clients))
+        for client, pages in zip(self._clients, answers, strict=True):
+            for first in pages:
                 server = first.get("server_id", "")
                 if server not in listed:
                     listed[server] = [
@@ -204,13 +205,13 @@ class Watch:
     def _page(self, offset: int) -> bytes:
         return orjson.dumps({"auth": True, "acc": self._account, "offset": offset, "limit": _PAGE})
 
-    async def _gather(self, client: Client, subject: str, question: bytes) -> list[dict[str, Any]]:
-        """Ask all servers that are reached over one connection."""
+    async def _ask_all(self, client: Client, question: bytes) -> list[dict[str, Any]]:
+        """Return the first pages of all servers that are reached over one connection."""
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
         answers = []
         try:
-            await client.publish(subject, question, reply=inbox)
+            await client.publish("$SYS.REQ.SERVER.PING.CONNZ", question, reply=inbox)
             async with asyncio.timeout(_SERVERS_ANSWER_WITHIN):
                 while True:
                     answers.append(_object((await subscription.next_msg(timeout=None)).data).get("data", {}))

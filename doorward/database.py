@@ -22,7 +22,7 @@ import asyncpg
 
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random
-from iam.store.database import Change, Everywhere, Transaction
+from iam.store.database import Change, Everywhere, Row, Transaction
 
 _CONNECT_SECONDS = 5.0
 _STATEMENT_SECONDS = 15.0
@@ -106,9 +106,30 @@ class Pool:
                 await connection.execute("COMMIT")
         except _UNREACHABLE as error:
             raise _unavailable(error) from error
-        if transaction.changes:
+        self._announce(transaction.changes)
+
+    async def statement(self, query: str, *values: object, changes: Callable[[Row], Sequence[Change]]) -> Row:
+        """Run one statement that is a transaction of its own, in one round trip, and return its row after the commit.
+
+        Args:
+            query: Calls a function of ours that sets the tenant itself.
+            changes: What the row tells of, to be announced.
+
+        Raises:
+            Refused: (unavailable) The database cannot be reached.
+        """
+        try:
+            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+                row = await connection.fetchrow(query, *values)
+        except _UNREACHABLE as error:
+            raise _unavailable(error) from error
+        self._announce(changes(row))
+        return row
+
+    def _announce(self, changes: Sequence[Change]) -> None:
+        if changes:
             for listener in self._listeners:
-                listener(transaction.changes)
+                listener(changes)
 
     @asynccontextmanager
     async def leadership(self, lock: int) -> AsyncIterator[Callable[[], Awaitable[bool]]]:

@@ -321,7 +321,6 @@ def _raw_from_der(signature: bytes) -> bytes | None:
     """Return r || s of a DER signature, or None if it is not the one DER encoding of two such numbers."""
     try:
         r, s = decode_dss_signature(signature)
-        raw = r.to_bytes(_COORDINATE_BYTES) + s.to_bytes(_COORDINATE_BYTES)
+        return r.to_bytes(_COORDINATE_BYTES) + s.to_bytes(_COORDINATE_BYTES)
     except (ValueError, OverflowError):
         return None
-    return raw if encode_dss_signature(r, s) == signature else None

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from ca.inventory import RevocationReason
+from ca.service import Credential
 from doorward.addresses import read_addresses
 from doorward.app import App, build
 from doorward.commands.printing import print_json, print_lines
@@ -62,24 +63,24 @@ def print_token(configuration: Configuration, *, as_json: bool) -> int:
 def bootstrap(configuration: Configuration, identifier: str, folder: Path, *, as_json: bool) -> int:
     """Write a bootstrap certificate, its key, and the root to trust into a folder."""
 
-    async def make() -> dict[str, str]:
+    async def issue() -> Credential:
         async with local_app(configuration) as app:
-            credential = await app.certificates.issue_bootstrap(identifier, actor="data-folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        key = write_private(folder / "bootstrap.key", credential.private_key.decode())
-        certificate, root = folder / "bootstrap.pem", folder / "root.pem"
-        certificate.write_bytes(credential.chain)
-        root.write_bytes(root_file(configuration.node.data).read_bytes())
-        (folder / "device.id").write_text(identifier + "\n", encoding="utf-8")
-        return {
-            "deviceIdentifier": identifier,
-            "certificate": str(certificate),
-            "key": str(key),
-            "root": str(root),
-            "notAfter": credential.not_after.isoformat(),
-        }
+            return await app.certificates.issue_bootstrap(identifier, actor="data-folder")
 
-    made = asyncio.run(make())
+    credential = asyncio.run(issue())
+    folder.mkdir(parents=True, exist_ok=True)
+    key = write_private(folder / "bootstrap.key", credential.private_key.decode())
+    certificate, root = folder / "bootstrap.pem", folder / "root.pem"
+    certificate.write_bytes(credential.chain)
+    root.write_bytes(root_file(configuration.node.data).read_bytes())
+    (folder / "device.id").write_text(identifier + "\n", encoding="utf-8")
+    made = {
+        "deviceIdentifier": identifier,
+        "certificate": str(certificate),
+        "key": str(key),
+        "root": str(root),
+        "notAfter": credential.not_after.isoformat(),
+    }
     if as_json:
         print_json(made)
     else:

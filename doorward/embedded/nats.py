@@ -17,8 +17,10 @@ Measured on nats-server 2.15.1, for whoever builds on it:
 - `reload()` (SIGHUP) gives new certificates to all four listeners and new client anchors to the edge, for the
   handshakes that follow. It also cuts every connection that the callout let in, changed or not, on both servers;
   static users and leafnodes stay. `$SYS.REQ.SERVER.<id>.RELOAD` from a system connection does the same.
+- A device may resume its TLS session; the callout is asked again all the same, with the chain of the first
+  handshake, and new anchors end the old sessions. So revocation holds, as long as the callout judges each request.
 - A new certificate that cannot be read is refused with a line in the log, and the old one stays.
-- Resident memory, idle: hub 22 MB, edge 19 MB.
+- Resident memory, idle: hub 22 MB, edge 19 MB; ready 0.3 s after the start.
 """
 
 import asyncio

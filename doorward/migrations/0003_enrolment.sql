@@ -88,6 +88,8 @@ DECLARE
     binding bootstrap_binding%ROWTYPE;
 BEGIN
     PERFORM set_config('doorward.tenant', '*', true);
+    -- There may be no row yet to lock: of those who make it at the same time, the second waits for the first.
+    PERFORM pg_advisory_xact_lock(hashtextextended(wanted, 0));
     SELECT d.* INTO known FROM device d WHERE d.device_identifier = wanted FOR UPDATE;
     tenant := coalesce(known.tenant_id, label_tenant);
     identity := known.identity_id;

@@ -173,8 +173,8 @@ async def credential_by_public_key(transaction: Transaction, spki: bytes) -> Cre
 
 
 _USE = """
-    UPDATE credential SET last_used_at = $2
-    WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2 - interval '1 minute')"""
+    UPDATE credential SET last_used_at = $2::timestamptz
+    WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2::timestamptz - interval '1 minute')"""
 
 
 async def mark_used(transaction: Transaction, credential: UUID) -> None:

@@ -139,13 +139,15 @@ _BLOCKED_UNTIL = "SELECT max(blocked_until) FROM throttle WHERE key = ANY ($1) A
 
 # The wait doubles from one second with each failure past the free ones.
 _FAIL = """
-    INSERT INTO throttle (key, failures, blocked_until, forgotten_at) VALUES ($1, 1, $2, $2 + $5::interval)
+    INSERT INTO throttle (key, failures, blocked_until, forgotten_at)
+    VALUES ($1, 1, $2::timestamptz, $2::timestamptz + $5::interval)
     ON CONFLICT (key) DO UPDATE SET
-        failures = CASE WHEN throttle.forgotten_at < $2 THEN 1 ELSE throttle.failures + 1 END,
+        failures = CASE WHEN throttle.forgotten_at < $2::timestamptz THEN 1 ELSE throttle.failures + 1 END,
         blocked_until = CASE
-            WHEN throttle.forgotten_at < $2 OR throttle.failures + 1 < $3 THEN $2
-            ELSE $2 + least(power(2, throttle.failures + 1 - $3) * interval '1 second', $4::interval) END,
-        forgotten_at = $2 + $5::interval"""
+            WHEN throttle.forgotten_at < $2::timestamptz OR throttle.failures + 1 <= $3::integer THEN $2::timestamptz
+            ELSE $2::timestamptz
+                 + least(power(2, least(throttle.failures - $3::integer, 30)) * interval '1 second', $4::interval) END,
+        forgotten_at = $2::timestamptz + $5::interval"""
 
 _FORGET = "DELETE FROM throttle WHERE key = $1"
 

@@ -297,7 +297,7 @@ class Mqtt:
         self.paho.on_connect = lambda _c, _u, _f, reason, _p: self.answers.put(reason.value)
         self.paho.on_disconnect = lambda *_: self.gone.set()
         self.paho.on_message = lambda _c, _u, message: self.messages.put(
-            Received(message.topic, message.payload, message.retain)
+            Received(message.topic, bytes(message.payload), message.retain)
         )
         self.paho.on_subscribe = lambda _c, _u, _m, reasons, _p: self.subscribed.put([each.value for each in reasons])
 

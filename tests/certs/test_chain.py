@@ -164,6 +164,18 @@ def test_authorities_between_of_one_name_are_told_apart_by_their_keys(
         assert check(leaf, anchors(root), sent).path == (second.certificate,)
 
 
+def test_the_right_key_under_another_name_is_another_authority(
+    root: "Authority", check: Callable[..., ValidChain], refusal: Callable[..., CertificateRefused]
+) -> None:
+    """RFC 5280 6.1.3 (a)(4): names chain as well as keys."""
+    issuing = root.authority("issuing")
+    renamed = root.authority("renamed", key=issuing.key)
+    leaf = issuing.sign("meter-001")
+    assert refusal(leaf, anchors(root), [renamed]).kind is RefusalKind.CHAIN_UNTRUSTED
+    assert refusal(leaf, anchors(renamed)).kind is RefusalKind.CHAIN_UNTRUSTED
+    assert check(leaf, anchors(root), [renamed, issuing]).path == (issuing.certificate,)
+
+
 def test_an_anchor_is_the_same_under_a_renewed_certificate(
     new_root: Callable[..., "Authority"], root: "Authority", now: datetime
 ) -> None:
@@ -202,6 +214,15 @@ def test_begin_and_end_belong_to_the_period(
         assert check(leaf, anchors(long_lived), at=at)
     else:
         assert refusal(leaf, anchors(long_lived), at=at).kind is kind
+
+
+def test_the_attempt_that_came_closest_gives_the_reason(
+    new_root: Callable[..., "Authority"], now: datetime, refusal: Callable[..., CertificateRefused]
+) -> None:
+    theirs, ours = new_root(identifiers=False), new_root(identifiers=False, end=now - SECOND)
+    leaf = ours.sign("meter-001")
+    for trusted in (anchors(theirs, ours), anchors(ours, theirs)):
+        assert refusal(leaf, trusted).kind is RefusalKind.EXPIRED
 
 
 def test_only_the_end_of_the_leaf_may_be_overlooked(
@@ -439,6 +460,20 @@ def test_a_loop_ends(
     back = second.authority("first", key=first.key)
     leaf = first.sign("meter-001")
     assert refusal(leaf, anchors(root), [second, back]).kind is RefusalKind.CHAIN_UNTRUSTED
+
+
+def test_no_authority_stands_in_a_path_twice(
+    root: "Authority",
+    new_root: Callable[..., "Authority"],
+    refusal: Callable[..., CertificateRefused],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    foreign = new_root("foreign")
+    leaf = foreign.sign("meter-001")
+    verified: list[object] = []
+    monkeypatch.setattr("certs.chain.verify_signature", lambda *arguments: verified.append(arguments))
+    assert refusal(leaf, anchors(root), [foreign]).kind is RefusalKind.CHAIN_UNTRUSTED
+    assert len(verified) == 1  # the leaf by the foreign root, and not that root by itself again and again
 
 
 def test_work_is_bounded(

@@ -67,7 +67,7 @@ def test_ber_of_indefinite_length_is_read(certificates: list[x509.Certificate]) 
 
 def signed(certificates: list[x509.Certificate], key: ec.EllipticCurvePrivateKey) -> bytes:
     builder = pkcs7.PKCS7SignatureBuilder().set_data(b"hello").add_signer(certificates[0], key, hashes.SHA256())
-    return builder.sign(Encoding.DER, [])
+    return builder.sign(Encoding.DER, [pkcs7.PKCS7Options.DetachedSignature])
 
 
 def with_content(certificate: x509.Certificate) -> bytes:
@@ -91,7 +91,7 @@ def test_what_is_not_certs_only_is_refused(root: "Authority", certificates: list
         data,
         signed(certificates, root.key),
         with_content(certificates[0]),
-        bytes(CERTS_ONLY_MAXIMUM_BYTES + 1),
+        certs_only([der(certificates[0])] * (CERTS_ONLY_MAXIMUM_BYTES // len(der(certificates[0])) + 1)),
     ):
         with pytest.raises(CertificateRefused) as refused:
             parse_certs_only(bad)

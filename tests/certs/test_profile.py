@@ -5,6 +5,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
+from asn1crypto import x509 as asn1
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -272,6 +273,21 @@ def test_the_largest_serial_and_the_longest_period_pass(plan: Plan, new_root: Ca
     plan.serial = (1 << 159) - 1
     plan.end = plan.begin + timedelta(days=90, minutes=5)
     check_against_profile(plan.certificate(), load_profile("device"), issuer=plan.root.certificate)
+
+
+def test_the_period_is_measured_without_an_issuer_too(plan: Plan) -> None:
+    for end in (plan.begin, plan.begin - timedelta(hours=1), plan.begin + timedelta(days=90, minutes=5, seconds=1)):
+        later = asn1.Time({"utc_time": end})
+        validity = {"not_before": asn1.Time({"utc_time": plan.begin}), "not_after": later}
+        with pytest.raises(CertificateRefused, match="period"):
+            check_against_profile(plan.root.resign(plan.certificate(), validity=validity), load_profile("device"))
+
+
+def test_an_authority_and_a_bootstrap_certificate_have_no_alternative_name(plan: Plan) -> None:
+    with pytest.raises(CertificateRefused, match="rule 'none'"):
+        check_against_profile(plan.certificate(), load_profile("bootstrap"))
+    del plan.extensions[x509.SubjectAlternativeName]
+    check_against_profile(plan.certificate(), load_profile("bootstrap"))
 
 
 def test_the_planned_names_are_compared(plan: Plan) -> None:

@@ -84,7 +84,18 @@ def test_a_shell_with_openssl_can_prove_a_key(tmp_path: Path) -> None:
         secret.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         text = challenge(key.spki)
         message.write_text(text)
-        command: list[str | Path] = ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", secret, "-in", message, "-out", signature]
+        command: list[str | Path] = [
+            "openssl",
+            "pkeyutl",
+            "-sign",
+            "-rawin",
+            "-inkey",
+            secret,
+            "-in",
+            message,
+            "-out",
+            signature,
+        ]
         if private is P256:
             command = ["openssl", "dgst", "-sha256", "-sign", secret, "-out", signature, message]
         subprocess.run(command, check=True, capture_output=True, timeout=20)

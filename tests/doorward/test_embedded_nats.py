@@ -33,6 +33,7 @@ from doorward.embedded.process import EmbeddedError, Failure
 
 LONG_PASSWORD = "t" * 4500
 ALL = {"allow": [">"]}
+CONNECTED = b"\x20\x02\x00\x00"  # CONNACK, accepted
 
 
 def encoded(part: bytes) -> str:
@@ -192,6 +193,20 @@ class Broker:
     def device(self, name: str = "meter-001", *, certificate: str | None = "device") -> Device:
         return Device(name, self.listen.mqtt_certificate, self.folder, certificate=certificate)
 
+    def connect_raw(
+        self, context: ssl.SSLContext, session: ssl.SSLSession | None
+    ) -> tuple[bytes, ssl.SSLSession | None, bool | None]:
+        """An MQTT CONNECT to the edge, in an earlier TLS session: its answer, the session, and if it was resumed."""
+        with (
+            socket.create_connection(("127.0.0.1", self.listen.mqtt_certificate), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", session=session) as wrapped,
+        ):
+            wrapped.sendall(b"\x10\x12\x00\x04MQTT\x04\x02\x00\x3c\x00\x06meter1")
+            answer = wrapped.recv(4)
+            if not answer:
+                raise ConnectionResetError
+            return answer, wrapped.session, wrapped.session_reused
+
     def serial(self, port: int) -> str:
         """The serial number of the certificate that a listener shows now."""
         context = ssl.create_default_context(cafile=str(self.folder / "root.pem"))
@@ -285,6 +300,24 @@ async def test_the_callout_on_the_hub_is_asked_for_both_and_sees_the_verified_ch
     finally:
         gateway.close()
         device.close()
+
+
+async def test_a_resumed_tls_session_is_judged_again_and_ends_with_its_anchors(broker: Broker) -> None:
+    context = ssl.create_default_context(cafile=str(broker.folder / "root.pem"))
+    context.load_cert_chain(broker.folder / "device.pem", broker.folder / "device.key")
+    first, session, was_resumed = await asyncio.to_thread(broker.connect_raw, context, None)
+    assert (first, was_resumed) == (CONNECTED, False)
+    again, session, was_resumed = await asyncio.to_thread(broker.connect_raw, context, session)
+    assert (again, was_resumed) == (CONNECTED, True)
+    chains = [request["client_tls"]["verified_chains"] for request in broker.callout.requests]
+    assert len(chains) == 2
+    assert chains[0] == chains[1]
+    (broker.folder / "anchors.pem").write_bytes(broker.foreign_root.cert_pem.bytes())
+    await broker.servers.reload()
+    await asyncio.sleep(0.5)
+    with pytest.raises(OSError):  # noqa: PT011 (an alert or a reset, as the version of TLS has it)
+        await asyncio.to_thread(broker.connect_raw, context, session)
+    assert len(broker.callout.requests) == 2
 
 
 @pytest.mark.parametrize("certificate", [None, "foreign"])
@@ -396,6 +429,17 @@ async def test_a_reload_renews_certificate_and_anchors_on_every_listener(broker:
     finally:
         await bus.close()
         device.close()
+
+
+async def test_a_certificate_that_cannot_be_read_is_not_taken(broker: Broker) -> None:
+    port = broker.listen.mqtt_password
+    before = broker.serial(port)
+    (broker.folder / "server.pem").write_text("half a certificate")
+    await broker.servers.reload()
+    log = broker.folder / "data" / "log" / "nats-hub.log"
+    await until(lambda: "Failed to reload" in log.read_text(), "the refusal in the log")
+    assert broker.servers.alive
+    assert broker.serial(port) == before
 
 
 async def test_a_killed_hub_comes_back_with_everything_acknowledged(broker: Broker) -> None:

@@ -140,6 +140,18 @@ async def test_only_the_password_opens_it_and_only_the_socket_reaches_it(data: P
         await server.stop()
 
 
+async def test_a_server_that_runs_is_not_started_again(data: Path) -> None:
+    server = EmbeddedPostgres(data)
+    addresses = await server.start()
+    process = server.process
+    try:
+        assert await server.start() == addresses
+        assert server.process is process
+        assert server.alive
+    finally:
+        await server.stop()
+
+
 async def test_a_template_is_cloned(data: Path) -> None:
     server = EmbeddedPostgres(data)
     addresses = await server.start()

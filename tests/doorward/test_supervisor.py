@@ -91,6 +91,20 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
+@pytest.fixture
+def start_node(folder: Path) -> Iterator[Callable[[], "Node"]]:
+    """Starts nodes in the folder, and ends what a failed test left of them."""
+    nodes: list[Node] = []
+
+    def start() -> Node:
+        nodes.append(Node(folder))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        node.discard()
+
+
 async def until(condition: Callable[[], object], what: str = "", seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -141,7 +155,7 @@ class Node:
     """`NODE` in a process of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.seen: list[RunningProcess] = []
         if not (folder / "root.pem").exists():
             root = trustme.CA()
             pair = root.issue_cert("localhost", "127.0.0.1")
@@ -169,7 +183,16 @@ class Node:
     def children(self) -> list[RunningProcess]:
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         found = [RunningProcess.read(int(pid)) for pid in task.read_text().split()]
-        return [each for each in found if each is not None]
+        self.seen = [each for each in found if each is not None]
+        return self.seen
+
+    def discard(self) -> None:
+        for each in self.seen:
+            if RunningProcess.read(each.pid) == each:
+                os.kill(each.pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     async def end(self, how: signal.Signals) -> int:
         self.process.send_signal(how)
@@ -183,8 +206,10 @@ class Node:
         return int(self.process.returncode)
 
 
-async def test_a_whole_node_starts_stops_and_survives_kill_9_of_its_supervisor(folder: Path) -> None:
-    node = Node(folder)
+async def test_a_whole_node_starts_stops_and_survives_kill_9_of_its_supervisor(
+    start_node: Callable[[], Node], folder: Path
+) -> None:
+    node = start_node()
     await node.says("ready")
     children = node.children()
     names = sorted(Path(each.arguments[0]).name for each in children)
@@ -194,7 +219,7 @@ async def test_a_whole_node_starts_stops_and_survives_kill_9_of_its_supervisor(f
     await node.end(signal.SIGKILL)
     await until(lambda: all(is_gone(each.pid) for each in children), "children end with their parent", 5.0)
 
-    node = Node(folder)
+    node = start_node()
     await node.says("ready")
     children = node.children()
     assert await node.end(signal.SIGINT) == 0
@@ -202,8 +227,8 @@ async def test_a_whole_node_starts_stops_and_survives_kill_9_of_its_supervisor(f
     assert len(events(folder, "drained")) == 2
 
 
-async def test_what_a_killed_node_left_running_does_not_stop_the_next(folder: Path) -> None:
-    node = Node(folder)
+async def test_what_a_killed_node_left_running_does_not_stop_the_next(start_node: Callable[[], Node]) -> None:
+    node = start_node()
     await node.says("ready")
     left = [each for each in node.children() if Path(each.arguments[0]).name in {"postgres", "nats-server"}]
     for each in left:
@@ -211,17 +236,19 @@ async def test_what_a_killed_node_left_running_does_not_stop_the_next(folder: Pa
     await node.end(signal.SIGKILL)
     assert len(left) == 3
     assert not any(is_gone(each.pid) for each in left)
-    node = Node(folder)
+    node = start_node()
     await node.says("ready")
     assert all(is_gone(each.pid) for each in left)
     assert await node.end(signal.SIGTERM) == 0
 
 
-async def test_a_second_supervisor_is_refused_with_the_number_of_the_first(folder: Path) -> None:
+async def test_a_second_supervisor_is_refused_with_the_number_of_the_first(
+    start_node: Callable[[], Node], folder: Path
+) -> None:
     with data_folder_lock(folder / "data"):
-        node = Node(folder)
+        node = start_node()
         assert node.process.stderr is not None
-        said = await asyncio.to_thread(node.process.stderr.read)
+        said = await asyncio.wait_for(asyncio.to_thread(node.process.stderr.readline), 20)
         assert await node.ended() == 1
         assert said.startswith("locked: ")
         assert f"process {os.getpid()}" in said
@@ -279,7 +306,9 @@ async def test_a_worker_that_is_never_ready_is_killed_and_tried_again(folder: Pa
         await until(lambda: events(folder, "ready"), "the worker recovers")
 
 
-async def test_a_roll_replaces_one_at_a_time_and_the_new_one_is_ready_before_the_old_one_drains(folder: Path) -> None:
+async def test_a_roll_replaces_one_at_a_time_and_the_new_one_is_ready_before_the_old_one_drains(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running([worker(folder, "worker-1"), worker(folder, "worker-2")]) as supervisor:
         await until(lambda: len(events(folder, "ready")) == 2, "the first two")
         old = {name: pid for name, pid, _ in events(folder, "ready")}
@@ -292,6 +321,8 @@ async def test_a_roll_replaces_one_at_a_time_and_the_new_one_is_ready_before_the
             for name in ("worker-1", "worker-2")
             for happened, was_there in (("began", False), ("ready", False), ("drained", True))
         ]
+        await asyncio.sleep(0.1)
+        assert "starting it again" not in caplog.text, "a worker that was replaced did not fail"
         # The one that took the place is watched like the first.
         os.kill(events(folder, "ready", "worker-1")[-1][1], signal.SIGKILL)
         await until(lambda: len(events(folder, "ready", "worker-1")) == 3, "its successor")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_private_key, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt import PyJWKSet
@@ -24,7 +25,7 @@ from iam.keyset import (
     thumbprint,
     verifying_keys,
 )
-from iam.sealing import MasterKey
+from iam.sealing import MasterKey, seal
 from iam.tokens import base64url
 
 MASTER = MasterKey(bytes(range(32)))
@@ -83,6 +84,18 @@ def test_a_key_that_would_die_before_its_tokens_does_not_sign() -> None:
         signing_key([first], last + timedelta(seconds=1), longest_token=LONGEST)
     assert caught.value.kind is Kind.UNAVAILABLE
     assert planned([first], last + timedelta(seconds=1)).create is not None
+
+
+def test_a_longer_lifetime_of_tokens_brings_the_next_key_forward() -> None:
+    """Configured anew, the longest token lets the key sign for half a period only."""
+    first = stored("a", NOW, NOW + 2 * EVERY + LONGEST)
+    longer = LONGEST + EVERY + EVERY / 2
+    for at, signs_from in (
+        (NOW + EVERY / 2 - OVERLAP - timedelta(seconds=1), None),
+        (NOW + EVERY / 2 - OVERLAP, NOW + EVERY / 2),
+    ):
+        plan = plan_rotation([first], at, every=EVERY, overlap=OVERLAP, longest_token=longer)
+        assert (plan.create and plan.create.signs_from) == signs_from
 
 
 def test_a_key_goes_when_it_verifies_nothing_any_more() -> None:
@@ -182,9 +195,11 @@ def test_coordinates_keep_their_leading_zeros() -> None:
 
 def test_a_row_with_the_secret_of_another_does_not_sign() -> None:
     ours, theirs = (make_key(MASTER, NewKey(NOW, NOW + EVERY), now=NOW, random=os.urandom) for _ in range(2))
-    for row in (replace(ours, sealed=theirs.sealed), replace(ours, kid=theirs.kid), replace(ours, sealed=b"")):
+    pkcs8 = open_key(MASTER, theirs).private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    resealed = seal(MASTER, pkcs8, context=f"token-key:{ours.kid}", random=os.urandom)
+    for sealed in (theirs.sealed, resealed, b""):
         with pytest.raises(Refused) as caught:
-            open_key(MASTER, row)
+            open_key(MASTER, replace(ours, sealed=sealed))
         assert caught.value.kind is Kind.UNAVAILABLE
 
 

@@ -225,6 +225,7 @@ LINE = ED.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).deco
         ssh(b"ssh-ed25519", RAW + b"x"),
         ssh(b"ssh-ed25519"),
         ssh(b"ssh-ed25519", RAW)[:-4],
+        base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x21" + RAW).decode(),
         ssh(b"ssh-ed25519-cert-v01@openssh.com", b"", RAW),
         ssh(b"ecdsa-sha2-nistp256", b"nistp384", b"\x04" + bytes(64)),
         ssh(b"ecdsa-sha2-nistp256", RAW),

@@ -1,0 +1,278 @@
+"""The one list that wires everything: read it top to bottom to know what a worker is made of."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ca.authorities import Authorities
+from ca.http import routes as authority_routes
+from ca.keystore import Keystore
+from ca.proof import CertificateProver
+from ca.revocation import RevocationService
+from ca.service import AuthorityService
+from callout.broker import Broker, Endpoint, Watch
+from callout.service import CalloutService
+from challenge.http import routes as challenge_routes
+from challenge.service import ChallengeService
+from doorward.addresses import Addresses, account, nats_trust
+from doorward.bus import Bus
+from doorward.config import Configuration
+from doorward.console.http import routes as console_routes
+from doorward.database import Pool
+from doorward.jobs import Job, Leader, run_jobs
+from doorward.keys import callout_keys, master_key
+from doorward.outbox import Relay
+from est.administration import ProfileService
+from est.http import profile_routes
+from est.http import routes as est_routes
+from est.service import EstService
+from iam.access import Authenticated, Denied
+from iam.directory import Directory
+from iam.errors import unauthenticated
+from iam.events import Event, effects_of
+from iam.gate import TokenGate
+from iam.guard import Guard, Route
+from iam.http import audit, devices, identities, login, tenancy
+from iam.identifiers import Clock, Random
+from iam.model import Tenant
+from iam.passwords import PasswordHasher
+from iam.sealing import derive
+from iam.service.audit import AuditService
+from iam.service.devices import DeviceService
+from iam.service.foundation import lay_foundation
+from iam.service.identities import IdentityService
+from iam.service.keyring import KeyRing
+from iam.service.login import LoginService
+from iam.service.pairings import PairingService
+from iam.service.tenancy import TenancyService
+from iam.service.tokens import TokenService, TokenTerms
+from iam.store.database import Change
+from iam.store.standing import read_standing
+
+_PASSWORD_QUEUE = 64
+
+_log = logging.getLogger("doorward.app")
+
+
+@dataclass(frozen=True)
+class App:
+    """What a worker serves and keeps running, and what the command line asks it for."""
+
+    directory: Directory
+    login: LoginService
+    certificates: AuthorityService
+    authorities: Authorities
+    revocation: RevocationService
+    audit: AuditService
+    system: Tenant
+    pool: Pool
+    bus: Bus
+    broker: Broker
+    watch: Watch
+    leader: Leader
+    relay: Relay
+    jobs: Sequence[Job]
+    passwords: PasswordHasher
+    api_routes: Sequence[Route]
+    est_routes: Sequence[Route]
+    guard: Guard
+
+
+async def build(  # noqa: PLR0915 - the one list: as long as there are things to wire
+    configuration: Configuration, addresses: Addresses, clock: Clock, random: Random
+) -> App:
+    """Wire one worker of a node whose database is migrated; nothing listens and nothing runs yet.
+
+    Raises:
+        Refused: (unavailable) The database or a key is gone. (invalid) The database role could look over the wall.
+    """
+    # The ground: keys, the database, our own events.
+    master = master_key(configuration, random)
+    pool = await Pool.connect(addresses.database, clock, random, size=configuration.database.pool_size)
+    await pool.check_role()
+    system = await lay_foundation(pool, clock, random)
+    trust = nats_trust(configuration)
+    bus = Bus(account(addresses, addresses.bus_user, addresses.bus_password, trust), f"doorward-{os.getpid()}")
+
+    # Who may do what.
+    terms = TokenTerms(
+        issuer=configuration.node.public_url,
+        audience=configuration.tokens.audience,
+        person=configuration.tokens.person_lifetime,
+        machine=configuration.tokens.machine_lifetime,
+    )
+    directory = Directory(lambda identity: read_standing(pool, identity), clock, bus.feed_is_healthy)
+    key_ring = KeyRing(
+        pool,
+        master,
+        clock,
+        random,
+        rotate_every=configuration.tokens.rotate_every,
+        longest_token=max(terms.person, terms.machine),
+    )
+    await key_ring.rotate(system.id)
+    passwords = PasswordHasher(slots=os.cpu_count() or 1, queue=_PASSWORD_QUEUE)
+    tokens = TokenService(directory, key_ring, clock, random, terms)
+    tenancy_service = TenancyService(pool, clock, random)
+    people = IdentityService(pool, passwords, clock, random)
+    login_service = LoginService(pool, directory, tokens, passwords, master, clock, random)
+    gate = TokenGate(tokens, tenancy_service)
+
+    # The authority.
+    authorities = Authorities(
+        pool,
+        Keystore(configuration.node.data / "keys", master, random),
+        clock,
+        random,
+        base_url=configuration.ca.publication_url,
+    )
+    await authorities.ensure()
+    certificates = AuthorityService(pool, authorities, clock, random)
+    revocation = RevocationService(pool, authorities, clock)
+    prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit)
+
+    # Enrolment, key login, brokers.
+    enrolment = EstService(pool, authorities, clock, random)
+    await enrolment.ensure_default_profile(system.id)
+    challenges = ChallengeService(
+        pool,
+        directory,
+        people,
+        login_service,
+        derive(master, "challenge"),
+        clock,
+        random,
+        audience=configuration.node.public_url,
+    )
+
+    async def prove_certificate(chain: Sequence[bytes]) -> Authenticated:
+        proved = await prover.identity_of_certificate(chain)
+        access = await directory.access(proved.identity)
+        if isinstance(access, Denied):
+            raise unauthenticated(access.reason)
+        return Authenticated(access, proved.not_after, None, ("x5t",))
+
+    seeds = callout_keys(configuration, master, random)
+    callout = CalloutService(
+        tokens.by_token,
+        prove_certificate,
+        issuer=seeds.issuer_seed,
+        xkey=seeds.xkey_seed,
+        clock=clock,
+        random=random,
+        account=configuration.nats.account,
+    )
+    callout_users = [Endpoint(url, addresses.callout_user, addresses.callout_password, trust) for url in addresses.nats]
+    system_users = [Endpoint(url, addresses.system_user, addresses.system_password, trust) for url in addresses.nats]
+    broker = Broker(callout_users, callout)
+    watch = Watch(system_users, directory.access, clock, account=configuration.nats.account)
+
+    audit_service = AuditService(pool)
+
+    # Changes: applied here at once, told to every node by the relay.
+    leader = Leader(pool)
+    relay = Relay(pool, bus, leader)
+    wakes: set[asyncio.Task[None]] = set()
+
+    def committed(changes: Sequence[Change]) -> None:
+        effects = [effect for change in changes for effect in effects_of(change.data)]
+        directory.apply(effects)
+        for change in changes:
+            prover.hear(change.kind, change.data)
+        if effects:
+            wake = asyncio.get_running_loop().create_task(bus.wake_relay())
+            wakes.add(wake)
+            wake.add_done_callback(wakes.discard)
+
+    def heard(event: Event) -> None:
+        directory.apply(event.effects)
+        prover.hear(event.kind, event.data)
+
+    pool.announce_to(committed)
+    bus.on_event(heard)
+    bus.on_gap(directory.clear)
+    bus.on_gap(prover.clear)
+
+    public_routes: list[Route] = [
+        *tenancy.routes(tenancy_service),
+        *identities.routes(people),
+        *login.routes(login_service, key_ring),
+        *devices.device_routes(DeviceService(pool, clock)),
+        *devices.pairing_routes(PairingService(pool)),
+        *challenge_routes(challenges, gate),
+        *authority_routes(certificates, revocation, authorities),
+        *profile_routes(ProfileService(pool, authorities, clock, random)),
+        *audit.routes(audit_service),
+    ]
+    device_routes = est_routes(enrolment)
+
+    def described() -> list[Route]:
+        return [*public_routes, *device_routes]
+
+    public_routes += console_routes(bus, pool, described, configuration.node.public_url)
+    return App(
+        directory=directory,
+        login=login_service,
+        certificates=certificates,
+        authorities=authorities,
+        revocation=revocation,
+        audit=audit_service,
+        system=system,
+        pool=pool,
+        bus=bus,
+        broker=broker,
+        watch=watch,
+        leader=leader,
+        relay=relay,
+        jobs=(
+            Job("audit chain", 1.0, audit_service.chain),
+            Job("revocation lists", 1.0, revocation.publish_lists),
+            Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
+            Job("purge of sessions", 600.0, login_service.purge),
+            Job("purge of challenges", 600.0, challenges.purge),
+        ),
+        passwords=passwords,
+        api_routes=public_routes,
+        est_routes=device_routes,
+        guard=Guard(gate),
+    )
+
+
+async def run_background(app: App) -> None:
+    """Keep the worker's own tasks running until cancelled; the watch over connections only while it leads."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(app.leader.campaign(), name="campaign")
+        group.create_task(app.relay.run(), name="relay")
+        group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
+        group.create_task(_watch_while_leading(app), name="watch")
+
+
+async def _watch_while_leading(app: App) -> None:
+    pause = timedelta(milliseconds=200).total_seconds()
+    watching = False
+    events: asyncio.Queue[Event] = asyncio.Queue(maxsize=10_000)
+
+    def take(event: Event) -> None:
+        if watching and event.effects:
+            with contextlib.suppress(asyncio.QueueFull):
+                events.put_nowait(event)
+
+    app.bus.on_event(take)
+    while True:
+        if app.leader.leads and not watching:
+            await app.watch.start()
+            watching = True
+        elif watching and not app.leader.leads:
+            await app.watch.stop()
+            watching = False
+        try:
+            async with asyncio.timeout(pause):
+                event = await events.get()
+        except TimeoutError:
+            continue
+        if watching:
+            await app.watch.heard(event)

@@ -1,0 +1,166 @@
+"""`check`: whether a node can run as it is configured, and whether what it holds is whole."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import metadata
+
+import asyncpg
+import nats
+from nats.errors import Error as NatsError
+
+from doorward.addresses import Addresses, nats_trust, read_addresses
+from doorward.commands.local import local_app
+from doorward.commands.printing import print_json, print_lines
+from doorward.config import Configuration, known_keys
+from doorward.keys import master_key, random_bytes
+from doorward.worker import utc_now
+from iam.errors import Refused
+
+PACKAGES = ("ca", "callout", "certs", "challenge", "doorward", "est", "iam")
+"""Our top-level packages: their names are short, and another distribution may have the same."""
+
+_CLOCK_SKEW = timedelta(seconds=2)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one question came to."""
+
+    question: str
+    holds: bool
+    said: str
+
+
+def check(configuration: Configuration, *, as_json: bool) -> int:
+    """Ask every question and print what it came to; return 0 if all hold."""
+    findings = asyncio.run(_ask_all(configuration))
+    if as_json:
+        print_json(
+            {
+                "holds": all(one.holds for one in findings),
+                "findings": [{"question": one.question, "holds": one.holds, "said": one.said} for one in findings],
+                "configuration": configuration.model_dump(mode="json"),
+            }
+        )
+    else:
+        print_lines("Configuration", *_settings(configuration), "", "Findings")
+        print_lines(*(f"  {'ok    ' if one.holds else 'FAILED'} {one.question}: {one.said}" for one in findings))
+    return 0 if all(one.holds for one in findings) else 1
+
+
+async def _ask_all(configuration: Configuration) -> list[Finding]:
+    findings = [_packages(), _master_key(configuration)]
+    try:
+        addresses = read_addresses(configuration)
+    except Refused as refusal:
+        return [*findings, Finding("node", False, refusal.detail)]
+
+    questions: tuple[tuple[str, Callable[[], Awaitable[str]]], ...] = (
+        ("database", lambda: _database(addresses)),
+        ("clock", lambda: _clock(addresses)),
+        ("NATS", lambda: _nats(configuration, addresses)),
+        ("authorities", lambda: _authorities(configuration)),
+        ("audit chain", lambda: _audit(configuration)),
+    )
+    for question, ask in questions:
+        try:
+            findings.append(Finding(question, True, await ask()))
+        except Refused as refusal:
+            findings.append(Finding(question, False, f"{refusal.detail} {refusal.reason}"))
+        except (OSError, TimeoutError, asyncpg.PostgresError, NatsError, _Wrong) as error:
+            findings.append(Finding(question, False, str(error) or type(error).__name__))
+    return findings
+
+
+class _Wrong(Exception):
+    """A finding that is not as it must be."""
+
+
+def _packages() -> Finding:
+    owners = metadata.packages_distributions()
+    others = {name: owner for name in PACKAGES for owner in owners.get(name, []) if owner != "doorward"}
+    if others:
+        said = ", ".join(f"{name} also belongs to {owner}" for name, owner in others.items())
+        return Finding("packages", False, f"{said}: uninstall it, or install Doorward into an environment of its own")
+    return Finding("packages", True, "no other distribution owns our top-level packages")
+
+
+def _master_key(configuration: Configuration) -> Finding:
+    try:
+        master_key(configuration, random_bytes)
+    except Refused as refusal:
+        return Finding("master key", False, refusal.detail)
+    return Finding("master key", True, "there, 32 bytes")
+
+
+async def _database(addresses: Addresses) -> str:
+    connection = await asyncpg.connect(addresses.database, timeout=5)
+    try:
+        version = await connection.fetchval("SHOW server_version")
+        migration = await connection.fetchval("SELECT max(number) FROM schema_migration")
+    finally:
+        await connection.close()
+    return f"PostgreSQL {version}, schema {migration:04}"
+
+
+async def _clock(addresses: Addresses) -> str:
+    connection = await asyncpg.connect(addresses.database, timeout=5)
+    try:
+        skew = abs(await connection.fetchval("SELECT clock_timestamp()") - utc_now())
+    finally:
+        await connection.close()
+    if skew > _CLOCK_SKEW:
+        raise _Wrong(f"the database's clock is {skew.total_seconds():.1f} s away from ours")
+    return f"within {skew.total_seconds() * 1000:.0f} ms of the database's"
+
+
+async def _nats(configuration: Configuration, addresses: Addresses) -> str:
+    for user, password in (
+        (addresses.callout_user, addresses.callout_password),
+        (addresses.system_user, addresses.system_password),
+        (addresses.bus_user, addresses.bus_password),
+    ):
+        client = await nats.connect(
+            list(addresses.nats),
+            user=user,
+            password=password,
+            tls=nats_trust(configuration),
+            connect_timeout=3,
+            allow_reconnect=False,
+        )
+        version = client.connected_server_version
+        await client.close()
+    return f"nats-server {version}, all three users may connect"
+
+
+async def _authorities(configuration: Configuration) -> str:
+    async with local_app(configuration) as app:
+        names = [f"{one.name} until {one.certificate.not_valid_after_utc:%Y-%m-%d}" for one in app.authorities.all]
+    root = "here; it can be taken away" if (configuration.node.data / "keys" / "root.sealed").exists() else "taken away"
+    return f"{', '.join(names)}; the root's key is {root}"
+
+
+async def _audit(configuration: Configuration) -> str:
+    async with local_app(configuration) as app:
+        holds, broken = await app.audit.check()
+    if broken is not None:
+        raise _Wrong(f"line {broken} does not follow from those before it; {holds} lines hold")
+    return f"{holds} lines, each follows from the one before"
+
+
+def _settings(configuration: Configuration) -> list[str]:
+    values = configuration.model_dump(mode="json")
+    return [
+        f"  {section}.{key} = {_hidden(values[section][key])}" for section, keys in known_keys().items() for key in keys
+    ]
+
+
+def _hidden(value: object) -> object:
+    """Show a URL without its password."""
+    if isinstance(value, str) and "://" in value and "@" in value:
+        scheme, _, rest = value.partition("://")
+        credentials, _, place = rest.rpartition("@")
+        return f"{scheme}://{credentials.partition(':')[0]}:***@{place}"
+    return value
