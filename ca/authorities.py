@@ -93,11 +93,11 @@ class Authorities:
             stored = await list_authorities(transaction)
             if not stored:
                 tenant = await system_tenant(transaction)
-                stored = self._make()
-                for one in stored:
+                for one in self._make():
                     await insert_authority(transaction, one)
                     data = {"id": str(one.id), "spki_sha256": one.spki_sha256.hex()}
                     await transaction.record(Change(tenant, _NODE, "authority.created", one.name, data))
+                stored = await list_authorities(transaction)
         self._hold(stored)
 
     async def reread(self) -> None:

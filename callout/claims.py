@@ -3,7 +3,9 @@
 A request is believed when
 
 1. it is sealed to us by the curve key that its header and its content both name,
-2. its algorithm is `ed25519-nkey` and its signature is that of its issuer, a server,
+2. its algorithm is `ed25519-nkey` and its signature is that of its issuer, a server. A signature that held says that
+   this server has this curve key; from then on only that server can make a seal with it that opens, and the seal is
+   proof enough: checking the signature of every request again would take most of the time of an answer,
 3. the issuer is the server that it says it comes from, so that our answer goes there and nowhere else,
 4. its audience is `nats-authorization-request`,
 5. it was made now: it has not expired, and was not issued in the future.
@@ -18,9 +20,11 @@ Nothing in a request is ours: its user name, names and addresses were chosen by 
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -74,13 +78,32 @@ class AuthorizationRequest:
     chain: tuple[bytes, ...] = field(repr=False)
 
 
-def read_request(token: bytes, server_key: str, now: datetime) -> AuthorizationRequest:
-    """Read an opened request (rules 2 to 5; `server_key` is the header's, for rule 1).
+class RequestReader:
+    """Reads requests, and remembers which server has which curve key (rule 2)."""
 
-    Raises:
-        Refused: Malformed or unauthenticated, with the reason for the log.
-    """
-    claims = _verified(token)
+    def __init__(self, capacity: int = 1024) -> None:
+        self._capacity = capacity
+        self._key_of: dict[str, str] = {}
+
+    def read(self, token: bytes, server_key: str, now: datetime) -> AuthorizationRequest:
+        """Read a request that was opened with `server_key`.
+
+        Raises:
+            Refused: Malformed or unauthenticated, with the reason for the log.
+        """
+        claims, check_signature = _read(token)
+        server = _text(claims, "iss")
+        if self._key_of.get(server) != server_key:
+            check_signature()
+        request = _believed(claims, server_key, now)
+        if server not in self._key_of and len(self._key_of) >= self._capacity:
+            self._key_of.clear()
+        self._key_of[server] = server_key
+        return request
+
+
+def _believed(claims: dict[str, Any], server_key: str, now: datetime) -> AuthorizationRequest:
+    """Return what the claims of a server ask (rules 1 and 3 to 5)."""
     nats = _member(claims, "nats")
     server = _member(nats, "server_id")
     if claims.get("aud") != _REQUEST_AUDIENCE or nats.get("type") != "authorization_request":
@@ -163,18 +186,28 @@ def _signed(claims: bytes, issuer: SigningKey) -> bytes:
     return message + b"." + base64.urlsafe_b64encode(issuer.sign(message)).rstrip(b"=")
 
 
-def _verified(token: bytes) -> dict[str, Any]:
-    """Return the claims of a JWT that its issuer signed (rule 2)."""
+def _read(token: bytes) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Return the claims of a JWT, and what checks that their issuer signed it (rule 2)."""
     parts = token.split(b".")
     if len(token) > LONGEST_REQUEST or len(parts) != 3:  # noqa: PLR2004 - header, claims, signature (RFC 7515 3.1)
         raise malformed("Not a JWT.")
-    header, claims = _object(_decoded(parts[0])), _object(_decoded(parts[1]))
+    _check_algorithm(parts[0])
+    claims = _object(_decoded(parts[1]))
+
+    def check_signature() -> None:
+        server = decode_public_key(Prefix.SERVER, _text(claims, "iss"))
+        if not verify(server, parts[0] + b"." + parts[1], _decoded(parts[2])):
+            raise unauthenticated("the signature of the request does not hold")
+
+    return claims, check_signature
+
+
+@lru_cache(maxsize=16)
+def _check_algorithm(part: bytes) -> None:
+    """Raise unless the header of a JWT is NATS' own (rule 2). A broker writes the same one every time."""
+    header = _object(_decoded(part))
     if header.get("alg") != "ed25519-nkey" or str(header.get("typ")).lower() != "jwt":
         raise unauthenticated(f"the request is signed by the algorithm {header.get('alg')!r}")
-    server = decode_public_key(Prefix.SERVER, _text(claims, "iss"))
-    if not verify(server, parts[0] + b"." + parts[1], _decoded(parts[2])):
-        raise unauthenticated("the signature of the request does not hold")
-    return claims
 
 
 def _decoded(part: bytes) -> bytes:

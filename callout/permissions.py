@@ -83,19 +83,25 @@ def inbox(access: Access) -> str:
     return f"{_INBOX_LEVEL}.{access.identity.id}.{access.tenant.name}.>"
 
 
-@dataclass(frozen=True, slots=True)
 class Prepared:
     """All that answering for an Access needs, worked out once.
 
     Attributes:
         access: What it was worked out from.
         acl_digest: The digest of the access control list.
-        encoded: `Permissions.encoded` for each type of connection.
     """
 
-    access: Access
-    acl_digest: str
-    encoded: dict[ConnectionType, bytes]
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._acl = access_control_list(access)
+        self.acl_digest = self._acl.digest
+        self._encoded: dict[ConnectionType, bytes] = {}
+
+    def encoded(self, connection: ConnectionType) -> bytes:
+        """Return `Permissions.encoded` for a type of connection."""
+        if connection not in self._encoded:
+            self._encoded[connection] = permissions(self._acl, self.access, connection).encoded
+        return self._encoded[connection]
 
 
 class PreparedPermissions:
@@ -110,10 +116,7 @@ class PreparedPermissions:
         held = self._held.get(access.identity.id)
         if held is not None and held.access is access:
             return held
-        acl = access_control_list(access)
-        prepared = Prepared(
-            access, acl.digest, {each: permissions(acl, access, each).encoded for each in ConnectionType}
-        )
+        prepared = Prepared(access)
         self._held[access.identity.id] = prepared
         self._held.move_to_end(access.identity.id)
         if len(self._held) > self._capacity:

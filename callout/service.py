@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from callout.claims import AuthorizationRequest, ConnectionType, read_request, response_claims, user_claims
+from callout.claims import AuthorizationRequest, ConnectionType, RequestReader, response_claims, user_claims
 from callout.connections import connection_name
 from callout.nkeys import SealingKey, SigningKey
 from callout.permissions import PreparedPermissions
@@ -91,6 +91,7 @@ class CalloutService:
         self._random = random
         self._account = account
         self._limits = limits or CalloutLimits()
+        self._requests = RequestReader()
         self._prepared = PreparedPermissions()
         self._under_way = 0
 
@@ -120,7 +121,7 @@ class CalloutService:
         return REFUSED
 
     async def _answer(self, sealed: bytes, server_key: str) -> bytes:
-        request = read_request(self._xkey.open(sealed, server_key), server_key, self._clock())
+        request = self._requests.read(self._xkey.open(sealed, server_key), server_key, self._clock())
         proved = await self._prove(request)
         now = self._clock()
         identity = proved.access.identity
@@ -134,7 +135,7 @@ class CalloutService:
             issuer=self._issuer,
             name=connection_name(identity.id, prepared.acl_digest),
             account=self._account,
-            permissions=prepared.encoded[request.type],
+            permissions=prepared.encoded(request.type),
             now=now,
             expires=min(proved.expires, now + LONGEST_CONNECTION),
         )

@@ -9,6 +9,7 @@
 """
 
 import re
+from functools import lru_cache
 
 from iam.errors import malformed
 
@@ -42,6 +43,7 @@ def _levels(topic: str) -> list[str]:
     return topic.split("/")
 
 
+@lru_cache(maxsize=16_384)
 def _token(level: str) -> str:
     if _TWO_WAYS_TO_READ.search(level):
         raise malformed("This topic has a level that NATS and MQTT read in two ways.")

@@ -115,7 +115,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         longest_token=max(terms.person, terms.machine),
     )
     await key_ring.rotate(system.id)
-    passwords = PasswordHasher(slots=os.cpu_count() or 1, queue=_PASSWORD_QUEUE)
+    passwords = PasswordHasher(slots=max(1, (os.cpu_count() or 1) // configuration.node.workers), queue=_PASSWORD_QUEUE)
     tokens = TokenService(directory, key_ring, clock, random, terms)
     tenancy_service = TenancyService(pool, clock, random)
     people = IdentityService(pool, passwords, clock, random)

@@ -51,7 +51,7 @@ class ListenerLimits:
     header_seconds: float = 10.0
     keepalive_seconds: float = 75.0
     stall_seconds: float = 30.0
-    """How long a client may take nothing of an answer."""
+    """How long a client may take nothing of an answer; the kernel tells of what it takes in steps of 64 kB."""
     close_seconds: float = 2.0
     """How long closing waits for what is not sent and for the client's end."""
     max_connections: int = 10_000
@@ -171,7 +171,7 @@ class HTTPConnection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer malformed HTTP, and give up on a client that is gone, without a traceback."""
-        if isinstance(exc, ConnectionError) or (self.transport is None and not request.content.is_eof()):
+        if isinstance(exc, ConnectionError):
             log.debug("%s went away during its request: %s", request.remote, exc)
             raise ConnectionResetError("the client went away during its request") from exc
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -184,19 +184,13 @@ class HTTPConnection(web.RequestHandler):
         return response
 
     def _start_header_timer(self) -> None:
-        self._header_timer = self._loop.call_later(
-            self._limits.header_seconds, self._header_is_late, self._request_count
-        )
+        seconds = self._limits.header_seconds
+        self._header_timer = self._loop.call_later(seconds, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
 
     def _stop_header_timer(self) -> None:
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
-
-    def _header_is_late(self, requests: int) -> None:
-        self._header_timer = None
-        if self._request_count == requests and self.awaits_request:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
     def _refuse(self, status: HTTPStatus) -> None:
         log.info("headers from %s refused: %d %s", self.peername, status, status.phrase)

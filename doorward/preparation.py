@@ -181,7 +181,9 @@ def role_of(url: str) -> str:
 def _write_public(path: Path, content: bytes) -> None:
     if path.exists() and path.read_bytes() == content:
         return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o755)
     fresh = path.with_name(path.name + ".new")
     fresh.write_bytes(content)
+    fresh.chmod(0o644)
     fresh.replace(path)

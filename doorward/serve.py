@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -86,6 +87,7 @@ async def run_node(configuration: Configuration, worker_command: list[str], on_r
         Refused: The configuration or a key stands in the way.
     """
     began = time.monotonic()
+    os.umask(0o077)  # what a node writes is its owner's, except what it opens on purpose
     data = configuration.node.data
     with data_folder_lock(data):
         master = master_key(configuration, random_bytes)

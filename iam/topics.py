@@ -20,8 +20,9 @@ A rule's topic is an MQTT 3.1.1 filter (4.7) with variables; an access control l
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from certs.errors import CertificateRefused
 from certs.names import device_identifier
@@ -101,8 +102,9 @@ def access_control_list(access: Access) -> AccessControlList:
     """Return what the topic rules of all grants come to (rules 3 to 6)."""
     found: dict[tuple[Effect, TopicAction], set[str]] = {}
     for grant in access.grants:
+        levels = {effect: _Levels(access, grant, denies=effect is Effect.DENY) for effect in Effect}
         for rule in grant.topics:
-            filters = list(_expanded(rule, grant, access))
+            filters = list(levels[rule.effect].filters(rule.topic))
             for action in (TopicAction.PUBLISH, TopicAction.SUBSCRIBE):
                 if rule.action in (action, TopicAction.ALL):
                     found.setdefault((rule.effect, action), set()).update(filters)
@@ -164,30 +166,44 @@ def _fault(topic: str, *, variables: frozenset[str], wildcards: frozenset[str]) 
     return None
 
 
-def _expanded(rule: TopicRule, grant: Grant, access: Access) -> Iterator[str]:
-    """Give the concrete filters of one rule within its grant."""
-    if _fault(rule.topic, variables=_VARIABLES, wildcards=_WILDCARDS) is not None:
-        return
-    denies = rule.effect is Effect.DENY
-    values = {
-        TENANT: _level(access.tenant.name, tenant_name, denies=denies),
-        IDENTITY: _level(access.identity.id, checked_identity_id, denies=denies),
-        NAME: _level(access.identity.name, identity_name, denies=denies),
-    }
-    template = rule.topic.split("/")
-    devices: Iterable[str | None] = (None,)
-    if DEVICE in template:
-        devices = (
-            (_ONE,)
+@lru_cache(maxsize=4096)
+def _template(topic: str) -> tuple[str, ...] | None:
+    """Return the levels of a rule's topic, or nothing if it is not one. Roles share their rules, so this is kept."""
+    return None if _fault(topic, variables=_VARIABLES, wildcards=_WILDCARDS) else tuple(topic.split("/"))
+
+
+class _Levels:
+    """What the variables stand for in one grant, as levels; none if a value cannot be one."""
+
+    def __init__(self, access: Access, grant: Grant, *, denies: bool) -> None:
+        self._values = {
+            TENANT: _level(access.tenant.name, tenant_name, denies=denies),
+            IDENTITY: _level(access.identity.id, checked_identity_id, denies=denies),
+            NAME: _level(access.identity.name, identity_name, denies=denies),
+        }
+        self._devices = (
+            {_ONE}
             if grant.devices.everything
-            else (_level(each, device_identifier, denies=denies) for each in grant.devices.names)
-        )
-    for device in devices:
-        levels = [(values | {DEVICE: device}).get(level, level) for level in template]
-        if denies or _stays_within(access.tenant, levels[0]):
-            concrete = [level for level in levels if level is not None]
-            if len(concrete) == len(levels):
-                yield "/".join(concrete)
+            else {_level(each, device_identifier, denies=denies) for each in grant.devices.names}
+        ) - {None}
+        self._tenant = access.tenant
+        self._denies = denies
+
+    def filters(self, topic: str) -> Iterator[str]:
+        """Give the concrete filters that a rule's topic comes to."""
+        template = _template(topic)
+        if template is None:
+            return
+        levels = [self._values.get(level, level) for level in template]
+        within = self._denies or _stays_within(self._tenant, levels[0])
+        if not within or None in levels:
+            return
+        pattern = "/".join(level for level in levels if level is not None)
+        if DEVICE not in template:
+            yield pattern
+            return
+        for device in self._devices:
+            yield pattern.replace(DEVICE, str(device))
 
 
 def _level(value: str, grammar: Callable[[str], str], *, denies: bool) -> str | None:
@@ -206,33 +222,38 @@ def _stays_within(tenant: Tenant, first_level: str | None) -> bool:
     return first_level == tenant.name or (tenant.name == SYSTEM_TENANT and tenant.parent is None)
 
 
-_Branch = dict[str, "_Branch"]
-
-_END = "/"
-"""Marks in the tree that a filter ends here; no level is called so."""
-
-
 def _minimal(filters: Iterable[str]) -> tuple[str, ...]:
-    """Return the filters sorted, without those that another one covers. Takes one walk of a tree for each."""
-    tree: _Branch = {}
+    """Return the filters sorted, without those that another one covers.
+
+    Only a filter with a wildcard covers another. Each such shape (where its wildcards stand) is laid over each filter,
+    and it is asked whether what comes out is there: many filters come of few rules, and so have few shapes.
+    """
     unique = {each: each.split("/") for each in filters}
-    for levels in unique.values():
-        branch = tree
-        for level in levels:
-            branch = branch.setdefault(level, {})
-        branch[_END] = {}
-    return tuple(sorted(each for each, levels in unique.items() if _covering(tree, [*levels, _END], 0) == 1))
+    shapes = {_shape(levels) for levels in unique.values()}
+    shapes = {shape for shape in shapes if _REST in shape or _ONE in shape}
+    return tuple(
+        sorted(
+            each
+            for each, levels in unique.items()
+            if not any((wider := _laid_over(shape, levels)) != each and wider in unique for shape in shapes)
+        )
+    )
 
 
-def _covering(branch: _Branch, levels: list[str], index: int) -> int:
-    """Count the filters below `branch` that cover the rest of `levels`, the filter itself among them, up to two."""
-    level = levels[index]
-    if level == _REST:
-        return int(_REST in branch)
-    total = int(_REST in branch)
-    if level == _END:
-        return total + int(_END in branch)
-    for step in {level, _ONE}:
-        if total <= 1 and step in branch:
-            total += _covering(branch[step], levels, index + 1)
-    return total
+_Shape = tuple[str, ...]
+
+
+def _shape(levels: Sequence[str]) -> _Shape:
+    return tuple(level if level in _WILDCARDS else "" for level in levels)
+
+
+def _laid_over(shape: _Shape, levels: Sequence[str]) -> str | None:
+    """Return the filter of this shape that covers `levels`, or nothing if none can."""
+    rest = shape[-1] == _REST
+    length = len(shape) - 1 if rest else len(shape)
+    bare = len(levels) - 1 if levels[-1] == _REST else len(levels)
+    if bare < length or (not rest and not bare == length == len(levels)):
+        return None
+    return "/".join(
+        [wildcard or level for wildcard, level in zip(shape[:length], levels, strict=False)] + [_REST] * rest
+    )

@@ -66,8 +66,11 @@ class ApiClient:
         public_key = base64.b64encode(key.spki).decode()
         asked = self.request("POST", "/auth/challenge", {"public_key": public_key, "purpose": purpose})
         challenge = asked["challenge"]
-        if read_challenge(challenge).purpose is not purpose:
+        line = read_challenge(challenge)
+        if line.purpose is not purpose:
             raise forbidden(f"The server sent a challenge for something other than {purpose}; it is not signed.")
+        if line.audience != self._url:
+            raise forbidden(f"The challenge is for {line.audience}, not {self._url}: it is not signed. Use that URL.")
         signature = base64.b64encode(key.sign(signed_message(challenge))).decode()
         proof = {"public_key": public_key, "challenge": challenge, "signature": signature}
         answer: dict[str, Any] = self.request("POST", path, {**proof, **fields})

@@ -4,6 +4,7 @@ A new key is published an hour before it signs. So a worker that reads the set e
 `kid` that it does not know, always knows the key of a genuine token.
 """
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from iam import keyset
+from iam.errors import Refused
 from iam.identifiers import Clock, Random
 from iam.sealing import MasterKey
 from iam.store import token_keys
@@ -21,6 +23,8 @@ from iam.tokens import TokenSigningKey
 PUBLISHED_BEFORE = timedelta(hours=1)
 _READ_AGAIN = timedelta(minutes=1)
 _READ_AGAIN_FOR_UNKNOWN = timedelta(seconds=1)
+
+_log = logging.getLogger("doorward.keyring")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,6 @@ class KeyRing:
         """Return the key that signs now; raise `Refused` (unavailable) if there is none."""
         held = await self._fresh(_READ_AGAIN)
         key = keyset.signing_key(held.keys, self._clock(), longest_token=self._longest_token)
-        if key.kid not in self._opened:
-            self._opened = {key.kid: keyset.open_key(self._master_key, key)}
         return self._opened[key.kid]
 
     async def verifying_keys(self, *, read_again: bool = False) -> dict[str, EllipticCurvePublicKey]:
@@ -97,5 +99,16 @@ class KeyRing:
             # Everywhere: the keys belong to no tenant.
             async with self._database.transaction(EVERYWHERE) as transaction:
                 keys = tuple(await token_keys.all_token_keys(transaction))
-            self._held = _Held(keys, keyset.verifying_keys(keys, now), now)
+            genuine = tuple(key for key in keys if self._is_genuine(key))
+            self._held = _Held(genuine, keyset.verifying_keys(genuine, now), now)
         return self._held
+
+    def _is_genuine(self, key: keyset.TokenKey) -> bool:
+        """Tell whether we sealed this key: a row that somebody else wrote must not verify tokens."""
+        if key.kid not in self._opened:
+            try:
+                self._opened[key.kid] = keyset.open_key(self._master_key, key)
+            except Refused as refusal:
+                _log.error("the token key %s is left out: %s", key.kid, refusal.reason)
+                return False
+        return keyset.thumbprint(key.public_jwk) == key.kid

@@ -19,7 +19,7 @@ from iam.directory import Directory
 from iam.errors import Kind, Refused, unauthenticated
 from iam.events import affects_identity
 from iam.identifiers import Clock, Random, uuid7
-from iam.passwords import PasswordHasher
+from iam.passwords import Mismatched, PasswordHasher
 from iam.sealing import MasterKey, open_sealed, seal
 from iam.service.tokens import FIRST_PARTY, Issued, TokenService
 from iam.store import identities, sessions
@@ -31,7 +31,6 @@ FREE_FAILURES = 5
 LONGEST_WAIT = timedelta(minutes=15)
 FAILURE_MEMORY = timedelta(hours=1)
 _FREE_FAILURES_OF_ADDRESS = 50
-_SEAL_CONTEXT = "refresh_token"
 
 
 class LoginService:
@@ -70,9 +69,11 @@ class LoginService:
                 raise Refused(Kind.THROTTLED, "Too many failed attempts; wait a little.", retry_after=wait)
             owner = await identities.password_owner(transaction, name)
         holds = await self._passwords.verify(password, owner.password_hash if owner else None)
-        if owner is None or not holds:
+        if owner is None or isinstance(holds, Mismatched):
             await self._count_failure(account_key, address_key)
             raise unauthenticated(f"password of {name!r} from {address}" if owner else f"unknown name from {address}")
+        if holds.needs_rehash:
+            await self._rehash(owner.credential, password)
         access = await self._access(owner.identity)
         return await self.start_session(access, ("pwd",), offline=offline, proved_with=owner.credential)
 
@@ -124,7 +125,8 @@ class LoginService:
             Refused: (unauthenticated) It is unknown, expired, used before, or its identity may do nothing now.
         """
         successor = _new_refresh_token()
-        sealed = seal(self._master_key, successor.encode(), context=_SEAL_CONTEXT, random=self._random)
+        context = _seal_context(refresh_token)
+        sealed = seal(self._master_key, successor.encode(), context=context, random=self._random)
         # Everywhere: whose it is, the token tells.
         async with self._database.transaction(EVERYWHERE) as transaction:
             used = await sessions.use_refresh_token(transaction, _hash(refresh_token), sealed)
@@ -143,7 +145,7 @@ class LoginService:
         if used.session_revoked or stolen:
             raise unauthenticated(f"session {used.session.id} is over" if not stolen else "a refresh token used twice")
         if reused:
-            successor = self._successor(used)
+            successor = open_sealed(self._master_key, used.successor_sealed or b"", context=context).decode()
         access = await self._access(used.session.identity)
         lasts = self._tokens.lifetime_of(access.identity.type)
         return await self._tokens.issue(access, used.session, successor if offline else None, lasts)
@@ -176,6 +178,12 @@ class LoginService:
             raise unauthenticated(access.reason)
         return access
 
+    async def _rehash(self, credential: UUID, password: str) -> None:
+        """Store the hash anew: it was made by the parameters of an earlier day."""
+        hashed = await self._passwords.hash(password)
+        async with self._database.transaction(EVERYWHERE) as transaction:
+            await identities.replace_password_hash(transaction, credential, hashed)
+
     async def _count_failure(self, account_key: str, address_key: str) -> None:
         async with self._database.transaction(EVERYWHERE) as transaction:
             for key, free in ((account_key, FREE_FAILURES), (address_key, _FREE_FAILURES_OF_ADDRESS)):
@@ -186,9 +194,6 @@ class LoginService:
             data = {"session": str(session.id), **affects_identity(session.identity)}
             await transaction.record(Change(session.tenant, session.identity, kind, session.identity, data))
 
-    def _successor(self, used: sessions.RefreshToken) -> str:
-        return open_sealed(self._master_key, used.successor_sealed or b"", context=_SEAL_CONTEXT).decode()
-
 
 def _new_refresh_token() -> str:
     return "drt_" + secrets.token_urlsafe(32)
@@ -196,6 +201,11 @@ def _new_refresh_token() -> str:
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
+
+
+def _seal_context(refresh_token: str) -> str:
+    """Return what binds a sealed successor to the token that it follows."""
+    return f"refresh_token:{_hash(refresh_token).hex()}"
 
 
 def _digest(name: str) -> str:

@@ -182,6 +182,14 @@ async def mark_used(transaction: Transaction, credential: UUID) -> None:
     await transaction.execute(_USE, credential, transaction.now)
 
 
+_REPLACE_HASH = "UPDATE credential SET password_hash = $2 WHERE id = $1 AND kind = 'password'"
+
+
+async def replace_password_hash(transaction: Transaction, credential: UUID, password_hash: str) -> None:
+    """Store the hash of the same password by other parameters."""
+    await transaction.execute(_REPLACE_HASH, credential, password_hash)
+
+
 _REVOKE_CREDENTIAL = """
     UPDATE credential SET revoked_at = $3 WHERE id = $1 AND identity_id = $2 AND revoked_at IS NULL"""
 

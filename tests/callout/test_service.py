@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callout.claims import ConnectionType, read_request
+from callout.claims import ConnectionType, RequestReader
 from callout.nkeys import (
     Prefix,
     SealingKey,
@@ -289,6 +289,28 @@ class TestForgery:
             assert await service(prover).answer(server.sealed(forged, OURS), server.xkey.public) == b""
         assert prover.tokens == 0
 
+    async def test_a_known_server_is_known_by_its_seal_and_no_other(self, prover: Prover, server: Asking) -> None:
+        """Once its signature held, its curve key speaks for it; a stranger's key does not."""
+        answering, stranger = service(prover), Asking(2)
+        claims = server.claims(NOW)
+        assert await answering.answer(server.sealed(server.signed(claims), OURS), server.xkey.public)
+        body, _, _ = server.signed(server.claims(NOW)).rpartition(b".")
+        unsigned = body + b"." + base64url(b"\0" * 64)
+        assert await answering.answer(server.sealed(unsigned, OURS), server.xkey.public)
+        for forged in (claims, stranger.claims(NOW) | {"iss": server.id}):
+            forged["nats"]["server_id"] = {"id": server.id, "xkey": stranger.xkey.public}
+            message = stranger.sealed(stranger.signed(forged), OURS)
+            assert await answering.answer(message, stranger.xkey.public) == b""
+            assert await answering.answer(message, server.xkey.public) == b""
+
+    async def test_a_server_that_was_not_believed_is_not_remembered(self, prover: Prover, server: Asking) -> None:
+        answering = service(prover)
+        late = server.signed(server.claims(NOW - timedelta(minutes=1)))
+        assert await answering.answer(server.sealed(late, OURS), server.xkey.public) == b""
+        body, _, _ = server.signed(server.claims(NOW)).rpartition(b".")
+        unsigned = body + b"." + base64url(b"\0" * 64)
+        assert await answering.answer(server.sealed(unsigned, OURS), server.xkey.public) == b""
+
     async def test_seals(self, prover: Prover, server: Asking) -> None:
         token = server.signed(server.claims(NOW))
         sealed, answering = server.sealed(token, OURS), service(prover)
@@ -428,4 +450,4 @@ class TestKeys:
         for key in (SigningKey.from_seed(ISSUER_SEED), OURS):
             assert "_secret" not in repr(key)
         token = Asking().signed(Asking().claims(NOW, connect_opts={"pass": "hidden"}))
-        assert "hidden" not in repr(read_request(token, Asking().xkey.public, NOW))
+        assert "hidden" not in repr(RequestReader().read(token, Asking().xkey.public, NOW))

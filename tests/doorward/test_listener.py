@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import trustme
 import uvloop
@@ -55,6 +56,7 @@ class Server:
         self.largest_backlog = 0
         self.endings: list[BaseException | None] = []
         self.finished = threading.Event()
+        self.patience = threading.Event()
         self.listener: Listener
         self.thread = threading.Thread(target=loop.run_forever)
         self.thread.start()
@@ -74,6 +76,7 @@ class Server:
                 web.get("/stream", self.stream),
                 web.get("/file", self.file),
                 web.get("/slow", self.slow),
+                web.post("/patient", self.patient),
                 web.get("/greeting", self.websocket),
             ]
         )
@@ -145,6 +148,10 @@ class Server:
         await asyncio.sleep(0.4)
         self.finished.set()
         return web.Response(text="done")
+
+    async def patient(self, _request: web.Request) -> web.Response:
+        await self.loop.run_in_executor(None, self.patience.wait)
+        return web.Response()
 
     async def websocket(self, request: web.Request) -> web.WebSocketResponse:
         response = web.WebSocketResponse()
@@ -232,6 +239,13 @@ def ask(connection: socket.socket, path: str, *, method: str = "GET", headers: s
     head, _, answer = read_to_end(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 "), head
     return answer
+
+
+def assert_quiet(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Wait for the last connection to go, and see that the log holds neither a warning nor a traceback."""
+    wait_for(lambda: server.listener.admission.connections == 0)
+    time.sleep(0.05)
+    assert [each.getMessage() for each in caplog.records if each.levelno > logging.INFO or each.exc_info] == []
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -366,6 +380,18 @@ def test_a_slow_reader_holds_the_writer_back(server: Server) -> None:
     assert 0 < server.largest_backlog < 256 * 1024
 
 
+def test_a_body_that_nobody_reads_is_not_taken(server: Server) -> None:
+    sent = 0
+    with connect(server) as connection:
+        connection.sendall(request("/patient", method="POST", headers="Content-Length: 100000000\r\n"))
+        connection.settimeout(0.5)
+        with suppress(TimeoutError):
+            while sent < 100_000_000:
+                sent += connection.send(bytes(16_384))
+    server.patience.set()
+    assert 65_536 < sent < 50_000_000
+
+
 def test_a_client_that_stops_reading_is_cut(start: Callable[..., Server], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "doorward")
     server = start(replace(QUICK, stall_seconds=0.3))
@@ -379,12 +405,13 @@ def test_a_client_that_stops_reading_is_cut(start: Callable[..., Server], caplog
 def test_a_slow_reader_is_not_cut_while_it_reads(start: Callable[..., Server]) -> None:
     server = start(replace(QUICK, stall_seconds=0.6))
     with connect(server, receive_buffer=65_536) as connection:
-        connection.sendall(request("/stream"))
+        connection.sendall(request("/document"))
         answer = b""
         end = time.monotonic() + 1.8
         while time.monotonic() < end:
             answer += connection.recv(65_536)
             time.sleep(0.02)
+        assert 0 < len(answer) < len(DOCUMENT) / 2
         answer += read_to_end(connection)
     assert answer.endswith(DOCUMENT)
 
@@ -403,21 +430,38 @@ def test_after_close_notify_a_request_that_arrived_whole_is_answered(server: Ser
     assert not server.endings
 
 
-def test_after_close_notify_a_request_that_did_not_arrive_whole_is_not_waited_for(server: Server) -> None:
+def test_after_close_notify_and_the_end_of_tcp_it_is_answered_too(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 5) as raw:
+        raw.setblocking(True)
+        client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), raw)
+        client.set_connect_state()
+        client.sendall(request("/slow", close=False))
+        client.shutdown()
+        client.sock_shutdown(socket.SHUT_WR)
+        assert client.recv(65_536).endswith(b"done")
+        with pytest.raises(SSL.ZeroReturnError):
+            client.recv(1)
+
+
+def test_after_close_notify_a_request_that_did_not_arrive_whole_is_not_waited_for(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     with connect(server) as connection:
         connection.sendall(request("/digest", method="POST", headers="Content-Length: 100\r\n") + b"half")
         connection.unwrap()
         wait_for(lambda: bool(server.endings))
     assert isinstance(server.endings[0], ConnectionError)
+    assert_quiet(server, caplog)
 
 
-def test_the_end_of_tcp_without_close_notify_is_told_apart(server: Server) -> None:
+def test_the_end_of_tcp_without_close_notify_is_told_apart(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     connection = connect(server)
     connection.sendall(request("/digest", method="POST", headers="Content-Length: 100\r\n") + b"half")
     connection.shutdown(socket.SHUT_WR)
     wait_for(lambda: bool(server.endings))
     connection.close()
     assert isinstance(server.endings[0], Truncated)
+    assert_quiet(server, caplog)
 
 
 def test_our_end_is_a_close_notify(server: Server) -> None:
@@ -428,14 +472,18 @@ def test_our_end_is_a_close_notify(server: Server) -> None:
 def test_an_answer_outlives_what_the_client_still_sends(server: Server) -> None:
     with connect(server) as connection:
         connection.sendall(b"nonsense\r\n\r\n")
-        with suppress(OSError):
-            for _ in range(64):
-                connection.sendall(bytes(16_384))
+        for _ in range(64):
+            connection.sendall(bytes(16_384))  # a reset would end this
         assert read_to_end(connection).startswith(b"HTTP/1.0 400 Bad Request")
 
 
+HALF_A_BODY = request("/digest", method="POST", headers="Content-Length: 9\r\n") + b"half"
+
+
 @pytest.mark.parametrize(
-    "said", [b"", b"GET /who HT", request("/digest", method="POST", headers="Content-Length: 9\r\n")]
+    "said",
+    [b"", b"GET /who HT", HALF_A_BODY, request("/stream")],
+    ids=["nothing", "headers", "body", "answer"],
 )
 def test_a_reset_leaves_no_traceback(server: Server, caplog: pytest.LogCaptureFixture, said: bytes) -> None:
     caplog.set_level(logging.INFO)
@@ -446,9 +494,7 @@ def test_a_reset_leaves_no_traceback(server: Server, caplog: pytest.LogCaptureFi
         connection.sendall(said)
         time.sleep(0.05)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    wait_for(lambda: server.listener.admission.connections == 0)
-    time.sleep(0.05)
-    assert [each.getMessage() for each in caplog.records if each.levelno > logging.INFO or each.exc_info] == []
+    assert_quiet(server, caplog)
 
 
 def test_malformed_http_is_answered_and_leaves_one_line(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -525,6 +571,16 @@ def test_dripped_headers_are_cut_with_408(start: Callable[..., Server], requests
     assert time.monotonic() - began < 2
 
 
+def test_headers_that_stop_are_cut_soon_after_an_earlier_request(start: Callable[..., Server]) -> None:
+    server = start(replace(QUICK, header_seconds=0.4))
+    with connect(server) as connection:
+        connection.sendall(request("/who", close=False))
+        connection.recv(65_536)
+        connection.sendall(b"GET /who HTTP/1.1\r\n")
+        connection.settimeout(3)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 408 ")
+
+
 def test_a_client_that_asks_nothing_is_closed_without_a_word(start: Callable[..., Server]) -> None:
     server = start(replace(QUICK, header_seconds=0.2))
     with connect(server, suppress_ragged_eofs=False) as connection:
@@ -562,6 +618,14 @@ def test_an_idle_connection_is_closed(start: Callable[..., Server]) -> None:
         assert 0.2 < time.monotonic() - began < 3
 
 
+def test_a_client_that_never_ends_is_let_go(start: Callable[..., Server]) -> None:
+    server = start(replace(QUICK, keepalive_seconds=0.2, close_seconds=0.2))
+    with connect(server) as connection:
+        connection.sendall(request("/who", close=False))
+        wait_for(lambda: server.listener.admission.connections == 0)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
 def test_a_new_certificate_is_shown_while_an_old_connection_lives(server: Server) -> None:
     old = connect(server)
     replacement = server_identity()
@@ -597,6 +661,16 @@ def test_closing_cuts_a_request_that_takes_longer_than_the_grace(server: Server)
         server.stop(0.05)
         assert read_to_end(busy) == b""
     assert not server.finished.is_set()
+
+
+def test_a_websocket_is_served(server: Server) -> None:
+    async def greet() -> str:
+        url = f"https://localhost:{server.port}/greeting"
+        async with aiohttp.ClientSession() as client, client.ws_connect(url, ssl=trusting()) as connection:
+            await connection.send_str("you")
+            return await connection.receive_str()
+
+    assert asyncio.run(greet()) == "hello you"
 
 
 def test_two_listeners_share_a_port(start: Callable[..., Server]) -> None:

@@ -46,12 +46,10 @@ async def refusal_of(est: EstWorld, label: str, holder: Holder, csr: bytes) -> s
 async def test_openssl_and_curl_alone_enrol_a_device(est: EstWorld, tmp_path: Path) -> None:
     bootstrap = await est.bootstrap("meter-001")
     csr = tmp_path / "device.csr"
-    make = ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", tmp_path / "device.key"]
     name = ["-subj", "/CN=meter-001", "-addext", "subjectAltName=URI:urn:doorward:device:meter-001"]
-    subprocess.run(
-        [*make, tmp_path / "device.key", *name, "-outform", "DER", "-out", csr], check=True, capture_output=True
-    )
-    body = subprocess.run(["openssl", "base64", "-in", csr], check=True, capture_output=True).stdout
+    openssl("req", "-new", *key, *name, "-outform", "DER", "-out", csr)
+    body = openssl("base64", "-in", csr)
     answer = await est.enrol("simpleenroll", bootstrap, body)
     assert answer.status == 200, answer.body
     (tmp_path / "answer").write_bytes(answer.body)

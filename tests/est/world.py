@@ -147,7 +147,7 @@ class EstWorld:
         tables = ("identity", "identity_role", "device", "device_key", "certificate", "outbox", "audit_pending")
         return tuple([await self.world.value(f"SELECT count(*) FROM {one}") for one in tables])  # noqa: S608 - from the line above
 
-    async def label(self, name: str, tenant: UUID | None = None, **settings: Any) -> EnrolmentProfile:  # noqa: ANN401
+    async def label(self, name: str, tenant: UUID | None = None, **settings: Any) -> EnrolmentProfile:
         factory = self.world.authorities.current(AuthorityKind.FACTORY)
         given: dict[str, Any] = {
             "id": uuid4(),

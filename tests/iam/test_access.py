@@ -101,7 +101,7 @@ def test_a_scope_is_the_intersection_from_the_tenant_down(
     ],
 )
 def test_a_pairing_adds_to_the_list_of_its_own_level_only(level: PairingLevel, holder: str) -> None:
-    empty = {level_: NONE for level_ in PairingLevel}
+    empty = dict.fromkeys(PairingLevel, NONE)
     tenant = replace(ACME, scope=Scope(empty[PairingLevel.GROUP] if level is PairingLevel.GROUP else None))
     one = role(1, READ_DEVICES, devices=NONE if level is PairingLevel.ROLE else None)
     who = replace(ALICE, scope=Scope(NONE if level is PairingLevel.USER else None))

@@ -1,0 +1,310 @@
+"""Groups, roles, identities, devices, pairings: what administrators do, and what they may not."""
+
+import pytest
+
+from tests.api.conftest import Answer, Api
+
+ALL = ("*", "create read update delete")
+
+
+async def acme(api: Api) -> str:
+    await api.tenant("acme")
+    await api.role("acme", "boss", ALL)
+    await api.role("acme", "worker", ("devices", "read"))
+    return await api.person("acme", "boss", "berta")
+
+
+async def device(api: Api, token: str, identifier: str, **fields: object) -> Answer:
+    return await api.call("POST", "/api/v1/devices", {"deviceIdentifier": identifier, **fields}, token=token)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a.b", "+", "#", "a\n", "-a", "a" * 64, "ü", "a*b", "a>b", "\x00"])
+async def test_a_group_whose_name_could_not_be_a_topic_level_is_refused(api: Api, name: str) -> None:
+    answer = await api.call("POST", "/api/v1/iam/groups", {"name": name}, token=await api.root_token())
+    assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    "identifier", ["", "a/b", "a+b", "#", "a*", "a>b", "a b", "a\n", "\u0007", "-a", "a" * 129, "idt-x", "ü", "${x}"]
+)
+async def test_an_identifier_out_of_grammar_is_refused_wherever_it_enters(api: Api, identifier: str) -> None:
+    token = await acme(api)
+    quoted = "".join(f"%{byte:02x}" for byte in identifier.encode())
+    answers = [
+        await device(api, token, identifier),
+        await api.call("POST", "/api/v1/iam/pair", {"deviceIdentifier": [identifier]}, token=token),
+    ]
+    if identifier and "/" not in identifier:
+        answers.append(await api.call("GET", f"/api/v1/devices/{quoted}", token=token))
+        answers.append(await api.call("POST", f"/api/v1/iam/pair/{quoted}", token=token))
+    assert {answer.status for answer in answers} <= {400, 404}, answers
+    assert answers[0].status == 400
+    assert (await api.call("GET", "/api/v1/devices", token=token)).body == {"items": []}
+
+
+async def test_names_are_taken_once(api: Api) -> None:
+    token = await acme(api)
+    root = await api.root_token()
+    assert (await api.call("POST", "/api/v1/iam/groups", {"name": "acme"}, token=root)).status == 409
+    roles = "/api/v1/iam/groups/acme/roles"
+    assert (await api.call("POST", roles, {"name": "boss"}, token=root)).status == 409
+    assert (await api.call("POST", roles + "/boss/users", {"name": "berta"}, token=root)).status == 409
+    await device(api, token, "meter-1")
+    assert (await device(api, token, "meter-1")).status == 409
+
+
+async def test_a_device_identifier_is_taken_across_tenants(api: Api) -> None:
+    token = await acme(api)
+    await api.tenant("other")
+    await api.role("other", "boss", ALL)
+    other = await api.person("other", "boss", "olga")
+    assert (await device(api, token, "meter-1")).status == 201
+    assert (await device(api, other, "meter-1")).status == 409
+
+
+async def test_lists_are_paged_by_cursor(api: Api) -> None:
+    token = await acme(api)
+    for number in range(7):
+        await device(api, token, f"meter-{number}")
+    seen: list[str] = []
+    path = "/api/v1/devices?limit=3"
+    for _ in range(3):
+        page = (await api.call("GET", path, token=token)).body
+        seen += [one["deviceIdentifier"] for one in page["items"]]
+        if "next" not in page:
+            break
+        path = f"/api/v1/devices?limit=3&cursor={page['next']}"
+    assert seen == [f"meter-{number}" for number in range(7)]
+    for wrong in ("x", "AAAA", "WzFd", "!!"):
+        assert (await api.call("GET", f"/api/v1/devices?cursor={wrong}", token=token)).status == 400
+    for path in ("/api/v1/iam/groups", "/api/v1/iam/users", "/api/v1/iam/groups/acme/roles", "/api/v1/iam/audit"):
+        page = (await api.call("GET", f"{path}?limit=1", token=token)).body
+        assert len(page["items"]) <= 1
+
+
+async def test_devices_are_found_by_labels_and_status(api: Api) -> None:
+    token = await acme(api)
+    await device(api, token, "a", labels={"site": "north", "kind": "meter"})
+    await device(api, token, "b", labels={"site": "south", "kind": "meter"})
+
+    async def found(query: str) -> list[str]:
+        page = (await api.call("GET", f"/api/v1/devices?{query}", token=token)).body
+        return [one["deviceIdentifier"] for one in page["items"]]
+
+    assert await found("label=site=north") == ["a"]
+    assert await found("label=kind=meter,site=south") == ["b"]
+    assert await found("label=kind=meter&status=ACTIVE") == []
+    assert await found("status=NO_IDENTITY") == ["a", "b"]
+    changed = await api.call("PATCH", "/api/v1/devices/a", {"labels": {"site": "west"}}, token=token)
+    assert changed.body["labels"] == {"site": "west"}
+    assert await found("label=site=west") == ["a"]
+
+
+async def test_a_device_is_decommissioned_before_it_is_deleted_and_that_is_final(api: Api) -> None:
+    token = await acme(api)
+    await device(api, token, "a")
+    path = "/api/v1/devices/a"
+    assert (await api.call("DELETE", path, token=token)).status == 409
+    assert (await api.call("PATCH", path, {"status": "DECOMMISSIONED"}, token=token)).status == 200
+    assert (await api.call("PATCH", path, {"labels": {}}, token=token)).status == 409
+    assert (await api.call("PATCH", path, {"status": "ACTIVE"}, token=token)).status == 400
+    assert (await api.call("DELETE", path, token=token)).status == 204
+    assert (await api.call("GET", path, token=token)).status == 404
+
+
+async def test_a_caller_sees_the_devices_in_his_reach_only(api: Api) -> None:
+    token = await acme(api)
+    for identifier in ("a", "b"):
+        await device(api, token, identifier)
+    limited = await api.person("acme", "worker", "walter", devices=["a"])
+    page = (await api.call("GET", "/api/v1/devices", token=limited)).body
+    assert [one["deviceIdentifier"] for one in page["items"]] == ["a"]
+    assert (await api.call("GET", "/api/v1/devices/a", token=limited)).status == 200
+    assert (await api.call("GET", "/api/v1/devices/b", token=limited)).status == 404
+
+
+async def test_nobody_grants_what_he_does_not_hold(api: Api) -> None:
+    await acme(api)
+    await api.role("acme", "lead", ("iam.users", "create read update"), ("iam.roles", "create update"))
+    lead = await api.person("acme", "lead", "lea")
+    roles = "/api/v1/iam/groups/acme/roles"
+    wide = [{"resource": "*", "actions": ["read"]}]
+    narrow = [{"resource": "iam.users", "actions": ["read"]}]
+    for method, path, body, status in (
+        ("POST", roles, {"name": "x", "permissions": wide}, 403),
+        ("POST", roles, {"name": "x", "permissions": narrow}, 201),
+        ("PUT", roles + "/x", {"permissions": wide}, 403),
+        ("PUT", roles + "/boss", {"permissions": narrow}, 403),
+        ("POST", roles + "/boss/users", {"name": "eve"}, 403),
+        ("POST", roles + "/x/users", {"name": "eve"}, 201),
+        ("POST", roles + "/x/users", {"name": "adam", "type": "admin"}, 403),
+        ("POST", roles + "/x/users", {"name": "adam", "type": "root"}, 403),
+        ("POST", "/api/v1/iam/users/eve/roles", {"role": "boss"}, 403),
+        ("PATCH", "/api/v1/iam/users/berta", {"status": "suspended"}, 403),
+        ("PATCH", "/api/v1/iam/users/lea", {"status": "suspended"}, 409),
+        ("POST", "/api/v1/iam/users/lea/roles", {"role": "x"}, 409),
+        ("PATCH", "/api/v1/iam/users/eve", {"status": "active"}, 409),
+    ):
+        answer = await api.call(method, path, body, token=lead)
+        assert answer.status == status, (method, path, answer)
+
+
+async def test_nobody_grants_a_scope_wider_than_his_own(api: Api) -> None:
+    await acme(api)
+    await api.role("acme", "lead", ("iam.users", "create"), ("iam.roles", "create"))
+    await api.role("acme", "none")
+    lead = await api.person("acme", "lead", "lea", devices=["a", "b"])
+    for body, status in (
+        ({"name": "r1"}, 403),
+        ({"name": "r2", "devices": "*"}, 403),
+        ({"name": "r3", "devices": ["c"]}, 403),
+        ({"name": "r4", "devices": ["a"]}, 201),
+    ):
+        for path in ("/api/v1/iam/groups/acme/roles", "/api/v1/iam/groups/acme/roles/none/users"):
+            answer = await api.call("POST", path, body, token=lead)
+            assert answer.status == status, (path, body, answer)
+
+
+async def test_the_tenant_one_stands_on_and_the_root_are_not_to_be_changed(api: Api) -> None:
+    token = await acme(api)
+    blocked = {"status": "blocked"}
+    assert (await api.call("PATCH", "/api/v1/iam/groups/acme", blocked, token=token)).status == 409
+    root = await api.root_token()
+    assert (await api.call("PATCH", "/api/v1/iam/groups/system", blocked, token=root)).status == 409
+
+
+async def test_a_role_that_somebody_holds_is_not_deleted_and_the_device_role_never(api: Api) -> None:
+    token = await acme(api)
+    path = "/api/v1/iam/groups/acme/roles"
+    await api.person("acme", "worker", "walter")
+    assert (await api.call("DELETE", f"{path}/worker", token=token)).status == 409
+    assert (await api.call("DELETE", "/api/v1/iam/users/walter/roles/worker", token=token)).status == 204
+    assert (await api.call("DELETE", "/api/v1/iam/users/walter/roles/worker", token=token)).status == 404
+    assert (await api.call("DELETE", f"{path}/worker", token=token)).status == 204
+    assert (await api.call("DELETE", f"{path}/device", token=token)).status == 409
+
+
+async def test_a_deleted_identity_gives_its_name_back(api: Api) -> None:
+    token = await acme(api)
+    walter = await api.person("acme", "worker", "walter")
+    assert (await api.call("DELETE", "/api/v1/iam/users/walter", token=token)).status == 204
+    assert (await api.call("GET", "/api/v1/iam/token/info", token=walter)).status == 401
+    assert (await api.call("GET", "/api/v1/iam/users/walter", token=token)).status == 404
+    await api.person("acme", "worker", "walter")
+
+
+async def reach(api: Api, token: str) -> object:
+    return (await api.call("GET", "/api/v1/iam/pair", token=token)).body["deviceIdentifier"]
+
+
+async def test_the_level_of_a_pairing_is_the_narrowest_that_the_caller_may(api: Api) -> None:
+    token = await acme(api)
+    await device(api, token, "a")
+    for number, (held, level) in enumerate(
+        [
+            (["user", "role", "group"], "user"),
+            (["role", "group"], "role"),
+            (["group"], "group"),
+        ]
+    ):
+        role = await api.role("acme", f"r{number}", *((f"iam.pair.{one}", "create delete") for one in held))
+        caller = await api.person("acme", role, f"p{number}", devices=[])
+        answer = await api.call("POST", "/api/v1/iam/pair/a", token=caller)
+        assert answer.body["level"] == level
+        for other in {"user", "role", "group"} - set(held):
+            refused = await api.call("POST", f"/api/v1/iam/pair/a?level={other}", token=caller)
+            assert refused.status == 403
+        assert (await api.call("DELETE", "/api/v1/iam/pair/a", token=caller)).status == 204
+        assert (await api.call("DELETE", "/api/v1/iam/pair/a", token=caller)).status == 404
+    nobody = await api.person("acme", "worker", "walter")
+    assert (await api.call("POST", "/api/v1/iam/pair/a", token=nobody)).status == 403
+
+
+async def test_a_user_pairs_a_device_to_himself_and_reaches_it(api: Api) -> None:
+    token = await acme(api)
+    await device(api, token, "a")
+    await device(api, token, "b")
+    role = await api.role("acme", "owner", ("iam.pair.user", "create delete"), ("devices", "read"))
+    owner = await api.person("acme", role, "otto", devices=[])
+    assert await reach(api, owner) == []
+    answer = await api.call("POST", "/api/v1/iam/pair", {"deviceIdentifier": ["a", "b", "a"]}, token=owner)
+    assert answer.body["deviceIdentifier"] == ["a", "b"]
+    assert await reach(api, owner) == ["a", "b"]
+    assert (await api.call("GET", "/api/v1/iam/pair/a", token=owner)).body["paired"] is True
+    answer = await api.call("DELETE", "/api/v1/iam/pair", {"deviceIdentifier": ["a"]}, token=owner)
+    assert answer.status == 200
+    assert await reach(api, owner) == ["b"]
+    other = {"deviceIdentifier": ["b"], "holder": "berta"}
+    assert (await api.call("POST", "/api/v1/iam/pair", other, token=owner)).status == 403
+
+
+async def test_an_unknown_device_among_many_pairs_none(api: Api) -> None:
+    token = await acme(api)
+    await device(api, token, "a")
+    body = {"deviceIdentifier": ["a", "nowhere"], "level": "user"}
+    answer = await api.call("POST", "/api/v1/iam/pair", body, token=token)
+    assert (answer.status, answer.body["detail"]) == (404, "There is no device nowhere.")
+    assert (await api.call("DELETE", "/api/v1/iam/pair/a?level=user", token=token)).status == 404
+
+
+async def test_an_administrator_pairs_for_another_at_each_level(api: Api) -> None:
+    token = await acme(api)
+    root = await api.root_token()
+    await device(api, token, "a")
+    await api.role("acme", "gateway", devices=[])
+    gateway = await api.person("acme", "gateway", "gw", type="gateway", devices="*")
+    for level, holder in (("role", "gateway"), ("user", "gw")):
+        body = {"deviceIdentifier": ["a"], "level": level, "holder": holder}
+        assert (await api.call("POST", "/api/v1/iam/pair?tenant=acme", body, token=root)).status == 200
+    assert await reach(api, gateway) == ["a"]
+    body = {"deviceIdentifier": ["a"], "level": "role", "holder": "gateway"}
+    assert (await api.call("DELETE", "/api/v1/iam/pair?tenant=acme", body, token=root)).status == 200
+    assert await reach(api, gateway) == []
+    body = {"deviceIdentifier": ["a"]}
+    assert (await api.call("POST", "/api/v1/iam/pair?tenant=acme", body, token=root)).status == 409
+
+
+async def test_a_deleted_device_leaves_everybodys_reach(api: Api) -> None:
+    token = await acme(api)
+    await device(api, token, "a")
+    owner = await api.person("acme", await api.role("acme", "owner", ("iam.pair.user", "create")), "otto", devices=[])
+    await api.call("POST", "/api/v1/iam/pair/a", token=owner)
+    assert await reach(api, owner) == ["a"]
+    await api.call("PATCH", "/api/v1/devices/a", {"status": "DECOMMISSIONED"}, token=token)
+    await api.call("DELETE", "/api/v1/devices/a", token=token)
+    assert await reach(api, owner) == []
+
+
+async def test_an_administrator_of_a_parent_acts_below_and_not_beside(api: Api) -> None:
+    token = await acme(api)
+    await api.tenant("acme-east", token=token, below="acme")
+    body = {"deviceIdentifier": "east-1"}
+    assert (await api.call("POST", "/api/v1/devices?tenant=acme-east", body, token=token)).status == 201
+    assert (await api.call("GET", "/api/v1/devices/east-1", token=token)).status == 404
+    assert (await api.call("GET", "/api/v1/devices/east-1?tenant=acme-east", token=token)).status == 200
+    names = [one["name"] for one in (await api.call("GET", "/api/v1/iam/groups", token=token)).body["items"]]
+    assert names == ["acme", "acme-east"]
+    assert (await api.call("GET", "/api/v1/devices?tenant=system", token=token)).status == 404
+
+
+async def test_topics_outside_the_tenant_are_not_to_be_granted(api: Api) -> None:
+    token = await acme(api)
+    for topic in ("#", "+/devices/#", "other/#", "$SYS/#", "${name}/x", "${tenant}x/y", "a\u0000b"):
+        body = {"name": "sly", "topics": [{"action": "subscribe", "topic": topic}]}
+        answer = await api.call("POST", "/api/v1/iam/groups/acme/roles", body, token=token)
+        assert answer.status == 400, (topic, answer)
+
+
+async def test_every_change_has_its_line_in_the_audit(api: Api) -> None:
+    token = await acme(api)
+    await device(api, token, "a")
+    await api.call("POST", "/api/v1/iam/pair/a?level=user", token=token)
+    await api.app.audit.chain()
+    lines = (await api.call("GET", "/api/v1/iam/audit", token=token)).body["items"]
+    kinds = [line["kind"] for line in lines]
+    assert kinds[0] == "tenant.created"
+    assert kinds[-2:] == ["device.created", "pairing.created"]
+    assert [line["sequence"] for line in lines] == sorted(line["sequence"] for line in lines)
+    holds, broken = await api.app.audit.check()
+    assert broken is None
+    assert holds >= len(lines)

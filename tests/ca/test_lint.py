@@ -1,0 +1,81 @@
+"""pkilint reads what is issued and published: every finding is a failure unless the table below explains it."""
+
+import asyncio
+import subprocess
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ca.inventory import RevocationReason
+from ca.issue import SERIAL_BYTES, device, encoded_key
+from certs.names import device_identifier
+from iam.store.database import EVERYWHERE
+from tests.ca.world import World
+
+EXPLAINED = {
+    # RFC 7093 2, method 4: SHA-256 of the SubjectPublicKeyInfo, cut to 160 bits; pkilint knows the SHA-1 of RFC 5280.
+    "pkix.unknown_subject_key_identifier_calculation_method",
+}
+EXPLAINED_OF_DEVICES = {
+    # A URN is a URI (RFC 3986 1.1.2, RFC 8141); pkilint's check knows URLs alone.
+    "pkix.invalid_uri_syntax",
+}
+
+
+def findings(program: str, *arguments: str | Path) -> set[str]:
+    found = subprocess.run(
+        [Path(sys.executable).with_name(program), "lint", *arguments], capture_output=True, text=True, check=False
+    )
+    assert not found.stderr, found.stderr
+    return {line.split()[0] for line in found.stdout.splitlines() if line.startswith("    ")}
+
+
+async def certificate_of(world: World, kind: str) -> bytes:
+    match kind:
+        case "server":
+            made = await world.service.server_certificate(["est.example.com"], [ip_address("127.0.0.1")])
+            return made.chain
+        case "bootstrap":
+            return (await world.service.issue_bootstrap("meter-001", actor="test")).chain
+        case "device":
+            key = ec.generate_private_key(ec.SECP256R1()).public_key()
+            issuing = world.authorities.by_name("issuing")
+            holder = device(device_identifier("meter-001"), encoded_key(key))
+            issued = world.authorities.template(issuing, "device").issue(holder, world.clock(), b"\x80" * SERIAL_BYTES)
+            return x509.load_der_x509_certificate(issued.der).public_bytes(Encoding.PEM)
+        case _:
+            return world.authorities.by_name(kind).certificate.public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize("kind", ["root", "issuing", "factory", "server", "bootstrap", "device"])
+async def test_certificates(world: World, tmp_path: Path, kind: str) -> None:
+    leaf = x509.load_pem_x509_certificate(await certificate_of(world, kind))
+    (tmp_path / "certificate.pem").write_bytes(leaf.public_bytes(Encoding.PEM))
+    explained = EXPLAINED | EXPLAINED_OF_DEVICES if kind == "device" else EXPLAINED
+    assert await asyncio.to_thread(findings, "lint_pkix_cert", tmp_path / "certificate.pem") - explained == set()
+
+
+async def test_that_pkilint_finds_something_at_all(world: World, tmp_path: Path) -> None:
+    made = await world.service.server_certificate(["not_a_name"], [])
+    (tmp_path / "certificate.pem").write_bytes(made.chain)
+    assert await asyncio.to_thread(findings, "lint_pkix_cert", tmp_path / "certificate.pem") - EXPLAINED
+
+
+@pytest.mark.parametrize("revoked", [0, 3])
+async def test_revocation_lists(world: World, tmp_path: Path, revoked: int) -> None:
+    reasons = [RevocationReason.UNSPECIFIED, RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD]
+    for reason in reasons[:revoked]:
+        made = await world.service.issue_bootstrap("meter-001", actor="test")
+        await world.revocation.revoke(EVERYWHERE, made.serial, reason, actor="test")
+    await world.revocation.publish_lists()
+    content = await world.revocation.current_list(world.authorities.by_name("factory"))
+    published = x509.load_der_x509_crl(content.der)
+    assert len(published) == revoked
+    (tmp_path / "list.pem").write_bytes(published.public_bytes(Encoding.PEM))
+    kind = ["-t", "CRL", "-p", "PKIX"]
+    assert await asyncio.to_thread(findings, "lint_crl", *kind, tmp_path / "list.pem") - EXPLAINED == set()
