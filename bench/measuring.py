@@ -16,7 +16,7 @@ import ssl
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,11 +43,6 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print()
 
 
-def percentile(values: Sequence[float], percent: int) -> float:
-    """Return the value below which so many percent of the values are."""
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
 @dataclass(frozen=True)
 class Spent:
     """What so many of something took: seconds of time, and seconds of CPU by part."""
@@ -64,6 +59,28 @@ class Spent:
     def each(self, *parts: str) -> float:
         """Return the CPU that one of them took of these parts, in microseconds."""
         return sum(self.cpu.get(part, 0.0) for part in parts) / self.count * 1e6
+
+
+@dataclass
+class Found:
+    """What the rounds of one kind of work found: what each took, and the seconds of every single one."""
+
+    rounds: list[Spent] = field(default_factory=list)
+    times: list[Sequence[float]] = field(default_factory=list)
+
+    def add(self, spent: Spent, times: Sequence[float]) -> None:
+        """Add a round."""
+        self.rounds.append(spent)
+        self.times.append(times)
+
+    def median(self, of: Callable[[Spent], float]) -> float:
+        """Return the median of a figure (rule 2)."""
+        return statistics.median(map(of, self.rounds))
+
+    def milliseconds(self, percent: int) -> float:
+        """Return the median of a percentile of the times: so many percent were quicker."""
+        quantiles = (statistics.quantiles(times, n=100, method="inclusive") for times in self.times)
+        return statistics.median(each[percent - 1] for each in quantiles) * 1e3
 
 
 class Gauge:

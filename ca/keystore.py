@@ -137,7 +137,7 @@ class Keystore:
         Raises:
             Refused: (unavailable) There is one already, or it cannot be written.
         """
-        record = {"authority": authority, "sealed": base64.b64encode(self.seal(authority, private_key)).decode()}
+        record = {"authority": str(authority), "sealed": base64.b64encode(self.seal(authority, private_key)).decode()}
         written = self._folder / f".{ROOT_FILE}.{authority}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -147,10 +147,11 @@ class Keystore:
                 file.flush()
                 os.fsync(descriptor)
             os.link(written, self.root_file)  # fails where a file is, unlike a rename
-            written.unlink()
             _synchronise(self._folder)
         except OSError as error:
             raise _unavailable(f"{self.root_file} cannot be written: {error}") from error
+        finally:
+            written.unlink(missing_ok=True)
 
 
 def _context(authority: UUID) -> str:

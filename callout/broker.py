@@ -161,8 +161,8 @@ class Watch:
             self._sweep_now.clear()
             try:
                 await self.sweep()
-            except (NatsError, TimeoutError) as error:
-                _log.warning("no sweep: %s", error)
+            except Exception:  # noqa: BLE001 - whatever it was, the next sweep may mend it
+                _log.exception("a sweep was not finished")
 
     async def _noticed(self, message: Msg) -> None:
         event = _object(message.data)

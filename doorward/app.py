@@ -1,12 +1,10 @@
 """The one list that wires everything: read it top to bottom to know what a worker is made of."""
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from ca.authorities import Authorities
 from ca.http import routes as authority_routes
@@ -26,6 +24,7 @@ from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
 from doorward.keys import callout_keys, master_key
 from doorward.outbox import Relay
+from doorward.watching import WatchDuty
 from est.administration import ProfileService
 from est.http import profile_routes
 from est.http import routes as est_routes
@@ -72,7 +71,7 @@ class App:
     pool: Pool
     bus: Bus
     broker: Broker
-    watch: Watch
+    duty: WatchDuty
     leader: Leader
     relay: Relay
     jobs: Sequence[Job]
@@ -225,7 +224,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         pool=pool,
         bus=bus,
         broker=broker,
-        watch=watch,
+        duty=WatchDuty(watch, leader, bus, pool, clock),
         leader=leader,
         relay=relay,
         jobs=(
@@ -248,31 +247,4 @@ async def run_background(app: App) -> None:
         group.create_task(app.leader.campaign(), name="campaign")
         group.create_task(app.relay.run(), name="relay")
         group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
-        group.create_task(_watch_while_leading(app), name="watch")
-
-
-async def _watch_while_leading(app: App) -> None:
-    pause = timedelta(milliseconds=200).total_seconds()
-    watching = False
-    events: asyncio.Queue[Event] = asyncio.Queue(maxsize=10_000)
-
-    def take(event: Event) -> None:
-        if watching and event.effects:
-            with contextlib.suppress(asyncio.QueueFull):
-                events.put_nowait(event)
-
-    app.bus.on_event(take)
-    while True:
-        if app.leader.leads and not watching:
-            await app.watch.start()
-            watching = True
-        elif watching and not app.leader.leads:
-            await app.watch.stop()
-            watching = False
-        try:
-            async with asyncio.timeout(pause):
-                event = await events.get()
-        except TimeoutError:
-            continue
-        if watching:
-            await app.watch.heard(event)
+        group.create_task(app.duty.run(), name="watch")

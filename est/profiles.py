@@ -20,7 +20,7 @@ from uuid import UUID
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.chain import Anchor
-from certs.errors import ProfileRefused
+from certs.errors import CertificateRefused, ProfileRefused
 from certs.pem import read_certificate, read_certificates
 from certs.profile import AlternativeNameRule, load_profile
 from iam.errors import malformed
@@ -112,12 +112,14 @@ def bootstrap_anchors(pem: str) -> tuple[bytes, ...]:
     """Read anchors from PEM, each an authority's certificate.
 
     Raises:
-        Refused: (malformed) There are too many.
-        CertificateRefused: There is none, or one that is not an authority's.
+        Refused: (malformed) There is none, or too many, or one that is not an authority's.
     """
-    certificates = read_certificates(pem.encode())
+    try:
+        certificates = read_certificates(pem.encode())
+        for certificate in certificates:
+            Anchor.from_certificate(certificate)
+    except CertificateRefused as refusal:
+        raise malformed(f"The anchors cannot be used: {refusal.reason}.") from refusal
     if len(certificates) > ANCHORS_MAXIMUM:
         raise malformed(f"A label has at most {ANCHORS_MAXIMUM} anchors.")
-    for certificate in certificates:
-        Anchor.from_certificate(certificate)
     return tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)

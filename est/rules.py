@@ -25,6 +25,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum, StrEnum
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -321,6 +322,7 @@ def decide_reenrol(facts: RenewalFacts) -> Decision:
     return _decide_key(facts.key_owner)
 
 
+@lru_cache(maxsize=256)
 def encode_facts(facts: EnrolmentFacts | RenewalFacts) -> str:
     """Return facts as JSON, as the store speaks of them."""
     return orjson.dumps(asdict(facts)).decode()

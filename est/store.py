@@ -122,7 +122,8 @@ async def enrol_device(
         )
     except asyncpg.UniqueViolationError as error:
         raise MeanwhileChanged from error
-    return Recorded(row["is_written"], decode_enrolment_facts(row["facts"]), row["existing"])
+    facts = expected if row["is_written"] else decode_enrolment_facts(row["facts"])
+    return Recorded(row["is_written"], facts, row["existing"])
 
 
 _REENROL = """
@@ -164,7 +165,8 @@ async def reenrol_device(
         )
     except asyncpg.UniqueViolationError as error:
         raise MeanwhileChanged from error
-    return Recorded(row["is_written"], decode_renewal_facts(row["facts"]), row["existing"])
+    facts = expected if row["is_written"] else decode_renewal_facts(row["facts"])
+    return Recorded(row["is_written"], facts, row["existing"])
 
 
 def _new(attempt: Attempt) -> tuple[object, ...]:

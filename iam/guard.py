@@ -235,8 +235,8 @@ class Guard:
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 return render(await route.handler(await self._admit(route, request)))
-            except asyncio.CancelledError:
-                raise
+            except (asyncio.CancelledError, ConnectionError):
+                raise  # the client is gone: there is nobody to answer
             except Exception as error:  # noqa: BLE001 - the one place where errors become responses
                 return respond_to(error, request, route.speaks)
 

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 from the routes: the same values that the guard serves, so that the description cannot differ from them."""
+"""OpenAPI 3.1 from the routes: the values that the guard serves, so that the description cannot differ from them."""
 
 from collections.abc import Sequence
 from http import HTTPStatus

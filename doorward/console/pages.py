@@ -1,4 +1,4 @@
-"""The page on which the API's description can be read: made on the server, with no script and nothing from elsewhere."""
+"""The page on which to read the API's description: made on the server, with no script and nothing from elsewhere."""
 
 from html import escape
 from typing import Any

@@ -189,6 +189,7 @@ CREATE TABLE audit (
     hash      bytea NOT NULL
 );
 CREATE INDEX audit_page ON audit (tenant_id, sequence);
+CREATE INDEX audit_time ON audit (at);
 
 CREATE FUNCTION record_change(
     change_id uuid, change_tenant uuid, change_at timestamptz, change_actor text, change_kind text,

@@ -65,6 +65,18 @@ def check_line(line: AuditLine, previous: bytes, sequence: int) -> bool:
     return follows and line_hash(previous, sequence, line.event) == line.hash
 
 
+_RECENT = """
+    SELECT id, tenant_id, at, actor, kind, subject, data FROM audit_pending WHERE at > $1 AND data ? 'affects'
+    UNION ALL
+    SELECT id, tenant_id, at, actor, kind, subject, data FROM audit WHERE at > $1 AND data ? 'affects'
+    ORDER BY id"""
+
+
+async def recent_effects(transaction: Transaction, since: datetime) -> list[Event]:
+    """Return what has touched somebody's access since then, chained or not, oldest first."""
+    return [_event_from(row) for row in await transaction.fetch(_RECENT, since)]
+
+
 _LAST = "SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1"
 _TAKE_PENDING = """
     DELETE FROM audit_pending WHERE id IN (SELECT id FROM audit_pending ORDER BY id LIMIT $1)

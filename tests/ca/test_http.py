@@ -36,9 +36,7 @@ async def test_revoke_by_serial(world: World) -> None:
         before = await (await client.get(path, headers=headers)).json()
         answer = await client.post(f"{path}/revoke", headers=headers, json={"reason": "keyCompromise"})
         again = await client.post(f"{path}/revoke", headers=headers, json={})
-        after = await (
-            await client.get(path.upper().replace("/API/V1/CA/CERTIFICATES", CERTIFICATES), headers=headers)
-        ).json()
+        after = await (await client.get(f"{CERTIFICATES}/{serial.upper()}", headers=headers)).json()
     assert (before["status"], before["device"], before["profile"]) == ("active", "meter-001", "bootstrap")
     assert (answer.status, again.status) == (200, 409)
     assert (after["status"], after["reason"]) == ("revoked", "keyCompromise")

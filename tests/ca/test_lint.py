@@ -62,7 +62,8 @@ async def test_certificates(world: World, tmp_path: Path, kind: str) -> None:
 
 async def test_that_pkilint_finds_something_at_all(world: World, tmp_path: Path) -> None:
     made = await world.service.server_certificate(["not_a_name"], [])
-    (tmp_path / "certificate.pem").write_bytes(made.chain)
+    leaf = x509.load_pem_x509_certificate(made.chain)
+    (tmp_path / "certificate.pem").write_bytes(leaf.public_bytes(Encoding.PEM))
     assert await asyncio.to_thread(findings, "lint_pkix_cert", tmp_path / "certificate.pem") - EXPLAINED
 
 

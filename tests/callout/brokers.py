@@ -273,7 +273,7 @@ class Received:
 class Mqtt:
     """A paho client, driven from asyncio."""
 
-    def __init__(self, port: int, client: str, secret: str | None = None, **options: Any) -> None:  # noqa: ANN401 - paho's own options
+    def __init__(self, port: int, client: str, secret: str | None = None, **options: Any) -> None:
         self.port = port
         self.messages: Queue[Received] = Queue()
         self.answers: Queue[int] = Queue()
@@ -347,6 +347,7 @@ class Mqtt:
     def close(self) -> None:
         self.paho.disconnect()
         self.paho.loop_stop()
+        self.paho._reset_sockets()  # the library leaves its own pair of sockets to the garbage collector
 
 
 def client_tls(authority: Path, certificate: Path | None = None) -> ssl.SSLContext:

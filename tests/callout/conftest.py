@@ -78,6 +78,31 @@ def servers(anchors: Anchors, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
+def lonely_server(tmp_path: Path) -> Iterator[Callable[[], Server]]:
+    """Start a server of one's own, and start it again."""
+    server = Server(free_port(), free_port(), free_port())
+    settings = {
+        "name": "lonely",
+        "nats": server.nats,
+        "mqtt": server.mqtt,
+        "websocket": server.websocket,
+        "leaf": free_port(),
+        "storage": tmp_path / "jetstream",
+        "issuer": SigningKey.from_seed(ISSUER_SEED).public,
+        "xkey": SealingKey.from_seed(XKEY_SEED).public,
+    }
+
+    def start() -> Server:
+        server.process = start_server(NATS_SERVER, tmp_path, settings, HUB)
+        return server
+
+    yield start
+    if server.process is not None:
+        server.process.terminate()
+        server.process.wait(10)
+
+
+@pytest.fixture
 def hub(servers: tuple[Server, Server]) -> Server:
     return servers[0]
 

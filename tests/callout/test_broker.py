@@ -42,7 +42,7 @@ ERRORS: WeakKeyDictionary[Client, list[str]] = WeakKeyDictionary()
 """What each NATS client was told that it may not do."""
 
 
-async def nats_client(server: Server, secret: str, *, token: bool = False, **options: Any) -> Client:  # noqa: ANN401 - the library's own options
+async def nats_client(server: Server, secret: str, *, token: bool = False, **options: Any) -> Client:
     credentials: dict[str, Any] = {"token": secret} if token else {"user": "anybody", "password": secret}
     errors: list[str] = []
 
@@ -481,10 +481,50 @@ class TestAnswers:
         await asyncio.gather(*(each.stop() for each in others))
         assert await asyncio.gather(*connecting) == [0] * 20
 
-    async def test_pitfall_10_a_reload_is_over_soon(self, hub: Server, people: People, make_mqtt: MakeMqtt) -> None:
+    async def test_pitfall_10_after_a_reload_all_clients_come_back_at_once(
+        self, hub: Server, people: People, make_mqtt: MakeMqtt
+    ) -> None:
         who = access(OWN)
         token = people.add(who)
+        clients = [make_mqtt(f"{who.identity.id}/{number}", token, reconnect=True) for number in range(30)]
+        assert await asyncio.gather(*(client.connect() for client in clients)) == [0] * 30
         assert hub.process is not None
         hub.process.send_signal(signal.SIGHUP)
+        for client in clients:
+            assert await client.was_cut()
+        assert [await asyncio.to_thread(client.answers.get, True, 3) for client in clients] == [0] * 30
+
+    async def test_pitfall_10_a_server_that_comes_back_is_answered_at_once(
+        self, lonely_server: Callable[[], Server], people: People, service: CalloutService, make_mqtt: MakeMqtt
+    ) -> None:
+        who = access(OWN)
+        token = people.add(who)
+        server = lonely_server()
+        answering = Broker([server.endpoint("callout")], service)
+        await answering.start()
+        assert await make_mqtt(who.identity.id, token, port=server.mqtt).connect() == 0
+        assert server.process is not None
+        server.process.kill()
+        server.process.wait()
         await asyncio.sleep(0.5)
-        assert await make_mqtt(who.identity.id, token).connect() == 0
+        lonely_server()
+        began = time.monotonic()
+        while await make_mqtt(who.identity.id, token, port=server.mqtt).connect() != 0:
+            assert time.monotonic() - began < 2.5
+        await answering.stop()
+
+    async def test_a_server_may_come_later_than_the_callout(
+        self, lonely_server: Callable[[], Server], people: People, service: CalloutService, make_mqtt: MakeMqtt
+    ) -> None:
+        server = lonely_server()
+        assert server.process is not None
+        server.process.terminate()
+        server.process.wait()
+        answering = Broker([server.endpoint("callout")], service)
+        starting = asyncio.create_task(answering.start())
+        await asyncio.sleep(0.3)
+        lonely_server()
+        await asyncio.wait_for(starting, 2)
+        who = access(OWN)
+        assert await make_mqtt(who.identity.id, people.add(who), port=server.mqtt).connect() == 0
+        await answering.stop()

@@ -63,7 +63,7 @@ class Prover:
         return Authenticated(self.who, self.expires, None, ("test",))
 
 
-def service(prover: Prover, **limits: Any) -> CalloutService:  # noqa: ANN401 - the fields of the limits
+def service(prover: Prover, **limits: Any) -> CalloutService:
     return CalloutService(
         prover.token,
         prover.chain,

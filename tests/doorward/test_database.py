@@ -19,7 +19,24 @@ from iam.store.journal import chain_pending, waiting_events
 from iam.store.tenants import insert_tenant
 from tests.conftest import DatabaseUrls, TurnableClock
 
-WALLED = ["role", "identity", "identity_role", "credential", "invitation", "session", "refresh_token", "device", "pairing", "outbox", "audit_pending", "audit", "certificate", "device_key", "enrolment_profile", "bootstrap_binding"]
+WALLED = [
+    "role",
+    "identity",
+    "identity_role",
+    "credential",
+    "invitation",
+    "session",
+    "refresh_token",
+    "device",
+    "pairing",
+    "outbox",
+    "audit_pending",
+    "audit",
+    "certificate",
+    "device_key",
+    "enrolment_profile",
+    "bootstrap_binding",
+]
 
 
 async def two_tenants(pool: Pool, clock: TurnableClock) -> tuple[UUID, UUID]:

@@ -21,11 +21,13 @@ class Source:
     def __init__(self) -> None:
         self.reads: list[str] = []
         self.gate = asyncio.Event()
+        self.asked = asyncio.Event()
         self.gate.set()
         self.fed = True
 
     async def read(self, identity: str) -> Standing:
         self.reads.append(identity)
+        self.asked.set()
         answer = Denied(f"read {len(self.reads)}")
         await self.gate.wait()
         return Standing(answer, (ROLE,), (PARENT, TENANT), frozenset())
@@ -80,8 +82,7 @@ async def test_an_event_drops_what_it_touches(
 async def test_a_read_that_an_event_overtook_is_done_again(source: Source, directory: Directory) -> None:
     source.gate.clear()
     asking = asyncio.create_task(directory.standing("a"))
-    while not source.reads:
-        await asyncio.sleep(0)
+    await source.asked.wait()
     directory.apply([Effect(Affected.IDENTITY, "a")])
     source.gate.set()
     assert (await asking).access == Denied("read 2")

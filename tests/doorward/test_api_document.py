@@ -1,0 +1,72 @@
+"""docs/api.md lists every route, what it needs, and no route that is not there."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ca.http import routes as authority_routes
+from challenge.http import routes as challenge_routes
+from doorward.console.http import routes as console_routes
+from est.http import profile_routes
+from est.http import routes as est_routes
+from iam.guard import Needs, Public, Route, SignedIn
+from iam.http import audit, devices, identities, login, tenancy
+from iam.permissions import Resource
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `(GET|POST|PUT|PATCH|DELETE) (\S+)` \| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
+TABLE_OF_RESOURCES = re.compile(r"^\| `([a-z.]+)` \| [^|]+ \|$", re.MULTILINE)
+
+
+def _all_routes() -> Sequence[Route]:
+    # Routes are values; their handlers are not called here, so nothing stands behind them.
+    nothing: Any = None
+    return [
+        *tenancy.routes(nothing),
+        *identities.routes(nothing),
+        *login.routes(nothing, nothing),
+        *devices.device_routes(nothing),
+        *devices.pairing_routes(nothing),
+        *challenge_routes(nothing, nothing),
+        *authority_routes(nothing, nothing, nothing),
+        *profile_routes(nothing),
+        *audit.routes(nothing),
+        *est_routes(nothing),
+        *console_routes(nothing, nothing, lambda: [], ""),
+    ]
+
+
+def _need(route: Route) -> str:
+    match route.need:
+        case Needs(action, resource):
+            return f"`{action}` on `{resource}`"
+        case SignedIn():
+            return "any token"
+        case Public():
+            return "no token"
+
+
+def _rows() -> list[tuple[str, str, str]]:
+    return [(method, path, need.strip()) for method, path, need in ROW.findall(DOCUMENT)]
+
+
+def test_the_document_lists_exactly_the_routes_with_what_each_needs() -> None:
+    documented = _rows()
+    assert len(documented) == len(set(documented))
+    assert set(documented) == {(route.method, route.path, _need(route)) for route in _all_routes()}
+
+
+def test_these_are_all_functions_that_the_application_takes_routes_from() -> None:
+    called = re.compile(r"\b((?:\w+\.)?\w*routes)\(")
+    application = (ROOT / "doorward" / "app.py").read_text(encoding="utf-8")
+    here = Path(__file__).read_text(encoding="utf-8").partition("def _all_routes")[2].partition("def _need")[0]
+    assert set(called.findall(application)) == set(called.findall(here))
+
+
+@pytest.mark.parametrize("resource", list(Resource))
+def test_the_document_says_what_each_resource_is(resource: Resource) -> None:
+    assert resource.value in TABLE_OF_RESOURCES.findall(DOCUMENT)

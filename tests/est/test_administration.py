@@ -1,0 +1,102 @@
+"""Enrolment profiles over REST, behind the guard, on a real store."""
+
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from certs.pem import write_certificates
+from est.http import profile_routes
+from iam.guard import Route
+from tests.ca.world import World, serving
+from tests.est.world import EstWorld, b64, only, request
+
+ALL = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
+PROFILES = '[{"resource": "est.profiles", "actions": ["create", "read", "update", "delete"]}]'
+PATH = "/api/v1/est/profiles"
+
+
+def all_routes(est: EstWorld) -> list[Route]:
+    return profile_routes(est.profiles)
+
+
+def anchors(world: World, name: str = "factory") -> str:
+    return write_certificates([world.authorities.by_name(name).certificate]).decode()
+
+
+async def test_a_profile_from_its_making_to_its_end(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    body = {"name": "meters", "bootstrapAnchors": anchors(est.world), "identifierPattern": "meter-*"}
+    async with serving(est.world, all_routes(est)) as client:
+        made = await client.post(PATH, headers=headers, json=body)
+        assert (made.status, made.headers["Location"]) == (201, f"{PATH}/meters")
+        shown = await made.json()
+        assert (shown["mode"], shown["roleName"], shown["previousGraceSeconds"]) == ("jitp", "device", 0)
+        assert await (await client.get(f"{PATH}/meters", headers=headers)).json() == shown
+        batch = await est.bootstrap("batch")
+        csr = b64(request(ec.generate_private_key(ec.SECP256R1()), "meter-001"))
+        assert only(await est.service.enrol("meters", (batch.der,), csr))
+        changed = await client.patch(
+            f"{PATH}/meters", headers=headers, json={"identifierPattern": None, "previousGraceSeconds": 60}
+        )
+        found = await changed.json()
+        assert ("identifierPattern" in found, found["previousGraceSeconds"]) == (False, 60)
+        listed = await (await client.get(PATH, headers=headers)).json()
+        assert [one["name"] for one in listed["items"]] == ["default", "meters"]
+        assert (await client.post(PATH, headers=headers, json=body)).status == 409
+        assert (await client.delete(f"{PATH}/meters", headers=headers)).status == 204
+        assert (await client.get(f"{PATH}/meters", headers=headers)).status == 404
+        assert (await client.delete(f"{PATH}/default", headers=headers)).status == 409
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "cacerts"),
+        ("name", "a/b"),
+        ("name", None),
+        ("bootstrapAnchors", "no PEM"),
+        ("bootstrapAnchors", ""),
+        ("identifierPattern", "(a+)+"),
+        ("mode", "anyone"),
+        ("certificateProfile", "server"),
+        ("certificateProfile", "../../etc"),
+        ("previousGraceSeconds", -1),
+        ("previousGraceSeconds", 10**12),
+        ("unknown", 1),
+    ],
+)
+async def test_bodies_that_are_no_profile(est: EstWorld, field: str, value: Any) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    body = {"name": "meters", "bootstrapAnchors": anchors(est.world)} | {field: value}
+    async with serving(est.world, all_routes(est)) as client:
+        assert (await client.post(PATH, headers=headers, json=body)).status == 400
+    assert await est.world.value("SELECT count(*) FROM enrolment_profile") == 1
+
+
+async def test_an_anchor_that_is_no_authority(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    leaf = write_certificates([(await est.bootstrap("meter-001")).certificate]).decode()
+    async with serving(est.world, all_routes(est)) as client:
+        made = await client.post(PATH, headers=headers, json={"name": "meters", "bootstrapAnchors": leaf})
+    assert made.status == 400
+
+
+async def test_nobody_gives_devices_what_he_does_not_hold(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, PROFILES)
+    body = {"name": "meters", "bootstrapAnchors": anchors(est.world), "roleName": "root"}
+    async with serving(est.world, all_routes(est)) as client:
+        assert (await client.post(PATH, headers=headers, json=body)).status == 403
+        assert (await client.patch(f"{PATH}/default", headers=headers, json={"roleName": "root"})).status == 403
+        assert (await client.post(PATH, headers=headers, json={**body, "roleName": "no-such"})).status == 404
+    assert await est.world.value("SELECT role_name FROM enrolment_profile") == "device"
+
+
+async def test_another_tenants_profiles_are_not_there(est: EstWorld) -> None:
+    headers = await est.world.identity(await est.world.tenant("acme"), ALL)
+    async with serving(est.world, all_routes(est)) as client:
+        assert (await (await client.get(PATH, headers=headers)).json())["items"] == []
+        assert (await client.get(f"{PATH}/default", headers=headers)).status == 404
+        assert (await client.patch(f"{PATH}/default", headers=headers, json={})).status == 404
+        taken = {"name": "default", "bootstrapAnchors": anchors(est.world)}
+        assert (await client.post(PATH, headers=headers, json=taken)).status == 409

@@ -1,0 +1,132 @@
+"""Our own client against the real listener."""
+
+import asyncio
+from hashlib import sha256
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from certs.errors import CertificateRefused
+from certs.pem import write_certificates
+from est.client import EstClient, EstFailure, Failure, Identification, make_key, make_request, write_key
+from tests.est.world import EstWorld, Holder
+
+
+def client_of(est: EstWorld, holder: Holder | None = None, *, label: str | None = None) -> EstClient:
+    identification = Identification(holder.certificate_file, holder.key_file) if holder else None
+    return EstClient(est.url, anchors=est.root_file.read_bytes(), label=label, identification=identification)
+
+
+async def failure_of(call: object, *arguments: object) -> EstFailure:
+    with pytest.raises(EstFailure) as failed:
+        await asyncio.to_thread(call, *arguments)  # type: ignore[arg-type]
+    return failed.value
+
+
+def fingerprint(est: EstWorld, name: str = "root") -> str:
+    return sha256(est.world.authorities.by_name(name).der).hexdigest()
+
+
+async def test_enrol_and_renew(est: EstWorld) -> None:
+    key = make_key()
+    asks = client_of(est, await est.bootstrap("meter-001"))
+    first = await asyncio.to_thread(asks.enroll, make_request(key, "meter-001"))
+    held = est.hold([first], key)
+    assert held.key_file.read_bytes() == write_key(key)
+    next_key = make_key()
+    second = await asyncio.to_thread(client_of(est, held).reenroll, make_request(next_key, "meter-001"))
+    assert (second.public_key(), second.subject) == (next_key.public_key(), first.subject)
+
+
+async def test_under_a_label(est: EstWorld) -> None:
+    await est.label("meters", identifier_pattern="meter-*")
+    asks = client_of(est, await est.bootstrap("batch"), label="meters")
+    assert await asyncio.to_thread(asks.enroll, make_request(make_key(), "meter-007"))
+    assert (await failure_of(client_of(est, label="none").cacerts)).status == 404
+
+
+async def test_the_root_is_recognised_by_its_fingerprint(est: EstWorld) -> None:
+    spelt = [fingerprint(est), ":".join(fingerprint(est)[at : at + 2] for at in range(0, 64, 2)).upper()]
+    for text in spelt:
+        found = await asyncio.to_thread(EstClient(est.url, root_sha256=text).cacerts)
+        assert est.world.authorities.by_name("root").certificate in found
+
+
+@pytest.mark.parametrize("pin", ["00" * 32, "issuing"])
+async def test_a_fingerprint_that_is_not_the_roots(est: EstWorld, pin: str) -> None:
+    asks = EstClient(est.url, root_sha256=fingerprint(est, pin) if pin == "issuing" else pin)
+    assert (await failure_of(asks.cacerts)).failure is Failure.UNTRUSTED
+
+
+async def test_a_server_of_another_root_is_told_nothing(est: EstWorld) -> None:
+    bootstrap = await est.bootstrap("meter-001")
+    other = write_certificates([est.world.authorities.by_name("factory").certificate])
+    identification = Identification(bootstrap.certificate_file, bootstrap.key_file)
+    asks = EstClient(est.url, anchors=other, identification=identification)
+    before = await est.written()
+    assert (await failure_of(asks.enroll, make_request(make_key(), "meter-001"))).failure is Failure.UNTRUSTED
+    assert await est.written() == before
+
+
+async def test_a_server_of_another_name_is_told_nothing(est: EstWorld) -> None:
+    asks = EstClient(est.url.replace("127.0.0.1", "127.0.0.2"), anchors=est.root_file.read_bytes())
+    assert (await failure_of(asks.cacerts)).failure in {Failure.UNREACHABLE, Failure.UNTRUSTED}
+
+
+async def test_refusals_are_told_in_words(est: EstWorld) -> None:
+    failed = await failure_of(client_of(est).enroll, make_request(make_key(), "meter-001"))
+    assert (failed.failure, failed.status, str(failed)) == (
+        Failure.REFUSED,
+        401,
+        "Present a client certificate.",
+    )
+    bootstrap = await est.bootstrap("meter-002")
+    failed = await failure_of(client_of(est, bootstrap).enroll, make_request(make_key(), "meter-001"))
+    assert (failed.failure, failed.status) == (Failure.REFUSED, 403)
+
+
+async def answering(response: bytes) -> asyncio.Server:
+    """Answer everything on a plain socket; only for answers that our own server never gives."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(response)
+        await writer.drain()
+        writer.close()
+
+    return await asyncio.start_server(answer, "127.0.0.1", 0)
+
+
+async def test_nobody_there(est: EstWorld) -> None:
+    asks = EstClient("https://127.0.0.1:9", anchors=est.root_file.read_bytes())
+    assert (await failure_of(asks.cacerts)).failure is Failure.UNREACHABLE
+
+
+async def test_a_server_without_tls(est: EstWorld) -> None:
+    server = await answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        asks = EstClient(f"https://127.0.0.1:{port}", anchors=est.root_file.read_bytes())
+        assert (await failure_of(asks.cacerts)).failure is Failure.UNREACHABLE
+
+
+@pytest.mark.parametrize("wrong", ["http://127.0.0.1", "127.0.0.1", "ftp://x"])
+def test_urls_that_are_none(wrong: str) -> None:
+    with pytest.raises(ValueError, match="https"):
+        EstClient(wrong, root_sha256="00" * 32)
+
+
+@pytest.mark.parametrize("trust", [{}, {"anchors": b"", "root_sha256": "00" * 32}, {"root_sha256": "00"}])
+def test_trust_is_explicit(trust: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"either|64"):
+        EstClient("https://127.0.0.1", **trust)  # type: ignore[arg-type]
+
+
+async def test_empty_anchors_are_no_trust(est: EstWorld) -> None:
+    assert (await failure_of(EstClient(est.url, anchors=b"").cacerts)).failure is Failure.UNTRUSTED
+
+
+def test_a_request_names_a_device_or_is_not_made() -> None:
+    with pytest.raises(CertificateRefused):
+        make_request(ec.generate_private_key(ec.SECP256R1()), "meter/+")
+    assert write_key(make_key()).startswith(b"-----BEGIN PRIVATE KEY-----")

@@ -1,0 +1,169 @@
+"""The decisions by themselves: every fact that stands against an enrolment, alone and in order."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from est.profiles import OPERATIONS, EnrolmentMode, EnrolmentProfile, identifier_pattern, label
+from est.rules import (
+    PROCEED,
+    REPEAT,
+    Binding,
+    Decision,
+    DeviceState,
+    EnrolmentFacts,
+    KeyOwner,
+    PresentedState,
+    Refusal,
+    Refuse,
+    RenewalFacts,
+    decide_enrol,
+    decide_reenrol,
+    decode_enrolment_facts,
+    decode_renewal_facts,
+    encode_facts,
+    expected_enrolment,
+    expected_renewal,
+)
+from iam.errors import Refused
+
+JITP = EnrolmentProfile(
+    id=UUID(int=1),
+    tenant=UUID(int=2),
+    name="meters",
+    mode=EnrolmentMode.JITP,
+    authority=UUID(int=3),
+    certificate_profile="device",
+    bootstrap_anchors=(),
+    identifier_pattern=None,
+    role_name="device",
+    expired_may_renew=False,
+    previous_grace=timedelta(0),
+    created=datetime(2030, 1, 1, tzinfo=UTC),
+)
+STRICT = replace(JITP, mode=EnrolmentMode.PRE_REGISTERED)
+
+NEW = EnrolmentFacts(DeviceState.ABSENT)
+REGISTERED = EnrolmentFacts(DeviceState.REGISTERED)
+KNOWN = EnrolmentFacts(DeviceState.IDENTIFIED)
+BOUND = replace(REGISTERED, binding=Binding.MATCHES)
+
+ENROL: list[tuple[EnrolmentProfile, EnrolmentFacts, Decision]] = [
+    (JITP, NEW, PROCEED),
+    (JITP, REGISTERED, PROCEED),
+    (JITP, BOUND, PROCEED),
+    (JITP, replace(REGISTERED, binding=Binding.DIFFERS), Refuse(Refusal.NOT_BOUND)),
+    (STRICT, NEW, Refuse(Refusal.NOT_REGISTERED)),
+    (STRICT, REGISTERED, Refuse(Refusal.NOT_BOUND)),
+    (STRICT, replace(REGISTERED, binding=Binding.DIFFERS), Refuse(Refusal.NOT_BOUND)),
+    (STRICT, BOUND, PROCEED),
+    (JITP, KNOWN, Refuse(Refusal.HAS_IDENTITY)),
+    (JITP, replace(KNOWN, is_replacement_allowed=True), PROCEED),
+    (JITP, replace(KNOWN, is_answered=True), REPEAT),
+    (JITP, replace(KNOWN, is_answered=True, is_bootstrap_revoked=True), Refuse(Refusal.REVOKED)),
+    (JITP, replace(KNOWN, is_answered=True, is_within_label=False), Refuse(Refusal.OTHER_TENANT)),
+    (JITP, replace(KNOWN, is_answered=True, is_tenant_active=False), Refuse(Refusal.TENANT_BLOCKED)),
+    (JITP, replace(KNOWN, is_answered=True, is_identity_active=False), Refuse(Refusal.IDENTITY_SUSPENDED)),
+    (STRICT, replace(KNOWN, is_answered=True), Refuse(Refusal.NOT_BOUND)),
+    (JITP, replace(KNOWN, is_replacement_allowed=True, is_identity_active=False), Refuse(Refusal.IDENTITY_SUSPENDED)),
+    (
+        JITP,
+        EnrolmentFacts(DeviceState.DECOMMISSIONED, is_replacement_allowed=True),
+        Refuse(Refusal.DECOMMISSIONED),
+    ),
+    (JITP, replace(NEW, is_bootstrap_revoked=True), Refuse(Refusal.REVOKED)),
+    (JITP, replace(NEW, is_within_label=False), Refuse(Refusal.OTHER_TENANT)),
+    (JITP, replace(NEW, is_tenant_active=False), Refuse(Refusal.TENANT_BLOCKED)),
+    (JITP, replace(NEW, is_name_taken=True), Refuse(Refusal.NAME_TAKEN)),
+    (JITP, replace(NEW, has_role=False), Refuse(Refusal.NO_ROLE)),
+    (JITP, replace(KNOWN, is_replacement_allowed=True, has_role=False), PROCEED),
+    (JITP, replace(NEW, key_owner=KeyOwner.THIS), PROCEED),
+    (JITP, replace(NEW, key_owner=KeyOwner.OTHER), Refuse(Refusal.KEY_TAKEN)),
+    (JITP, replace(NEW, key_owner=KeyOwner.AUTHORITY), Refuse(Refusal.KEY_TAKEN)),
+    (JITP, replace(NEW, key_owner=KeyOwner.COMPROMISED), Refuse(Refusal.KEY_COMPROMISED)),
+]
+
+SAME = RenewalFacts(PresentedState.ACTIVE, KeyOwner.THIS)
+
+REENROL: list[tuple[RenewalFacts, Decision]] = [
+    (SAME, PROCEED),
+    (replace(SAME, key_owner=KeyOwner.NOBODY), PROCEED),
+    (replace(SAME, presented=PresentedState.RECENTLY_SUPERSEDED), PROCEED),
+    (replace(SAME, presented=PresentedState.SUPERSEDED), Refuse(Refusal.SUPERSEDED)),
+    (replace(SAME, presented=PresentedState.SUPERSEDED, is_answered=True), REPEAT),
+    (replace(SAME, presented=PresentedState.REVOKED, is_answered=True), Refuse(Refusal.REVOKED)),
+    (replace(SAME, presented=PresentedState.ABSENT), Refuse(Refusal.NOT_ON_RECORD)),
+    (replace(SAME, presented=PresentedState.DIFFERS), Refuse(Refusal.NOT_ON_RECORD)),
+    (replace(SAME, device=DeviceState.DECOMMISSIONED), Refuse(Refusal.DECOMMISSIONED)),
+    (replace(SAME, device=DeviceState.ABSENT), Refuse(Refusal.NOT_THE_DEVICE)),
+    (replace(SAME, device=DeviceState.OTHER), Refuse(Refusal.NOT_THE_DEVICE)),
+    (replace(SAME, device=DeviceState.REGISTERED), Refuse(Refusal.NOT_THE_DEVICE)),
+    (replace(SAME, is_within_label=False), Refuse(Refusal.OTHER_TENANT)),
+    (replace(SAME, is_tenant_active=False), Refuse(Refusal.TENANT_BLOCKED)),
+    (replace(SAME, is_identity_active=False, is_answered=True), Refuse(Refusal.IDENTITY_SUSPENDED)),
+    (replace(SAME, key_owner=KeyOwner.OTHER), Refuse(Refusal.KEY_TAKEN)),
+    (replace(SAME, key_owner=KeyOwner.COMPROMISED), Refuse(Refusal.KEY_COMPROMISED)),
+]
+
+
+@pytest.mark.parametrize(("profile", "facts", "decision"), ENROL)
+def test_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts, decision: Decision) -> None:
+    assert decide_enrol(profile, facts) == decision
+
+
+@pytest.mark.parametrize(("facts", "decision"), REENROL)
+def test_reenrol(facts: RenewalFacts, decision: Decision) -> None:
+    assert decide_reenrol(facts) == decision
+
+
+@pytest.mark.parametrize("facts", [facts for _, facts, _ in ENROL])
+def test_enrolment_facts_survive_their_json(facts: EnrolmentFacts) -> None:
+    assert decode_enrolment_facts(encode_facts(facts)) == facts
+
+
+@pytest.mark.parametrize("facts", [facts for facts, _ in REENROL])
+def test_renewal_facts_survive_their_json(facts: RenewalFacts) -> None:
+    assert decode_renewal_facts(encode_facts(facts)) == facts
+
+
+def test_what_is_expected_is_let_through() -> None:
+    for profile in (JITP, STRICT):
+        assert decide_enrol(profile, expected_enrolment(profile)) == PROCEED
+    for same_key in (False, True):
+        assert decide_reenrol(expected_renewal(same_key=same_key)) == PROCEED
+
+
+def test_each_refusal_has_its_own_sentence() -> None:
+    assert len({one.sentence for one in Refusal}) == len(Refusal.__members__)
+
+
+@pytest.mark.parametrize("text", [*OPERATIONS, "CACERTS", "", "-a", "a/b", "a.b", "a" * 64, "a\n", "é"])
+def test_labels_that_are_none(text: str) -> None:
+    with pytest.raises(Refused):
+        label(text)
+
+
+@pytest.mark.parametrize("text", ["", "[a-z]", "a/b", "a b", "a\n", "(a+)+", "a" * 129, "a|b"])
+def test_patterns_that_are_none(text: str) -> None:
+    with pytest.raises(Refused):
+        identifier_pattern(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "identifier", "covered"),
+    [
+        ("meter-*", "meter-001", True),
+        ("meter-*", "meter-", True),
+        ("meter-*", "xmeter-001", False),
+        ("meter-???", "meter-001", True),
+        ("meter-???", "meter-0001", False),
+        ("meter.1", "meterx1", False),
+        ("METER-*", "meter-001", False),
+        (None, "meter-001", False),
+        ("*" * 64 + "b", "a" * 128, False),
+    ],
+)
+def test_patterns(pattern: str | None, identifier: str, *, covered: bool) -> None:
+    assert replace(JITP, identifier_pattern=pattern).covers(identifier) is covered
