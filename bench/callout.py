@@ -1,4 +1,4 @@
-"""What the callout costs: NATS connections it lets in by token, against static users of the same nats-server in one run.
+"""What the callout costs: NATS connections that it lets in, against static users of the same nats-server in one run.
 
     python -m bench.callout [--rounds 5] [--gateways 400] [--at-once 64] [--workers 2]
 
@@ -11,9 +11,8 @@ PostgreSQL answers its callouts. Each gateway is an identity with four devices i
 - gateways with a token never seen, whose identity they have;
 - gateways with a token seen before by every worker.
 
-The clients speak the protocol themselves: INFO, CONNECT, PING, PONG, and the end. Connections are counted from the first
-to the last PONG. The workers' CPU is all that a connection causes there: answering, and taking note that it appears and
-ends. The handler's is that of the workers which do not lead, and so do nothing else.
+The clients speak the protocol themselves: INFO, CONNECT, PING, PONG, and the end. The workers' CPU is all that a connection causes there: answering, and taking note that it appears and
+ends; the handler's is that of the workers which do not lead, and so do nothing else.
 """
 
 import argparse
@@ -22,6 +21,8 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import uvloop
 
@@ -49,6 +50,7 @@ _SIGHTS = 5
 _EVENT_SECONDS = 0.5
 """Within which everybody has heard of what happened."""
 _IDLE_SECONDS = 3.0
+_LOAD_SECONDS = 60.0
 
 
 # --- The clients ------------------------------------------------------------------------------------------------------
@@ -64,8 +66,7 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for INFO."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Answer INFO, and take PONG or -ERR."""
@@ -101,11 +102,11 @@ async def connect_all(port: int, lines: Sequence[bytes], at_once: int) -> list[f
         for line in waiting:
             began = time.perf_counter()
             let_in = loop.create_future()
-            await loop.create_connection(lambda line=line, let_in=let_in: Client(line, let_in), LOOPBACK, port)
+            await loop.create_connection(partial(Client, line, let_in), LOOPBACK, port)
             await let_in
             times.append(time.perf_counter() - began)
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(_LOAD_SECONDS), asyncio.TaskGroup() as group:
         for _ in range(at_once):
             group.create_task(go())
     return times
@@ -167,14 +168,14 @@ def print_found(found: Mapping[str, Found], workers: int) -> None:
     for kind, here in found.items():
         rate = here.median(lambda spent: spent.per_second)
         handler = here.median(lambda spent: handler_microseconds(spent, workers))
-        whole = here.median(lambda spent: spent.each(LEADER, OTHERS))
+        whole = here.cpu(LEADER, OTHERS)
         figures = (
             here.milliseconds(50),
             here.milliseconds(99),
             handler,
             whole - handler,
-            here.median(lambda spent: spent.each("PostgreSQL")),
-            here.median(lambda spent: spent.each("nats-server")),
+            here.cpu("PostgreSQL"),
+            here.cpu("nats-server"),
         )
         shown = [f"{figure:.1f}" if at < len(("p50", "p99")) else f"{figure:.0f}" for at, figure in enumerate(figures)]
         rows.append((kind, f"{rate:.0f}", f"{rate / static:.2f}", *shown))

@@ -1,4 +1,4 @@
-"""What an enrolment costs: simpleenroll over mTLS, against a bare mTLS handshake with the same listener in the same run.
+"""What an enrolment costs: simpleenroll over mTLS, against a bare mTLS handshake with the same listener in one run.
 
     python -m bench.enroll [--rounds 5] [--each 120] [--workers 2]
 
@@ -10,8 +10,8 @@ Measured on a node with its own PostgreSQL, every certificate on the disk before
 
 each by one client and by several at once. Keys are P-256; each device has a new key and a new name; connections take
 turns with 64 bootstrap certificates of the node's factory authority. CPU is the node's; that of enrolments includes what
-they cause afterwards (events to NATS, the chain of the audit). The clients are threads with Python's `ssl` on the same
-machine. At the end the parts of an enrolment are measured by themselves, in one process.
+they cause afterwards (events to NATS, the chain of the audit). The clients are threads with Python's `ssl` on the
+same machine. At the end the parts of an enrolment are measured by themselves, in one process.
 """
 
 import argparse
@@ -161,7 +161,7 @@ async def prepared(node: Node) -> AsyncIterator[Bench]:
     async with node.opened() as (app, api):
         factory = app.authorities.current(AuthorityKind.FACTORY)
         await asyncio.to_thread(make_label, api, write_certificates([factory.certificate]).decode())
-        stations, chain = [], ()
+        stations = []
         with tempfile.TemporaryDirectory() as folder:
             for number in range(STATIONS):
                 credential = await app.certificates.issue_bootstrap(f"station-{number}", actor=LABEL)
@@ -171,9 +171,8 @@ async def prepared(node: Node) -> AsyncIterator[Bench]:
                 context.load_cert_chain(file)
                 stations.append(Station(node.configuration.est.port, context))
         certificate = await app.certificates.certificate_by_serial(app.system.id, credential.serial)
-        chain = (certificate.der, factory.der)
         await settle(app)
-        yield Bench(node, app, stations, chain)
+        yield Bench(node, app, stations, (certificate.der, factory.der))
 
 
 def make_label(api: ApiClient, anchors: str) -> None:
@@ -231,10 +230,8 @@ def print_loads(found: dict[tuple[str, int], Found]) -> None:
     head = "", "clients", "a second", "p50 ms", "p99 ms", "workers us", "PostgreSQL us", "nats us", "ratio", "with PG"
     rows = []
     for (name, clients), here in found.items():
-        bare = found["bare handshake", clients].median(lambda spent: spent.each(WORKERS))
-        workers, database, brokers = (
-            here.median(lambda spent, parts=parts: spent.each(*parts)) for parts in ((WORKERS,), (DATABASE,), BROKERS)
-        )
+        bare = found["bare handshake", clients].cpu(WORKERS)
+        workers, database, brokers = here.cpu(WORKERS), here.cpu(DATABASE), here.cpu(*BROKERS)
         rows.append(
             (
                 name,
@@ -255,7 +252,7 @@ def print_loads(found: dict[tuple[str, int], Found]) -> None:
 
 def print_parts(found: dict[tuple[str, int], Found], parts: dict[str, float]) -> None:
     """Print where the workers' CPU of an enrolment goes."""
-    cpu = {name: found[name, 1].median(lambda spent: spent.each(WORKERS)) for name in LOADS}
+    cpu = {name: found[name, 1].cpu(WORKERS) for name in LOADS}
     named = {
         "TLS handshake and end": cpu["bare handshake"],
         "HTTP: records, aiohttp, guard": cpu["GET /cacerts, kept connection"],

@@ -1,17 +1,13 @@
 """The parts of an enrolment by themselves, in one process: what the CPU of a worker goes into.
 
-The whole is `EstService.enrol` with its statement in PostgreSQL, as a worker runs it for a device that is new; the parts
-are the same functions that it calls. What is left of the whole is the statement: asyncpg, the pool, the facts.
+The whole is `EstService.enrol` with its statement in PostgreSQL, as a worker runs it for a device that is new; the
+parts are the same functions that it calls. What is left of the whole is the statement: asyncpg, the pool, the facts.
 """
 
 import statistics
 import time
-from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from ca.inventory import AuthorityKind
 from ca.issue import SERIAL_BYTES, device
@@ -43,8 +39,6 @@ async def measure_parts(
     request = parse_request(decode_base64_request(body))
     holder = device(device_identifier("meter-001"), request.spki_der)
     issued = template.issue(holder, utc_now(), random_bytes(SERIAL_BYTES))
-    key = ec.generate_private_key(ec.SECP256R1())
-    signature = key.sign(issued.der, ec.ECDSA(SHA256()))
 
     parts = {
         "chain of the bootstrap certificate": lambda: judge_peer(chain, anchors, utc_now()),
@@ -58,10 +52,6 @@ async def measure_parts(
     whole = await median_enrolment(app, label, chain, requests, each)
     found["statement: asyncpg, pool, facts"] = whole - sum(found.values())
     return found
-
-
-def measure_signatures(each: int) -> dict[str, float]:
-    return {}
 
 
 def median_cpu(work: Callable[[], object], each: int) -> float:

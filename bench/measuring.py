@@ -77,6 +77,10 @@ class Found:
         """Return the median of a figure (rule 2)."""
         return statistics.median(map(of, self.rounds))
 
+    def cpu(self, *parts: str) -> float:
+        """Return the median CPU that one took of these parts, in microseconds."""
+        return self.median(lambda spent: spent.each(*parts))
+
     def milliseconds(self, percent: int) -> float:
         """Return the median of a percentile of the times: so many percent were quicker."""
         quantiles = (statistics.quantiles(times, n=100, method="inclusive") for times in self.times)

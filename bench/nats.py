@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.node import LOOPBACK, end, free_ports
+from bench.node import LOOPBACK, end, end_cleanly, free_ports
 from callout.nkeys import Prefix, SealingKey, SigningKey, encode_seed
 from callout.permissions import BROKERS_OWN
 from doorward.embedded.nats import locate_program
@@ -98,6 +98,7 @@ def _permissions(name: str) -> dict[str, object]:
 @contextmanager
 def running_nats(static_users: int) -> Iterator[tuple[Nats, int]]:
     """Run it in a temporary folder; gives it and its process number."""
+    end_cleanly()
     with tempfile.TemporaryDirectory(prefix="doorward-bench-nats-") as name:
         nats = Nats(Path(name), static_users)
         file = Path(name) / "nats.conf"

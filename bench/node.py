@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,7 @@ Settings = Mapping[str, Mapping[str, object]]
 @contextmanager
 def running_node(settings: Settings | None = None) -> Iterator["Node"]:
     """Run a node with these settings beside those that keep it apart, by section and key."""
+    end_cleanly()
     with tempfile.TemporaryDirectory(prefix="doorward-bench-") as name:
         node = Node(Path(name), settings or {})
         try:
@@ -154,6 +156,11 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def end_cleanly() -> None:
+    """Let SIGTERM end this program as Ctrl-C does, with all that it has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def end(process: "subprocess.Popen[str]") -> None:

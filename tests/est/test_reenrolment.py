@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.inventory import AuthorityKind, RevocationReason
+from ca.store import lock_certificate, revoke_certificate
 from est.rules import Refusal
 from iam.errors import Refused
 from iam.store.database import EVERYWHERE
@@ -223,3 +224,18 @@ async def test_revoking_and_renewing_at_once_never_leaves_the_old_one_alive(est:
         )
         assert await status_of(est, device) == "revoked", (round_, answer, revoked)
         assert isinstance(answer, bytes) or answer.reason.startswith(Refusal.REVOKED.name), answer
+
+
+async def test_revoking_and_renewing_wait_for_each_other_in_one_order(est: EstWorld) -> None:
+    """Both hold the device before its certificates; in any other order PostgreSQL would break the deadlock."""
+    device = await est.enrolled("meter-001")
+    csr = b64(request(new_key(), "meter-001"))
+    async with est.world.pool.transaction(EVERYWHERE) as transaction:
+        found = await lock_certificate(transaction, device.serial)
+        renewing = asyncio.create_task(est.service.reenrol("default", (device.der,), csr))
+        await asyncio.sleep(0.2)
+        assert not renewing.done()
+        await revoke_certificate(transaction, found, RevocationReason.UNSPECIFIED)
+    with pytest.raises(Refused) as refused:
+        await renewing
+    assert refused.value.reason.startswith(Refusal.REVOKED.name)
