@@ -16,6 +16,7 @@ from doorward.embedded.nats import EmbeddedNats, NatsAddresses
 from doorward.embedded.nats_config import NatsListen
 from doorward.embedded.postgres import EmbeddedPostgres, PostgresAddresses
 from doorward.keys import callout_keys, master_key, random_bytes
+from doorward.ports import check_ports
 from doorward.preparation import Preparation, device_anchors_file, root_file, server_certificate_files
 from doorward.supervisor import Supervised, Supervisor, Worker, data_folder_lock
 from doorward.worker import utc_now
@@ -90,6 +91,7 @@ async def run_node(configuration: Configuration, worker_command: list[str], on_r
     os.umask(0o077)  # what a node writes is its owner's, except what it opens on purpose
     data = configuration.node.data
     with data_folder_lock(data):
+        check_ports(configuration)
         master = master_key(configuration, random_bytes)
         keys = callout_keys(configuration, master, random_bytes)
         services: list[Supervised] = []

@@ -151,14 +151,20 @@ async def _audit(configuration: Configuration) -> str:
 
 
 def _settings(configuration: Configuration) -> list[str]:
-    values = configuration.model_dump(mode="json")
+    values = configuration.model_dump()
     return [
-        f"  {section}.{key} = {_hidden(values[section][key])}" for section, keys in known_keys().items() for key in keys
+        f"  {section}.{key} = {_shown(values[section][key])}" for section, keys in known_keys().items() for key in keys
     ]
 
 
-def _hidden(value: object) -> object:
-    """Show a URL without its password."""
+def _shown(value: object) -> object:
+    """Show a value as one would write it; a URL without its password."""
+    if value is None:
+        return "(not set)"
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():.0f}"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "(none)"
     if isinstance(value, str) and "://" in value and "@" in value:
         scheme, _, rest = value.partition("://")
         credentials, _, place = rest.rpartition("@")
