@@ -11,8 +11,9 @@ PostgreSQL answers its callouts. Each gateway is an identity with four devices i
 - gateways with a token never seen, whose identity they have;
 - gateways with a token seen before by every worker.
 
-The clients speak the protocol themselves: INFO, CONNECT, PING, PONG, and the end. The workers' CPU is all that a connection causes there: answering, and taking note that it appears and
-ends; the handler's is that of the workers which do not lead, and so do nothing else.
+The clients speak the protocol themselves: INFO, CONNECT, PING, PONG, and the end. The workers' CPU is all that a
+connection causes there: answering, and taking note that it appears and ends. The handler's is that of the workers which
+do not lead, and so do nothing else.
 """
 
 import argparse

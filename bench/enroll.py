@@ -9,8 +9,8 @@ Measured on a node with its own PostgreSQL, every certificate on the disk before
 - simpleenroll with a new connection for each device, and on a kept connection, as a station in a factory does it;
 
 each by one client and by several at once. Keys are P-256; each device has a new key and a new name; connections take
-turns with 64 bootstrap certificates of the node's factory authority. CPU is the node's; that of enrolments includes what
-they cause afterwards (events to NATS, the chain of the audit). The clients are threads with Python's `ssl` on the
+turns with 64 bootstrap certificates of the node's factory authority. CPU is the node's; that of enrolments includes
+what they cause afterwards (events to NATS, the chain of the audit). The clients are threads with Python's `ssl` on the
 same machine. At the end the parts of an enrolment are measured by themselves, in one process.
 """
 

@@ -76,6 +76,14 @@ class AuthorityKind(StrEnum):
     FACTORY = "factory"
 
 
+_SERIAL_BYTES = 16
+
+
+def stored_serial(number: int) -> bytes:
+    """Return a serial number as the store has it: big-endian, and as long as ours are where it is shorter."""
+    return number.to_bytes(max(_SERIAL_BYTES, (number.bit_length() + 7) // 8))
+
+
 @dataclass(frozen=True, slots=True)
 class StoredCertificate:
     """A certificate that was issued here, as the store has it.

@@ -20,8 +20,7 @@ from hashlib import sha256
 from typing import Any
 
 from ca.authorities import Authorities
-from ca.inventory import AuthorityKind, ProvedCertificate, judge_presented
-from ca.issue import SERIAL_BYTES
+from ca.inventory import AuthorityKind, ProvedCertificate, judge_presented, stored_serial
 from ca.store import find_certificate
 from certs.chain import Purpose, validate_chain
 from certs.errors import CertificateRefused
@@ -114,7 +113,7 @@ class CertificateProver:
             validate_chain(leaf, others, anchors, now, purpose=Purpose.CLIENT_AUTH)
         except CertificateRefused as refusal:
             raise unauthenticated(refusal.reason) from refusal
-        serial = leaf.serial_number.to_bytes(max(SERIAL_BYTES, (leaf.serial_number.bit_length() + 7) // 8))
+        serial = stored_serial(leaf.serial_number)
         async with self._database.transaction(EVERYWHERE) as transaction:  # whose it is, is what is asked
             stored = await find_certificate(transaction, serial)
         judged = judge_presented(chain[0], stored, now)

@@ -1,6 +1,7 @@
 """`doorward`: the command line. What a command does stands in `doorward/commands/`, imported when it is called for."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ _MISUSED = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 done, 1 refused or failed, 2 not understood."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     parser = _parser()
     parsed = parser.parse_args(arguments)
     if not hasattr(parsed, "run"):

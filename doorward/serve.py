@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callout.nkeys import SealingKey, SigningKey
-from doorward.addresses import gather_addresses, write_addresses
+from doorward.addresses import addresses_file, gather_addresses, write_addresses
+from doorward.clock import utc_now
 from doorward.config import Configuration
 from doorward.embedded.nats import EmbeddedNats, NatsAddresses
 from doorward.embedded.nats_config import NatsListen
@@ -19,7 +20,8 @@ from doorward.keys import callout_keys, master_key, random_bytes
 from doorward.ports import check_ports
 from doorward.preparation import Preparation, device_anchors_file, root_file, server_certificate_files
 from doorward.supervisor import Supervised, Supervisor, Worker, data_folder_lock
-from doorward.worker import utc_now
+
+_READY_SECONDS = 120.0
 
 _log = logging.getLogger("doorward.serve")
 
@@ -92,6 +94,7 @@ async def run_node(configuration: Configuration, worker_command: list[str], on_r
     data = configuration.node.data
     with data_folder_lock(data):
         check_ports(configuration)
+        addresses_file(configuration).unlink(missing_ok=True)  # workers wait for those of this start
         master = master_key(configuration, random_bytes)
         keys = callout_keys(configuration, master, random_bytes)
         services: list[Supervised] = []
@@ -142,7 +145,7 @@ async def run_node(configuration: Configuration, worker_command: list[str], on_r
 
         services.append(_Announcement(announce))
         workers = [
-            Worker(f"worker {number}", [sys.executable, *worker_command])
+            Worker(f"worker {number}", [sys.executable, *worker_command], ready_seconds=_READY_SECONDS)
             for number in range(1, configuration.node.workers + 1)
         ]
 

@@ -1,10 +1,11 @@
-"""Keeps a node's processes running: its services (PostgreSQL, NATS), then its workers.
+"""Keeps a node's processes running: its services (PostgreSQL, NATS) and its workers.
 
 Rules enforced here:
 
 1. One supervisor to a data folder: a lock on `<data>/lock` that dies with its holder.
-2. Services start one after the other, each when the one before is ready; workers start together after them.
-   A service that does not start the first time stops the node with its reason.
+2. Services start one after the other, each when the one before is ready. Workers start together with them and wait
+   by themselves for what they need: reading their code takes longer than any service. A service that does not start
+   the first time stops the node with its reason.
 3. Whatever ends later is started again, for ever: at once the first time, then after a pause that doubles up to
    a ceiling, and at once again after it ran calmly.
 4. SIGTERM and SIGINT stop the workers together (they drain, until a deadline), then the services in reverse order.
@@ -285,14 +286,14 @@ class Supervisor:
         self._rolling = asyncio.create_task(self._replace_workers())
 
     async def _begin(self) -> None:
-        """Start services in order and workers together, then say that all are ready."""
+        """Start workers together and services in order, then say that all are ready (rule 2)."""
         loop = asyncio.get_running_loop()
+        self._keepers.extend(asyncio.create_task(self._keep(worker, None)) for worker in self._workers)
         for service in self._services:
             began = loop.time()
             await service.start()
             log.info("%s is ready after %.2f s", service.name, loop.time() - began)
             self._keepers.append(asyncio.create_task(self._keep(service, began)))
-        self._keepers.extend(asyncio.create_task(self._keep(worker, None)) for worker in self._workers)
         for ready in self._ready.values():
             await ready.wait()
         if self._on_ready is not None:

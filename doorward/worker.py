@@ -1,7 +1,8 @@
 """One worker process: it listens beside its siblings, answers brokers, and leaves without dropping anybody.
 
-It starts when the supervisor has prepared the node, says that it is ready when it listens and can answer brokers, and
-on SIGTERM stops in the reverse order: no more questions of brokers, no more connections, then what is under way.
+It starts together with the other parts of the node and waits for them, says that it is ready when it listens and can
+answer brokers, and on SIGTERM stops in the reverse order: no more questions of brokers, no more connections, then what
+is under way.
 """
 
 import asyncio
@@ -9,32 +10,30 @@ import contextlib
 import logging
 import os
 import signal
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import uvloop
 from aiohttp import web
 
-from doorward.addresses import read_addresses
+from doorward.addresses import Addresses, read_addresses
 from doorward.app import App, build, run_background
+from doorward.clock import utc_now
 from doorward.config import Configuration
 from doorward.keys import random_bytes
 from doorward.listener import Listener, ListenerLimits, listening_sockets, serve_https
 from doorward.preparation import server_certificate_files
 from doorward.tls import ServerIdentity, ServerIdentityError, ServerTLS
+from iam.errors import Refused
 
 READY_VARIABLE = "DOORWARD_READY_FD"
+_PARTS_SECONDS = 60.0
+_LOOK_SECONDS = 0.02
 _BROKER_SECONDS = 5.0
 _GRACE_SECONDS = 10.0
 _CERTIFICATE_SECONDS = 5.0
 
 _log = logging.getLogger("doorward.worker")
-
-
-def utc_now() -> datetime:
-    """Return the time now: the one clock outside tests."""
-    return datetime.now(UTC)
 
 
 def run_worker(configuration: Configuration) -> None:
@@ -47,7 +46,7 @@ async def _work(configuration: Configuration) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    app = await build(configuration, read_addresses(configuration), utc_now, random_bytes)
+    app = await build(configuration, await _addresses(configuration), utc_now, random_bytes)
     certificates = CertificateFiles(*server_certificate_files(configuration.node.data))
     api_tls = ServerTLS(certificates.read(), ask_client_certificate=False)
     est_tls = ServerTLS(certificates.read(), ask_client_certificate=True)
@@ -72,6 +71,18 @@ async def _work(configuration: Configuration) -> None:
     await _stop(app, answering, listeners, [background, renewing, waiting])
     for runner in runners:
         await runner.cleanup()
+
+
+async def _addresses(configuration: Configuration) -> Addresses:
+    """Return the node's addresses, waiting for them: workers start while the parts of the node still do."""
+    deadline = asyncio.get_running_loop().time() + _PARTS_SECONDS
+    while True:
+        try:
+            return read_addresses(configuration)
+        except Refused:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _stop(

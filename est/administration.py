@@ -5,16 +5,18 @@ The rules:
 1. A label is one of the whole deployment, since it stands in the path; its profile belongs to one tenant.
 2. Whoever makes a profile gives its role to devices; so he must hold what the role holds (`iam.grants`).
 3. The profile `default` can be changed and not deleted.
+4. A device is bound to a bootstrap certificate by its key, which may be certified again, or by its serial number, or by
+   both; binding it again replaces that.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind
 from est.profiles import DEFAULT_LABEL, EnrolmentProfile
-from est.store import delete_profile, find_profile, insert_profile, list_profiles, update_profile
+from est.store import bind_bootstrap, delete_profile, find_profile, insert_profile, list_profiles, update_profile
 from iam.access import Access
 from iam.errors import conflict, not_found
 from iam.grants import check_hands_out
@@ -22,7 +24,16 @@ from iam.identifiers import Clock, Random, uuid7
 from iam.model import Tenant
 from iam.paging import Page, PageQuery
 from iam.store.database import Change, Database, Transaction
+from iam.store.devices import device_by_identifier
 from iam.store.tenants import role_by_name
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Which bootstrap certificate a device is bound to; at least one of the two is there."""
+
+    spki_sha256: bytes | None
+    serial: bytes | None
 
 
 class ProfileService:
@@ -82,6 +93,17 @@ class ProfileService:
             profile = await _found(transaction, tenant, name)
             await delete_profile(transaction, profile.id)
             await transaction.record(_change(access, profile, "deleted"))
+
+    async def bind(self, access: Access, tenant: Tenant, device: str, binding: Binding) -> None:
+        """Bind a registered device to one bootstrap certificate; raise `Refused` (not found) if it is not there."""
+        async with self._database.transaction(tenant.id) as transaction:
+            await device_by_identifier(transaction, tenant.id, device)
+            await bind_bootstrap(transaction, device, tenant.id, binding.spki_sha256, binding.serial)
+            data = {
+                "spki_sha256": binding.spki_sha256.hex() if binding.spki_sha256 else None,
+                "serial": binding.serial.hex() if binding.serial else None,
+            }
+            await transaction.record(Change(tenant.id, access.identity.id, "device.bound", device, data))
 
 
 async def _found(transaction: Transaction, tenant: Tenant, name: str) -> EnrolmentProfile:

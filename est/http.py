@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
+from ca.inventory import stored_serial
+from certs.names import device_identifier
 from certs.pem import read_certificate, write_certificates
-from est.administration import ProfileService
+from est.administration import Binding, ProfileService
 from est.codec import (
     CERTS_ONLY,
     CSRATTRS,
@@ -28,7 +30,7 @@ from est.profiles import (
     label,
 )
 from est.service import EstService
-from iam.errors import Kind, Refused
+from iam.errors import Kind, Refused, malformed
 from iam.guard import Answer, Call, Needs, Public, RawBody, Route, Speech
 from iam.identifiers import role_name
 from iam.paging import PageQuery
@@ -44,6 +46,7 @@ _REQUEST = RawBody((PKCS10,), REQUEST_LIMIT_BYTES)
 _PROFILES_TAG = "Enrolment profiles"
 _PROFILES = "/api/v1/est/profiles"
 _PROFILE = _PROFILES + "/{profileName}"
+_BINDING = "/api/v1/est/bindings/{deviceIdentifier}"
 _YEAR_SECONDS = 366 * 24 * 3600
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -168,6 +171,26 @@ class ShownProfiles(Shown):
     next: str | None
 
 
+class BindingBody(Model):
+    """The bootstrap certificate that a device is bound to: by its key, its serial number, or both."""
+
+    public_key_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Of the SubjectPublicKeyInfo in DER, in hexadecimal."
+    )
+    serial: str | None = Field(None, pattern="^([0-9a-f]{2}){1,20}$", description="In hexadecimal.")
+
+    @property
+    def binding(self) -> Binding:
+        """The same, in bytes; raises `Refused` (malformed) if it binds to nothing."""
+        if self.public_key_sha256 is None and self.serial is None:
+            raise malformed("Give the SHA-256 of the key, the serial number, or both.")
+        serial = None if self.serial is None else int(self.serial, 16)
+        return Binding(
+            None if self.public_key_sha256 is None else bytes.fromhex(self.public_key_sha256),
+            None if serial is None else stored_serial(serial),
+        )
+
+
 def profile_routes(service: ProfileService) -> list[Route]:
     """Return the routes of enrolment profiles."""
 
@@ -190,6 +213,13 @@ def profile_routes(service: ProfileService) -> list[Route]:
 
     async def delete(call: Call) -> Answer:
         await service.delete(call.caller.access, call.tenant, label(call.path["profileName"]))
+        return Answer(204)
+
+    async def bind(call: Call) -> Answer:
+        body: BindingBody = call.body
+        identifier = device_identifier(call.path["deviceIdentifier"])
+        call.require_device(Action.UPDATE, Resource.EST_PROFILES, identifier)
+        await service.bind(call.caller.access, call.tenant, identifier, body.binding)
         return Answer(204)
 
     def needs(action: Action) -> Needs:
@@ -227,6 +257,16 @@ def profile_routes(service: ProfileService) -> list[Route]:
             _PROFILES_TAG,
             body=ProfileFields,
             answers=ShownProfile,
+        ),
+        Route(
+            "PUT",
+            _BINDING,
+            bind,
+            needs(Action.UPDATE),
+            "Bind a registered device to its bootstrap certificate",
+            _PROFILES_TAG,
+            body=BindingBody,
+            status=204,
         ),
         Route("DELETE", _PROFILE, delete, needs(Action.DELETE), "Delete a profile", _PROFILES_TAG, status=204),
     ]

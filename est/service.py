@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.authorities import Authorities
-from ca.inventory import AuthorityKind
+from ca.inventory import AuthorityKind, stored_serial
 from ca.issue import SERIAL_BYTES, device
 from certs.csr import CertificateRequest, decode_base64_request, parse_request
 from certs.errors import CertificateRefused
@@ -171,12 +171,11 @@ class EstService:
         except CertificateRefused as refusal:
             raise judge_request(refusal).as_error() from refusal
         spki = presented.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        serial = presented.serial_number
         return Attempt(
             now=now,
             device=wanted,
             presented=presented_der,
-            presented_serial=serial.to_bytes(max(SERIAL_BYTES, (serial.bit_length() + 7) // 8)),
+            presented_serial=stored_serial(presented.serial_number),
             presented_sha256=sha256(presented_der).digest(),
             presented_spki_sha256=sha256(spki).digest(),
             request=request,

@@ -22,7 +22,7 @@ from est.rules import (
     decode_renewal_facts,
     encode_facts,
 )
-from iam.errors import conflict, not_found
+from iam.errors import conflict
 from iam.events import affects_identity
 from iam.paging import Page, PageQuery, decode_cursor, page_of
 from iam.store.database import Change, Database, Row, Transaction
@@ -274,15 +274,8 @@ _BIND = """
 async def bind_bootstrap(
     transaction: Transaction, device: str, tenant: UUID, spki_sha256: bytes | None, serial: bytes | None
 ) -> None:
-    """Bind a registered device to the bootstrap certificate of that key, or that serial number, or both.
-
-    Raises:
-        Refused: (not found) There is no such device.
-    """
-    try:
-        await transaction.execute(_BIND, device, tenant, spki_sha256, serial)
-    except asyncpg.ForeignKeyViolationError as error:
-        raise not_found(f"device {device}") from error
+    """Bind a device to the bootstrap certificate of that key, or that serial number, or both."""
+    await transaction.execute(_BIND, device, tenant, spki_sha256, serial)
 
 
 def _seconds(period: timedelta) -> int:

@@ -11,11 +11,11 @@ import nats
 from nats.errors import Error as NatsError
 
 from doorward.addresses import Addresses, nats_trust, read_addresses
+from doorward.clock import utc_now
 from doorward.commands.local import local_app
 from doorward.commands.printing import print_json, print_lines
 from doorward.config import Configuration, known_keys
 from doorward.keys import master_key, random_bytes
-from doorward.worker import utc_now
 from iam.errors import Refused
 
 PACKAGES = ("ca", "callout", "certs", "challenge", "doorward", "est", "iam")
@@ -132,7 +132,7 @@ async def _nats(configuration: Configuration, addresses: Addresses) -> str:
         )
         version = client.connected_server_version
         await client.close()
-    return f"nats-server {version}, all three users may connect"
+    return f"nats-server {str(version).strip('<>').rpartition(' ')[2]}, all three users may connect"
 
 
 async def _authorities(configuration: Configuration) -> str:

@@ -13,12 +13,12 @@ from ca.inventory import RevocationReason
 from ca.service import Credential
 from doorward.addresses import read_addresses
 from doorward.app import App, build
+from doorward.clock import utc_now
 from doorward.commands.printing import print_json, print_lines
 from doorward.config import Configuration
 from doorward.embedded.process import write_private
 from doorward.keys import random_bytes
 from doorward.preparation import root_file
-from doorward.worker import utc_now
 from iam.access import Denied
 from iam.errors import Kind, Refused, malformed
 from iam.service.foundation import root_identity

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from doorward.config import Configuration
 from doorward.serve import Ready, run_node
-from doorward.worker import run_worker
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -24,6 +23,8 @@ def serve(configuration: Configuration, config_file: Path | None) -> int:
 
 def work(configuration: Configuration) -> int:
     """Run a worker until SIGTERM."""
+    from doorward.worker import run_worker  # noqa: PLC0415 - the supervisor needs none of what a worker is made of
+
     begin_logging(configuration)
     run_worker(configuration)
     return 0

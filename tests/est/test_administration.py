@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from certs.pem import write_certificates
 from est.http import profile_routes
+from est.profiles import EnrolmentMode
 from iam.guard import Route
 from tests.ca.world import World, serving
 from tests.est.world import EstWorld, b64, only, request
@@ -72,6 +73,28 @@ async def test_bodies_that_are_no_profile(est: EstWorld, field: str, value: Any)
     async with serving(est.world, all_routes(est)) as client:
         assert (await client.post(PATH, headers=headers, json=body)).status == 400
     assert await est.world.value("SELECT count(*) FROM enrolment_profile") == 1
+
+
+async def test_a_binding_lets_one_bootstrap_certificate_enrol_a_device(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    await est.label("strict", mode=EnrolmentMode.PRE_REGISTERED)
+    await est.world.device("meter-001", est.world.system.id)
+    bootstrap, path = await est.bootstrap("batch"), "/api/v1/est/bindings/meter-001"
+    limited = await est.world.identity(est.world.system.id, ALL, ["meter-002"])
+    stranger = await est.world.identity(await est.world.tenant("acme"), ALL)
+    async with serving(est.world, all_routes(est)) as client:
+        for who, where, body, status in (
+            (headers, path, {}, 400),
+            (headers, path, {"serial": "xyz"}, 400),
+            (headers, path.replace("001", "009"), {"serial": "01"}, 404),
+            (limited, path, {"serial": "01"}, 404),
+            (stranger, path, {"serial": "01"}, 404),
+            (headers, path, {"serial": "01"}, 204),
+            (headers, path, {"serial": bootstrap.serial.hex()}, 204),
+        ):
+            assert (await client.put(where, headers=who, json=body)).status == status, body
+    csr = b64(request(ec.generate_private_key(ec.SECP256R1()), "meter-001"))
+    assert only(await est.service.enrol("strict", (bootstrap.der,), csr))
 
 
 async def test_an_anchor_that_is_no_authority(est: EstWorld) -> None:

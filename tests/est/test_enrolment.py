@@ -46,7 +46,15 @@ async def refusal_of(est: EstWorld, label: str, holder: Holder, csr: bytes) -> s
 async def test_openssl_and_curl_alone_enrol_a_device(est: EstWorld, tmp_path: Path) -> None:
     bootstrap = await est.bootstrap("meter-001")
     csr = tmp_path / "device.csr"
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", tmp_path / "device.key"]
+    key: list[str | Path] = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-keyout",
+        tmp_path / "device.key",
+    ]
     name = ["-subj", "/CN=meter-001", "-addext", "subjectAltName=URI:urn:doorward:device:meter-001"]
     openssl("req", "-new", *key, *name, "-outform", "DER", "-out", csr)
     body = openssl("base64", "-in", csr)
@@ -59,7 +67,15 @@ async def test_openssl_and_curl_alone_enrol_a_device(est: EstWorld, tmp_path: Pa
     (tmp_path / "leaf.pem").write_bytes(leaf)
     issuing = tmp_path / "issuing.pem"
     issuing.write_bytes(est.world.authorities.by_name("issuing").certificate.public_bytes(Encoding.PEM))
-    strictly = ["-x509_strict", "-purpose", "sslclient", "-CAfile", est.root_file, "-untrusted", issuing]
+    strictly: list[str | Path] = [
+        "-x509_strict",
+        "-purpose",
+        "sslclient",
+        "-CAfile",
+        est.root_file,
+        "-untrusted",
+        issuing,
+    ]
     openssl("verify", *strictly, tmp_path / "leaf.pem")
 
 

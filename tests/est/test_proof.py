@@ -1,6 +1,7 @@
 """Whom a certificate proves, from memory and from the store: a revocation counts at once wherever it is heard of."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.inventory import AuthorityKind, ProvedCertificate, RevocationReason
 from iam.errors import Kind, Refused
-from iam.store.database import EVERYWHERE
+from iam.store.database import EVERYWHERE, Change
 from tests.est.world import DAY, EstWorld, Holder, b64, only, request
 
 
@@ -24,7 +25,12 @@ async def is_refused(est: EstWorld, holder: Holder) -> bool:
 
 def hears(est: EstWorld) -> None:
     """Wire announcements to the prover, as the composition root does."""
-    est.world.pool.announce_to(lambda changes: [est.world.prover.hear(one.kind, one.data) for one in changes] and None)
+
+    def hear(changes: Sequence[Change]) -> None:
+        for one in changes:
+            est.world.prover.hear(one.kind, one.data)
+
+    est.world.pool.announce_to(hear)
 
 
 async def test_a_device_is_proved(est: EstWorld) -> None:
