@@ -15,8 +15,8 @@ from certs.csr import decode_base64_request, parse_request
 from certs.names import device_identifier
 from certs.pkcs7 import certs_only
 from doorward.app import App
-from doorward.keys import random_bytes
 from doorward.clock import utc_now
+from doorward.keys import random_bytes
 from est.codec import encode_base64
 from est.rules import judge_peer
 from est.service import EstService

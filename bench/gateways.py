@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import TypeVar
 
 from doorward.app import App
+from doorward.clock import utc_now
 from doorward.commands.login import ApiClient
 from doorward.keys import random_bytes
-from doorward.clock import utc_now
 from iam.access import Access
 from iam.model import Extent, Identity, IdentityStatus, IdentityType, Scope
 from iam.service.foundation import root_identity

@@ -5,9 +5,9 @@
 The first start makes everything: the database and its schema, the authorities, keys, certificates, JetStream's stores.
 A later start finds them. The time is from the start of the program to the line that says that the node is ready;
 modules are compiled already, as after an installation. The connections are MQTT 3.1.1 over TLS by token, each of an
-identity of its own with four devices in its scope, to the port for tokens; each has subscribed to a topic of its own and
-is then left alone. Memory is the resident set, of which processes share some pages, and the proportional share, which
-adds up.
+identity of its own with four devices in its scope, to the port for tokens; each has subscribed to a topic of its own
+and is then left alone. Memory is the resident set, of which processes share some pages, and the proportional share,
+which adds up.
 """
 
 import argparse

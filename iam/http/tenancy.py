@@ -111,7 +111,7 @@ def routes(service: TenancyService) -> list[Route]:
             _GROUPS,
             list_tenants,
             Needs(Action.READ, groups),
-            "List groups, own first and those below",
+            "List groups: the caller's own and those below",
             _TAG,
             query=PageQuery,
             answers=Tenants,

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from doorward.demo.mqtt import MqttClient, NotConnected
-from iam.errors import Refused
+from iam.errors import Kind, Refused
 from iam.public_keys import SigningKey
 from tests.journey.conftest import RunningNode
 
@@ -133,3 +133,32 @@ def test_an_unknown_key_of_the_configuration_is_refused_with_the_nearest(lone: R
     found = lone.command("check", "--config", str(file), check=False)
     assert found.returncode == 1
     assert "did you mean node.workers?" in found.stderr
+
+
+def test_with_nats_gone_rest_works_on_and_a_revocation_still_reaches_every_worker(lone: RunningNode) -> None:
+    admin, victim = lone.admin(), lone.admin()
+    brokers = children(lone, "nats-server")
+    assert len(brokers) == 2
+    for broker in brokers:
+        broker.suspend()
+    try:
+        for _ in range(10):  # each request is a connection of its own, so both workers have the session in memory
+            assert victim.request("GET", "/api/v1/iam/token/info")["name"] == "root"
+        victim.request("POST", "/api/v1/iam/logout")
+        ended = time.monotonic()
+        last_believed = ended
+        refusals: set[Kind] = set()
+        while time.monotonic() - ended < 7:
+            try:
+                victim.request("GET", "/api/v1/iam/token/info")
+            except Refused as refusal:
+                refusals.add(refusal.kind)
+            else:
+                last_believed = time.monotonic()
+            time.sleep(0.02)
+        assert last_believed - ended < 5
+        assert refusals == {Kind.UNAUTHENTICATED}
+        assert admin.request("POST", "/api/v1/iam/groups", {"name": "made-without-nats"})["status"] == "active"
+    finally:
+        for broker in brokers:
+            broker.resume()
