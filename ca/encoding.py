@@ -6,6 +6,7 @@ library's builder knows; and a revocation list is one pass over its entries.
 """
 
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 
@@ -35,6 +36,7 @@ def encode_time(moment: datetime) -> bytes:
     return encode(GENERALIZED_TIME, moment.strftime("%Y%m%d%H%M%SZ").encode())
 
 
+@lru_cache(maxsize=128)
 def encode_object_identifier(dotted: str) -> bytes:
     """Return an OBJECT IDENTIFIER (X.690 8.19)."""
     first, second, *arcs = map(int, dotted.split("."))

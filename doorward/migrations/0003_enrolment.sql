@@ -36,22 +36,8 @@ CREATE INDEX enrolment_profile_page ON enrolment_profile (tenant_id, name);
 -- commit. Else nothing is written, and the facts go back to be decided on again. What happens at the same time elsewhere
 -- (the same new device, the same key) violates a constraint, which ends the statement with nothing written.
 --
--- They read everywhere: whose device it is, is what they find out.
-
-CREATE FUNCTION tenant_is_active(ancestors uuid[]) RETURNS boolean
-    LANGUAGE sql STABLE
-    RETURN NOT EXISTS (SELECT FROM tenant WHERE id = ANY (ancestors) AND status <> 'active');
-
--- Whose a public key is, as seen from a device.
-CREATE FUNCTION key_owner(spki bytea, device text) RETURNS text
-    LANGUAGE sql STABLE
-    RETURN coalesce(
-        (SELECT 'authority' FROM authority WHERE spki_sha256 = spki),
-        (SELECT 'compromised' FROM certificate
-         WHERE spki_sha256 = spki AND status = 'revoked' AND revocation_reason = 'keyCompromise' LIMIT 1),
-        (SELECT CASE WHEN device_identifier = device THEN 'this' ELSE 'other' END FROM device_key
-         WHERE spki_sha256 = spki),
-        'nobody');
+-- They run as the owner of the tables, since whose device it is, is what they find out: they see every tenant's rows, and
+-- the node's role does nothing here but call them. Their plans are made once, not for each call.
 
 CREATE FUNCTION enrol_device(
     expected jsonb,                 -- est.rules.EnrolmentFacts
@@ -79,51 +65,56 @@ CREATE FUNCTION enrol_device(
     OUT tenant uuid,
     OUT identity text,
     OUT existing bytea              -- the certificate that answers the very same request
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = public, pg_temp
+    SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
     known device%ROWTYPE;
-    tenant_path uuid[];
     label_role_id uuid;
-    bootstrap_status text;
-    binding bootstrap_binding%ROWTYPE;
 BEGIN
-    PERFORM set_config('doorward.tenant', '*', true);
     -- There may be no row yet to lock: of those who make it at the same time, the second waits for the first.
     PERFORM pg_advisory_xact_lock(hashtextextended(wanted, 0));
     SELECT d.* INTO known FROM device d WHERE d.device_identifier = wanted FOR UPDATE;
     tenant := coalesce(known.tenant_id, label_tenant);
     identity := known.identity_id;
-    SELECT t.path INTO tenant_path FROM tenant t WHERE t.id = tenant;
-    SELECT r.id INTO label_role_id FROM role r WHERE r.tenant_id = tenant AND r.name = label_role;
-    SELECT c.status INTO bootstrap_status FROM certificate c
-        WHERE c.serial = presented_serial AND sha256(c.certificate) = presented_sha256;
-    SELECT b.* INTO binding FROM bootstrap_binding b WHERE b.device_identifier = wanted;
     IF identity IS NOT NULL THEN
         SELECT c.certificate INTO existing FROM certificate c
             WHERE c.device_identifier = wanted AND c.identity_id = identity AND c.status = 'active'
               AND c.request_sha256 = new_request AND c.not_after > moment
             ORDER BY c.issued_at DESC LIMIT 1;
     END IF;
-    facts := jsonb_build_object(
-        'device', CASE WHEN known.device_identifier IS NULL THEN 'absent'
-                       WHEN known.status = 'DECOMMISSIONED' THEN 'decommissioned'
-                       WHEN identity IS NULL THEN 'registered'
-                       ELSE 'identified' END,
-        'is_within_label', label_tenant = ANY (tenant_path),
-        'is_tenant_active', tenant_is_active(tenant_path),
-        'is_identity_active', identity IS NULL
-            OR EXISTS (SELECT FROM identity i WHERE i.id = enrol_device.identity AND i.status = 'active'),
-        'is_name_taken', EXISTS (SELECT FROM identity i WHERE i.tenant_id = tenant AND i.name = wanted
-                                 AND i.id IS DISTINCT FROM enrol_device.identity),
-        'has_role', label_role_id IS NOT NULL,
-        'is_replacement_allowed', coalesce(known.replacement_allowed, false),
-        'is_bootstrap_revoked', coalesce(bootstrap_status = 'revoked', false),
-        'binding', CASE WHEN binding.device_identifier IS NULL THEN 'absent'
-                        WHEN coalesce(binding.spki_sha256 = presented_spki, true)
-                         AND coalesce(binding.serial = presented_serial, true) THEN 'matches'
-                        ELSE 'differs' END,
-        'key_owner', key_owner(new_spki, wanted),
-        'is_answered', existing IS NOT NULL);
+    SELECT r.id,
+        jsonb_build_object(
+            'device', CASE WHEN known.device_identifier IS NULL THEN 'absent'
+                           WHEN known.status = 'DECOMMISSIONED' THEN 'decommissioned'
+                           WHEN enrol_device.identity IS NULL THEN 'registered'
+                           ELSE 'identified' END,
+            'is_within_label', label_tenant = ANY (t.path),
+            'is_tenant_active', NOT EXISTS (SELECT FROM tenant a WHERE a.id = ANY (t.path) AND a.status <> 'active'),
+            'is_identity_active', enrol_device.identity IS NULL
+                OR EXISTS (SELECT FROM identity i WHERE i.id = enrol_device.identity AND i.status = 'active'),
+            'is_name_taken', EXISTS (SELECT FROM identity i WHERE i.tenant_id = t.id AND i.name = wanted
+                                     AND i.id IS DISTINCT FROM enrol_device.identity),
+            'has_role', r.id IS NOT NULL,
+            'is_replacement_allowed', coalesce(known.replacement_allowed, false),
+            'is_bootstrap_revoked', EXISTS (SELECT FROM certificate c WHERE c.serial = presented_serial
+                AND c.status = 'revoked' AND sha256(c.certificate) = presented_sha256),
+            'binding', coalesce(
+                (SELECT CASE WHEN coalesce(b.spki_sha256 = presented_spki, true)
+                              AND coalesce(b.serial = presented_serial, true) THEN 'matches' ELSE 'differs' END
+                 FROM bootstrap_binding b WHERE b.device_identifier = wanted), 'absent'),
+            'key_owner', coalesce(
+                (SELECT 'authority' FROM authority a WHERE a.spki_sha256 = new_spki),
+                (SELECT 'compromised' FROM certificate c WHERE c.spki_sha256 = new_spki AND c.status = 'revoked'
+                    AND c.revocation_reason = 'keyCompromise' LIMIT 1),
+                (SELECT CASE WHEN k.device_identifier = wanted THEN 'this' ELSE 'other' END
+                 FROM device_key k WHERE k.spki_sha256 = new_spki),
+                'nobody'),
+            'is_answered', existing IS NOT NULL)
+        INTO label_role_id, facts
+        FROM tenant t LEFT JOIN role r ON r.tenant_id = t.id AND r.name = label_role
+        WHERE t.id = tenant;
     is_written := facts = expected;
     IF NOT is_written THEN
         RETURN;
@@ -188,38 +179,47 @@ CREATE FUNCTION reenrol_device(
     OUT tenant uuid,
     OUT identity text,
     OUT existing bytea
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = public, pg_temp
+    SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
     known device%ROWTYPE;
     presented certificate%ROWTYPE;
-    tenant_path uuid[];
 BEGIN
-    PERFORM set_config('doorward.tenant', '*', true);
     SELECT d.* INTO known FROM device d WHERE d.device_identifier = wanted FOR UPDATE;
     SELECT c.* INTO presented FROM certificate c WHERE c.serial = presented_serial FOR UPDATE;
     tenant := presented.tenant_id;
     identity := presented.identity_id;
-    SELECT t.path INTO tenant_path FROM tenant t WHERE t.id = tenant;
     SELECT c.certificate INTO existing FROM certificate c
         WHERE c.supersedes = presented_serial AND c.request_sha256 = new_request AND c.status = 'active'
           AND c.not_after > moment
         ORDER BY c.issued_at DESC LIMIT 1;
-    facts := jsonb_build_object(
-        'presented', CASE WHEN presented.serial IS NULL THEN 'absent'
-                          WHEN presented.certificate <> presented_certificate THEN 'differs'
-                          WHEN presented.status = 'superseded' AND moment < presented.superseded_at + label_grace
-                              THEN 'superseded within grace'
-                          ELSE presented.status END,
-        'device', CASE WHEN known.device_identifier IS NULL THEN 'absent'
-                       WHEN known.status = 'DECOMMISSIONED' THEN 'decommissioned'
-                       WHEN known.identity_id = identity THEN 'identified'
-                       ELSE 'other' END,
-        'is_within_label', coalesce(label_tenant = ANY (tenant_path), false),
-        'is_tenant_active', coalesce(tenant_is_active(tenant_path), false),
-        'is_identity_active', EXISTS (SELECT FROM identity i WHERE i.id = reenrol_device.identity
-                                      AND i.status = 'active'),
-        'key_owner', key_owner(new_spki, wanted),
-        'is_answered', existing IS NOT NULL);
+    SELECT jsonb_build_object(
+            'presented', CASE WHEN presented.serial IS NULL THEN 'absent'
+                              WHEN presented.certificate <> presented_certificate THEN 'differs'
+                              WHEN presented.status = 'superseded' AND moment < presented.superseded_at + label_grace
+                                  THEN 'superseded within grace'
+                              ELSE presented.status END,
+            'device', CASE WHEN known.device_identifier IS NULL THEN 'absent'
+                           WHEN known.status = 'DECOMMISSIONED' THEN 'decommissioned'
+                           WHEN known.identity_id = reenrol_device.identity THEN 'identified'
+                           ELSE 'other' END,
+            'is_within_label', coalesce(label_tenant = ANY (t.path), false),
+            'is_tenant_active', t.id IS NOT NULL AND NOT EXISTS (
+                SELECT FROM tenant a WHERE a.id = ANY (t.path) AND a.status <> 'active'),
+            'is_identity_active', EXISTS (SELECT FROM identity i WHERE i.id = reenrol_device.identity
+                                          AND i.status = 'active'),
+            'key_owner', coalesce(
+                (SELECT 'authority' FROM authority a WHERE a.spki_sha256 = new_spki),
+                (SELECT 'compromised' FROM certificate c WHERE c.spki_sha256 = new_spki AND c.status = 'revoked'
+                    AND c.revocation_reason = 'keyCompromise' LIMIT 1),
+                (SELECT CASE WHEN k.device_identifier = wanted THEN 'this' ELSE 'other' END
+                 FROM device_key k WHERE k.spki_sha256 = new_spki),
+                'nobody'),
+            'is_answered', existing IS NOT NULL)
+        INTO facts
+        FROM (VALUES (tenant)) AS whose (id) LEFT JOIN tenant t ON t.id = whose.id;
     is_written := facts = expected;
     IF NOT is_written THEN
         RETURN;
@@ -242,3 +242,5 @@ BEGIN
         jsonb_build_object('identity', reenrol_device.identity, 'serial', encode(new_serial, 'hex'),
                            'label', label_name, 'supersedes', encode(presented_serial, 'hex')));
 END $$;
+
+REVOKE EXECUTE ON FUNCTION enrol_device, reenrol_device FROM PUBLIC;

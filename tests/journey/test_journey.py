@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from doorward.demo.mqtt import MqttClient, NotConnected
 from est.client import EstClient, EstFailure, Identification, make_key, make_request, write_key
@@ -320,6 +320,40 @@ def test_logging_out_cuts_the_gateway(node: RunningNode, story: Story) -> None:
     assert story.gateway.is_cut_within(CUT_SECONDS)
     with pytest.raises(NotConnected):
         gateway_client(node, story).connect()
+
+
+@pytest.mark.parametrize("form", ["pem", "openssh"])
+def test_the_command_line_logs_in_with_a_key_file(node: RunningNode, scratch: Path, form: str) -> None:
+    key = ed25519.Ed25519PrivateKey.generate() if form == "openssh" else ec.generate_private_key(ec.SECP256R1())
+    name, type_ = f"key-{form}", "developer" if form == "openssh" else "integration"
+    encoding = PrivateFormat.OpenSSH if form == "openssh" else PrivateFormat.PKCS8
+    file = scratch / f"login.{form}"
+    file.write_bytes(key.private_bytes(Encoding.PEM, encoding, NoEncryption()))
+    fields = {"name": name, "type": type_, "group": "acme", "role": "technician"}
+    registered = node.admin().register(SigningKey(key), fields)
+    login = ("login", "--url", node.api, "--root", str(node.root), "--key")
+    found = json.loads(node.command(*login, str(file), "--json").stdout)
+    assert found["identity_id"] == registered["identity_id"]
+    client = node.admin()
+    client.token = node.command(*login, str(file)).stdout.strip()
+    assert client.request("GET", "/api/v1/iam/token/info")["methods"] == ["pop"]
+    refused = node.command(*login, str(scratch / "none"), check=False)
+    assert (refused.returncode, refused.stderr.startswith("doorward: The key")) == (1, True)
+
+
+def test_the_command_line_revokes_a_certificate(node: RunningNode, scratch: Path) -> None:
+    folder = scratch / "meter-002"
+    serial = serial_of(folder)
+    device = device_client(node, folder, client_id="meter-002").connect()
+    said = node.command("ca", "revoke", serial, "--reason", "keyCompromise").stdout
+    assert said == f"Certificate {serial} is revoked (keyCompromise).\n"
+    assert device.is_cut_within(
+        2 * CUT_SECONDS
+    )  # the relay is not woken by a process that is no worker: it looks by itself
+    again = node.command("ca", "revoke", serial, check=False)
+    assert again.returncode == 1
+    for wrong in (("zz", "--reason", "keyCompromise"), (serial, "--reason", "because"), ("00" * 16,)):
+        assert node.command("ca", "revoke", *wrong, check=False).returncode == 1
 
 
 def test_the_audit_tells_all_of_it_and_its_chain_holds(node: RunningNode) -> None:

@@ -1,0 +1,119 @@
+"""The certificates of our listeners: made, left alone, renewed in time, taken up without a restart."""
+
+import asyncio
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from doorward import worker
+from doorward.config import Configuration, NodeSection
+from doorward.preparation import Preparation, device_anchors_file, root_file, server_certificate_files
+from doorward.tls import ServerTLS
+from doorward.worker import CertificateFiles
+from iam.sealing import MasterKey
+from tests.conftest import DatabaseUrls, TurnableClock
+
+
+def certificate_of(data: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(server_certificate_files(data)[0].read_bytes())
+
+
+@pytest.fixture
+def master() -> MasterKey:
+    return MasterKey(os.urandom(32))
+
+
+def preparation(data: Path, urls: DatabaseUrls, master: MasterKey, clock: TurnableClock, *names: str) -> Preparation:
+    node = NodeSection(data=data, server_names=names or ("localhost", "127.0.0.1"))
+    return Preparation(Configuration(node=node), lambda: (urls.node, urls.owner), master, clock, os.urandom)
+
+
+async def test_a_start_makes_what_is_missing_and_a_second_one_changes_nothing(
+    tmp_path: Path, database_urls: DatabaseUrls, master: MasterKey, clock: TurnableClock
+) -> None:
+    files = [root_file(tmp_path), device_anchors_file(tmp_path), *server_certificate_files(tmp_path)]
+    for _ in range(2):
+        service = preparation(tmp_path, database_urls, master, clock)
+        await service.start()
+        await service.stop()
+        found = [file.read_bytes() for file in files]
+    service = preparation(tmp_path, database_urls, master, clock)
+    await service.start()
+    await service.stop()
+    assert [file.read_bytes() for file in files] == found
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o644, 0o644, 0o600, 0o600]
+
+
+async def test_after_two_thirds_of_its_life_a_certificate_is_renewed_and_told_of(
+    tmp_path: Path,
+    database_urls: DatabaseUrls,
+    master: MasterKey,
+    clock: TurnableClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("doorward.preparation._LOOK_AGAIN", timedelta(milliseconds=20))
+    told = asyncio.Event()
+
+    async def tell() -> None:
+        told.set()
+
+    service = preparation(tmp_path, database_urls, master, clock)
+    service.after_renewal(tell)
+    await service.start()
+    first = certificate_of(tmp_path)
+    life = first.not_valid_after_utc - first.not_valid_before_utc
+    renewing = asyncio.create_task(service.ended())
+    clock.turn(life * 2 / 3 - timedelta(hours=1))
+    await asyncio.sleep(0.2)
+    assert certificate_of(tmp_path) == first
+    clock.turn(timedelta(hours=2))
+    await asyncio.wait_for(told.wait(), 5)
+    assert certificate_of(tmp_path).not_valid_after_utc > first.not_valid_after_utc
+    renewing.cancel()
+    await service.stop()
+
+
+async def test_other_names_make_another_certificate(
+    tmp_path: Path, database_urls: DatabaseUrls, master: MasterKey, clock: TurnableClock
+) -> None:
+    for names in (("localhost",), ("gate.example", "10.0.0.1")):
+        service = preparation(tmp_path, database_urls, master, clock, *names)
+        await service.start()
+        await service.stop()
+    held = certificate_of(tmp_path).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert held.get_values_for_type(x509.DNSName) == ["gate.example"]
+    assert [str(one) for one in held.get_values_for_type(x509.IPAddress)] == ["10.0.0.1"]
+
+
+async def test_a_worker_takes_up_a_renewed_certificate_and_keeps_the_old_one_over_a_broken_file(
+    tmp_path: Path,
+    database_urls: DatabaseUrls,
+    master: MasterKey,
+    clock: TurnableClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "_CERTIFICATE_SECONDS", 0.02)
+    service = preparation(tmp_path, database_urls, master, clock, "localhost")
+    await service.start()
+    await service.stop()
+    certificate, key = server_certificate_files(tmp_path)
+    files = CertificateFiles(certificate, key)
+    tls = ServerTLS(files.read(), ask_client_certificate=False)
+    first = tls.identity.certificates[0]
+    following = asyncio.create_task(files.follow([tls]))
+    whole = certificate.read_bytes()
+    certificate.write_bytes(b"broken")
+    await asyncio.sleep(0.1)
+    assert tls.identity.certificates[0] == first
+    certificate.write_bytes(whole)
+    service = preparation(tmp_path, database_urls, master, clock, "gate.example")
+    await service.start()
+    await service.stop()
+    async with asyncio.timeout(5):
+        while tls.identity.certificates[0] == first:  # noqa: ASYNC110 - nobody tells: the file is looked at
+            await asyncio.sleep(0.02)
+    assert tls.identity.certificates[0] == certificate_of(tmp_path)
+    following.cancel()
