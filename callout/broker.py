@@ -29,6 +29,7 @@ from callout.claims import REQUEST_SUBJECT, SERVER_KEY_HEADER
 from callout.connections import Connection, Key, read_connection
 from callout.reconcile import CurrentAccess, Reconciler
 from callout.service import REFUSED, CalloutService
+from iam.errors import Kind, Refused
 from iam.events import Event
 from iam.identifiers import Clock
 
@@ -130,7 +131,11 @@ class Watch:
         for client in self._clients:
             await client.subscribe(f"$SYS.ACCOUNT.{self._account}.*", cb=self._noticed)
             await client.flush()
-        await self.sweep()
+        try:
+            await self.sweep()
+        except Refused as refusal:
+            _log.warning("%s", refusal.reason)
+            self._sweep_now.set()
         self._sweeping = asyncio.create_task(self._sweep_at_intervals())
 
     async def stop(self) -> None:
@@ -147,9 +152,13 @@ class Watch:
         await self.reconciler.heard(event)
 
     async def sweep(self) -> None:
-        """Ask for all connections and look at each."""
+        """Ask for all connections and look at each; raise `Refused` (unavailable) if the servers do not answer."""
         asked = self._clock()
-        await self.reconciler.sweep(await self._listed(), asked)
+        try:
+            listed = await self._listed()
+        except (NatsError, TimeoutError) as error:
+            raise Refused(Kind.UNAVAILABLE, "The brokers do not answer.", reason=f"no sweep: {error!r}") from error
+        await self.reconciler.sweep(listed, asked)
 
     async def _sweep_at_intervals(self) -> None:
         while True:

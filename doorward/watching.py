@@ -12,8 +12,6 @@ import contextlib
 import logging
 from datetime import timedelta
 
-from nats.errors import Error as NatsError
-
 from callout.broker import Watch
 from doorward.bus import Bus
 from doorward.jobs import Leader
@@ -81,8 +79,8 @@ class WatchDuty:
             await self._watch.sweep()
             for event in events:
                 await self._watch.heard(event)
-        except (Refused, NatsError, TimeoutError) as error:
-            _log.warning("connections cannot be looked at now: %r", error)
+        except Refused as refusal:
+            _log.warning("connections cannot be looked at now: %s", refusal.reason)
             self._may_have_missed = True
 
     async def _hear_next(self) -> None:
