@@ -20,6 +20,7 @@ from ca.store import (
     insert_list,
     latest_list,
     list_revoked,
+    live_certificates,
     lock_certificate,
     lock_revocations,
     revoke_certificate,
@@ -49,17 +50,12 @@ class RevocationService:
             Refused: (not found) The tenant has no such certificate. (conflict) It is revoked already.
         """
         async with self._database.transaction(tenant) as transaction:
-            found = await lock_certificate(transaction, serial)
-            next_status(found.status, CertificateStep.REVOKE)
-            await revoke_certificate(transaction, found, reason)
-            data = {
-                "reason": reason.value,
-                "device": found.device,
-                "identity": found.identity,
-                **(affects_identity(found.identity) if found.identity else {}),
-            }
-            await transaction.record(Change(found.tenant, actor, CERTIFICATE_REVOKED, serial.hex(), data))
-        return found
+            return await _revoke(transaction, serial, reason, actor)
+
+    async def withdraw(self, transaction: Transaction, identity: str, actor: str) -> None:
+        """Revoke all that an identity has, in the transaction that takes its device out of service."""
+        for serial in await live_certificates(transaction, identity):
+            await _revoke(transaction, serial, RevocationReason.CESSATION_OF_OPERATION, actor)
 
     async def current_list(self, authority: Authority) -> RevocationList:
         """Return the newest list of an authority; raise `Refused` (not found) before there is one."""
@@ -107,3 +103,17 @@ class RevocationService:
         )
         await insert_list(transaction, authority.id, content, revocations)
         return True
+
+
+async def _revoke(transaction: Transaction, serial: bytes, reason: RevocationReason, actor: str) -> StoredCertificate:
+    found = await lock_certificate(transaction, serial)
+    next_status(found.status, CertificateStep.REVOKE)
+    await revoke_certificate(transaction, found, reason)
+    data = {
+        "reason": reason.value,
+        "device": found.device,
+        "identity": found.identity,
+        **(affects_identity(found.identity) if found.identity else {}),
+    }
+    await transaction.record(Change(found.tenant, actor, CERTIFICATE_REVOKED, serial.hex(), data))
+    return found

@@ -177,6 +177,14 @@ async def insert_certificate(transaction: Transaction, one: StoredCertificate) -
         raise conflict("The serial number is taken.") from error
 
 
+_LIVE_OF_IDENTITY = "SELECT serial FROM certificate WHERE identity_id = $1 AND status <> 'revoked' ORDER BY serial"
+
+
+async def live_certificates(transaction: Transaction, identity: str) -> list[bytes]:
+    """Return the serial numbers of an identity's certificates that are not revoked."""
+    return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity)]
+
+
 _REVOKE = """
     UPDATE certificate SET status = 'revoked', revoked_at = $2, revocation_reason = $3 WHERE serial = $1"""
 _COUNT_REVOCATION = "UPDATE authority SET revocations = revocations + 1 WHERE id = $1"

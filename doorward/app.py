@@ -200,7 +200,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
         *login.routes(login_service, key_ring),
-        *devices.device_routes(DeviceService(pool, clock)),
+        *devices.device_routes(DeviceService(pool, clock, revocation.withdraw)),
         *devices.pairing_routes(PairingService(pool)),
         *challenge_routes(challenges, gate),
         *authority_routes(certificates, revocation, authorities),

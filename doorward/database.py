@@ -112,7 +112,7 @@ class Pool:
         """Run one statement that is a transaction of its own, in one round trip, and return its row after the commit.
 
         Args:
-            query: Calls a function of ours that sets the tenant itself.
+            query: Calls a function of ours that runs as the owner of the tables and keeps to the tenant by itself.
             changes: What the row tells of, to be announced.
 
         Raises:

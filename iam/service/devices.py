@@ -3,10 +3,11 @@
 The rules:
 
 1. A caller sees the devices that his grants for `devices` reach, and no others: those are not found.
-2. DECOMMISSIONED is terminal and comes before deletion; a decommissioned device's identity is suspended at once.
+2. DECOMMISSIONED is terminal and comes before deletion; a decommissioned device's identity is suspended and its
+   certificates are withdrawn, in the same transaction.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,12 +33,17 @@ class DeviceChange:
     decommission: bool = False
 
 
+Withdraw = Callable[[Transaction, str, str], Awaitable[None]]
+"""Revokes all certificates of an identity, in this transaction; says who did it. The authority gives it."""
+
+
 class DeviceService:
     """Devices."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, withdraw: Withdraw) -> None:
         self._database = database
         self._clock = clock
+        self._withdraw = withdraw
 
     async def create(
         self, access: Access, tenant: Tenant, identifier: str, labels: Mapping[str, str], metadata: Mapping[str, Any]
@@ -108,6 +114,7 @@ class DeviceService:
             if wanted.decommission and found.identity is not None:
                 identity = await identities.identity_by_id(transaction, found.identity)
                 await identities.update_identity(transaction, replace(identity, status=IdentityStatus.SUSPENDED))
+                await self._withdraw(transaction, identity.id, access.identity.id)
                 data = affects(Effect(Affected.IDENTITY, identity.id))
             kind = "device.decommissioned" if wanted.decommission else "device.updated"
             await transaction.record(Change(tenant.id, access.identity.id, kind, identifier, data))

@@ -356,6 +356,23 @@ def test_the_command_line_revokes_a_certificate(node: RunningNode, scratch: Path
         assert node.command("ca", "revoke", *wrong, check=False).returncode == 1
 
 
+def test_decommissioning_a_device_withdraws_its_certificates(node: RunningNode, scratch: Path) -> None:
+    folder = scratch / "meter-009"
+    admin = node.admin()
+    admin.request("POST", "/api/v1/devices?tenant=acme", {"deviceIdentifier": "meter-009"})
+    node.command("device", "bootstrap", "--id", "meter-009", "--out", str(folder))
+    node.command("device", "enroll", "--url", node.est, "--out", str(folder))
+    device = device_client(node, folder, client_id="meter-009").connect()
+    path = "/api/v1/devices/meter-009?tenant=acme"
+    admin.request("PATCH", path, {"status": "DECOMMISSIONED"})
+    assert device.is_cut_within(CUT_SECONDS)
+    found = admin.request("GET", f"/api/v1/ca/certificates/{serial_of(folder)}?tenant=acme")
+    assert (found["status"], found["revocationReason"]) == ("revoked", "cessationOfOperation")
+    admin.request("DELETE", path)
+    refused = node.command("device", "renew", "--url", node.est, "--out", str(folder), check=False)
+    assert refused.returncode == 1
+
+
 def test_the_audit_tells_all_of_it_and_its_chain_holds(node: RunningNode) -> None:
     time.sleep(1.5)
     lines = node.admin().request("GET", "/api/v1/iam/audit?tenant=acme&limit=1000")["items"]
@@ -363,7 +380,7 @@ def test_the_audit_tells_all_of_it_and_its_chain_holds(node: RunningNode) -> Non
     for kind in ("tenant.created", "device.enrolled", "pairing.created", "pairing.deleted", "device.renewed",
                  "identity.suspended", "tenant.blocked", "certificate.revoked", "session.ended"):  # fmt: skip
         assert kind in kinds, kind
-    assert kinds.count("device.enrolled") == 2
+    assert kinds.count("device.enrolled") == 3
     found = json.loads(node.command("check", "--json").stdout)
     assert found["holds"], found
 
