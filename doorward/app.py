@@ -99,7 +99,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     # Who may do what.
     terms = TokenTerms(
-        issuer=configuration.node.public_url,
+        issuer=configuration.public_url,
         audience=configuration.tokens.audience,
         person=configuration.tokens.person_lifetime,
         machine=configuration.tokens.machine_lifetime,
@@ -145,7 +145,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         derive(master, "challenge"),
         clock,
         random,
-        audience=configuration.node.public_url,
+        audience=configuration.public_url,
     )
 
     async def prove_certificate(chain: Sequence[bytes]) -> Authenticated:
@@ -212,7 +212,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     def described() -> list[Route]:
         return [*public_routes, *device_routes]
 
-    public_routes += console_routes(bus, pool, described, configuration.node.public_url)
+    public_routes += console_routes(bus, pool, described, configuration.public_url, configuration.est_url)
     return App(
         directory=directory,
         login=login_service,

@@ -4,7 +4,8 @@ The rules:
 
 1. `doorward.toml` first, then `DOORWARD_<SECTION>_<KEY>` from the environment; nothing else.
 2. An unknown section or key stops the start-up and names the nearest known one.
-3. A secret is given by the path of its file; its value is never shown.
+3. A secret is given by the path of its file (in a database URL as `?passfile=`); a password that stands in a URL all
+   the same is never shown.
 4. Without `database.url` and `nats.servers` the node brings its own PostgreSQL and nats-server under the data folder.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -22,6 +24,7 @@ from iam.errors import Kind, Refused
 
 ENVIRONMENT_PREFIX = "DOORWARD_"
 DEFAULT_FILE = "doorward.toml"
+EMBEDDED_ACCOUNT = "APP"
 
 
 def _list_from_text(value: object) -> object:
@@ -49,9 +52,10 @@ class NodeSection(Section):
 
     data: Path = Field(Path("var"), description="Where this node keeps its keys and, if embedded, its data.")
     workers: int = Field(2, ge=1, le=256, description="How many worker processes share the listeners.")
-    public_url: str = Field(
-        "https://127.0.0.1:8443",
-        description="How clients reach the API: the issuer of tokens and the base of the URLs in certificates.",
+    public_url: str | None = Field(
+        None,
+        description="How clients reach the API: the issuer of tokens and the audience of challenges;"
+        " `https://<api.host>:<api.port>` if not said.",
         pattern=r"^https://[^\s/?#]+$",
     )
     server_names: Words = Field(
@@ -94,7 +98,7 @@ class NatsSection(Section):
     """NATS; embedded if no servers are given."""
 
     servers: Words = Field((), description="URLs of the nats-servers, each asked for its own callouts.")
-    account: str = Field("APP", description="The account that clients land in.")
+    account: str = Field(EMBEDDED_ACCOUNT, description="The account that clients land in.")
     callout_user: str = Field("callout", description="User of the account AUTH that answers callouts.")
     callout_password_file: Path | None = Field(None, description="Its password.")
     system_user: str = Field("system", description="User of the system account, to find and end connections.")
@@ -143,6 +147,17 @@ class Configuration(Section):
     nats: NatsSection = NatsSection()
     tokens: TokensSection = TokensSection()
     ca: CaSection = CaSection()
+
+    @property
+    def public_url(self) -> str:
+        """How clients reach the API."""
+        return self.node.public_url or f"https://{self.api.host}:{self.api.port}"
+
+    @property
+    def est_url(self) -> str:
+        """How devices reach EST: under the API's name, at its own port."""
+        host = urlsplit(self.public_url).hostname or self.est.host
+        return f"https://{host}:{self.est.port}"
 
     @property
     def embeds_database(self) -> bool:
@@ -244,6 +259,8 @@ def _check_whole(configuration: Configuration) -> None:
     database, nats = configuration.database, configuration.nats
     if (database.url is None) != (database.owner_url is None):
         raise Refused(Kind.INVALID, "database.url and database.owner_url belong together: give both or neither.")
+    if not nats.servers and nats.account != EMBEDDED_ACCOUNT:
+        raise Refused(Kind.INVALID, f"nats.account is {EMBEDDED_ACCOUNT} where the node brings its own nats-server.")
     if nats.servers:
         for key in (
             "callout_password_file", "system_password_file", "bus_password_file", "issuer_seed_file", "xkey_seed_file",

@@ -100,7 +100,7 @@ class Pool:
                 try:
                     yield transaction
                 except BaseException:
-                    if not connection.is_closed():
+                    if _is_usable(connection):
                         await connection.execute("ROLLBACK")
                     raise
                 await connection.execute("COMMIT")
@@ -147,7 +147,7 @@ class Pool:
                 try:
                     yield is_held
                 finally:
-                    if taken and not connection.is_closed():
+                    if taken and _is_usable(connection):
                         await connection.execute("SELECT pg_advisory_unlock($1)", lock)
         except _UNREACHABLE as error:
             raise _unavailable(error) from error
@@ -254,6 +254,14 @@ async def _end_transaction(connection: Any) -> None:  # noqa: ANN401 - asyncpg h
     """Leave nothing open on a connection that goes back to the pool; costs no round trip where nothing is."""
     if connection.is_in_transaction():
         await connection.execute("ROLLBACK")
+
+
+def _is_usable(connection: Any) -> bool:  # noqa: ANN401 - asyncpg has no types
+    """Tell whether a connection can still be asked; one that broke was taken back by the pool already."""
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False
 
 
 def _unavailable(error: BaseException) -> Refused:

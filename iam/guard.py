@@ -228,7 +228,10 @@ class Guard:
         """Return the application that serves `routes` and nothing else."""
         application = web.Application(middlewares=[_explain_router_errors], client_max_size=0)
         for route in routes:
-            application.router.add_route(route.method, route.path, self._handler(route))
+            handler = self._handler(route)
+            application.router.add_route(route.method, route.path, handler)
+            if route.method == "GET":
+                application.router.add_route("HEAD", route.path, handler)
         return application
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

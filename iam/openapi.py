@@ -1,6 +1,6 @@
 """OpenAPI 3.1 from the routes: the values that the guard serves, so that the description cannot differ from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -32,8 +32,14 @@ _PROBLEM = {
 }
 
 
-def describe(routes: Sequence[Route], *, version: str, server: str) -> dict[str, Any]:
-    """Return the OpenAPI document of `routes`, as served at `server`."""
+def describe(
+    routes: Sequence[Route], *, version: str, server: str, elsewhere: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the OpenAPI document of `routes`, as served at `server`.
+
+    Args:
+        elsewhere: The servers of paths that have another one, by the beginning of the path.
+    """
     bodies, answers = _models(routes)
     wanted = [(model, _MODES["body"]) for model in bodies] + [(model, _MODES["answer"]) for model in answers]
     references, definitions = models_json_schema(wanted, ref_template=_REFERENCE)  # type: ignore[arg-type]
@@ -53,6 +59,10 @@ def describe(routes: Sequence[Route], *, version: str, server: str) -> dict[str,
             done["content"] = {route.answers: {"schema": {"type": "string", "format": "binary"}}}
         operation["responses"] = {str(route.status): done, "default": {"$ref": _error_of(route)}}
         paths.setdefault(route.path, {})[route.method.lower()] = operation
+    for path, operations in paths.items():
+        for beginning, other in (elsewhere or {}).items():
+            if path.startswith(beginning):
+                operations["servers"] = [{"url": other}]
     return {
         "openapi": "3.1.0",
         "info": {

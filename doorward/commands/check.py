@@ -41,11 +41,12 @@ def check(configuration: Configuration, *, as_json: bool) -> int:
             {
                 "holds": all(one.holds for one in findings),
                 "findings": [{"question": one.question, "holds": one.holds, "said": one.said} for one in findings],
-                "configuration": configuration.model_dump(mode="json"),
+                "configuration": _settings(configuration),
             }
         )
     else:
-        print_lines("Configuration", *_settings(configuration), "", "Findings")
+        settings = [f"  {key} = {value}" for key, value in _settings(configuration).items()]
+        print_lines("Configuration", *settings, "", "Findings")
         print_lines(*(f"  {'ok    ' if one.holds else 'FAILED'} {one.question}: {one.said}" for one in findings))
     return 0 if all(one.holds for one in findings) else 1
 
@@ -150,11 +151,11 @@ async def _audit(configuration: Configuration) -> str:
     return f"{holds} lines, each follows from the one before"
 
 
-def _settings(configuration: Configuration) -> list[str]:
+def _settings(configuration: Configuration) -> dict[str, str]:
     values = configuration.model_dump()
-    return [
-        f"  {section}.{key} = {_shown(values[section][key])}" for section, keys in known_keys().items() for key in keys
-    ]
+    return {
+        f"{section}.{key}": str(_shown(values[section][key])) for section, keys in known_keys().items() for key in keys
+    }
 
 
 def _shown(value: object) -> object:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -37,6 +39,11 @@ def begin_logging(configuration: Configuration) -> None:
     logging.getLogger("nats").setLevel(logging.WARNING)
 
 
+def _as_called() -> str:
+    """Return how `doorward` is called from here: by its name if the shell finds it, else by its path."""
+    return "doorward" if shutil.which("doorward") else os.path.relpath(sys.argv[0])
+
+
 def _welcome(configuration: Configuration, ready: Ready) -> None:
     node, nats = configuration.node, configuration.nats
     data = "" if node.data == Path("var") else f" --data {node.data}"
@@ -44,7 +51,7 @@ def _welcome(configuration: Configuration, ready: Ready) -> None:
         "",
         f"Doorward is ready after {ready.seconds:.1f} s. Ctrl-C stops it.",
         "",
-        f"  API            {node.public_url}   (reference: {node.public_url}/docs)",
+        f"  API            {configuration.public_url}   (reference: {configuration.public_url}/docs)",
         f"  EST            https://{configuration.est.host}:{configuration.est.port}/.well-known/est",
     ]
     if configuration.embeds_nats:
@@ -59,9 +66,10 @@ def _welcome(configuration: Configuration, ready: Ready) -> None:
         f"  Root CA        {ready.root}",
         f"                 SHA-256 {ready.root_fingerprint}",
         "",
-        f"  A token        doorward admin token{data}",
-        "  What next      make demo, in a second terminal, shows the whole journey",
-        "",
+        f"  A token        {_as_called()} admin token{data}",
     ]
+    if configuration.embeds_nats:
+        lines.append("  What next      make demo, in a second terminal, shows the whole journey")
+    lines.append("")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

@@ -22,11 +22,11 @@ class Health(Shown):
     nats: str
 
 
-def routes(bus: Bus, pool: Pool, all_routes: Callable[[], Sequence[Route]], server: str) -> list[Route]:
+def routes(bus: Bus, pool: Pool, all_routes: Callable[[], Sequence[Route]], api_url: str, est_url: str) -> list[Route]:
     """Return the routes of the node itself.
 
     Args:
-        all_routes: Every route of the API, these included.
+        all_routes: Every route of the API and of EST, these included.
     """
 
     async def alive(_: Call) -> Answer:
@@ -51,7 +51,8 @@ def routes(bus: Bus, pool: Pool, all_routes: Callable[[], Sequence[Route]], serv
         )
 
     def _description() -> dict[str, object]:
-        return describe(all_routes(), version=version("doorward"), server=server)
+        elsewhere = {"/.well-known/est": est_url}
+        return describe(all_routes(), version=version("doorward"), server=api_url, elsewhere=elsewhere)
 
     public = Public("it holds nothing of any tenant")
     return [

@@ -23,6 +23,8 @@ def api_page(description: dict[str, Any]) -> str:
     sections: dict[str, list[str]] = {tag["name"]: [] for tag in description["tags"]}
     for path, methods in description["paths"].items():
         for method, operation in methods.items():
+            if method == "servers":
+                continue
             sections[operation["tags"][0]].append(_operation(path, method, operation, description))
     links = "".join(f'<a href="#{_anchor(tag)}">{escape(tag)}</a>' for tag in sections)
     body = "".join(f'<h2 id="{_anchor(tag)}">{escape(tag)}</h2>{"".join(ones)}' for tag, ones in sections.items())

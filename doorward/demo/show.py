@@ -61,7 +61,7 @@ def _table(rows: list[tuple[str, str, float]]) -> Table:
 def _node(configuration: Configuration) -> Node:
     nats, est = configuration.nats, configuration.est
     return Node(
-        api=configuration.node.public_url,
+        api=configuration.public_url,
         est=f"https://{est.host}:{est.port}",
         mqtt_host=nats.host,
         mqtt_certificate_port=nats.mqtt_certificate_port,

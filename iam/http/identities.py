@@ -48,7 +48,7 @@ class SignUp(Model):
 
 
 class IdentityChange(ScopeFields):
-    """What shall be different. A scope is replaced as a whole where `devices` or `services` is sent."""
+    """What shall be different. What is not sent stays; null is unset."""
 
     status: Literal["active", "suspended"] | None = None
 
@@ -123,8 +123,7 @@ def routes(service: IdentityService) -> list[Route]:
     async def change_user(call: Call) -> Answer:
         body: IdentityChange = call.body
         status = IdentityStatus(body.status) if body.status else None
-        scope = body.scope if body.model_fields_set & {"devices", "services"} else None
-        return _shown(await service.change(call.caller.access, call.tenant, _named(call), status, scope))
+        return _shown(await service.change(call.caller.access, call.tenant, _named(call), status, body.changed))
 
     async def delete_user(call: Call) -> Answer:
         await service.delete(call.caller.access, call.tenant, _named(call))

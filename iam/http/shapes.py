@@ -26,6 +26,14 @@ class ScopeFields(Model):
         """The scope that the body says."""
         return Scope(extent_of(self.devices), extent_of(self.services))
 
+    def changed(self, scope: Scope) -> Scope:
+        """Return `scope` with what the body says of it; what was not sent stays, and null is unset."""
+        said = self.model_fields_set
+        return Scope(
+            extent_of(self.devices) if "devices" in said else scope.devices,
+            extent_of(self.services) if "services" in said else scope.services,
+        )
+
 
 class PermissionBody(Model):
     """A resource, and what may be done to it."""

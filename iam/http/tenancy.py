@@ -36,7 +36,7 @@ class NewTenant(ScopeFields):
 
 
 class TenantChange(ScopeFields):
-    """What shall be different about a group. A scope is replaced as a whole where `devices` or `services` is sent."""
+    """What shall be different about a group. What is not sent stays; null is unset."""
 
     status: Literal["active", "blocked", "deleted"] | None = None
 
@@ -79,8 +79,8 @@ def routes(service: TenancyService) -> list[Route]:
     async def change_tenant(call: Call) -> Answer:
         body: TenantChange = call.body
         status = TenantStatus(body.status) if body.status else None
-        scope = body.scope if body.model_fields_set & {"devices", "services"} else None
-        return Answer(content=show_tenant(await service.change_tenant(call.caller.access, call.tenant, status, scope)))
+        changed = await service.change_tenant(call.caller.access, call.tenant, status, body.changed)
+        return Answer(content=show_tenant(changed))
 
     async def list_roles(call: Call) -> Answer:
         page = await service.list_roles(call.tenant, call.query)

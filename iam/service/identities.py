@@ -9,7 +9,7 @@ The rules:
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -183,7 +183,12 @@ class IdentityService:
             return await identities.list_identities(transaction, tenant.id, query, role.id if role else None)
 
     async def change(
-        self, access: Access, tenant: Tenant, identity: str, status: IdentityStatus | None, scope: Scope | None
+        self,
+        access: Access,
+        tenant: Tenant,
+        identity: str,
+        status: IdentityStatus | None,
+        change_scope: Callable[[Scope], Scope],
     ) -> Holder:
         """Suspend or reactivate an identity, or change its scope; its connections are looked at again.
 
@@ -191,13 +196,13 @@ class IdentityService:
             Refused: (not found) There is none. (forbidden) It holds what the caller does not. (conflict) It is the
                 caller himself, or an invited one that would skip its invitation.
         """
-        if scope:
-            check_scope(access, scope)
         async with self._database.transaction(tenant.id) as transaction:
             found, roles = await self._changeable(transaction, access, tenant, identity)
             if status is IdentityStatus.ACTIVE and found.status is IdentityStatus.INVITED:
                 raise conflict("An invited identity becomes active by its own proof.")
-            changed = replace(found, status=status or found.status, scope=scope or found.scope)
+            changed = replace(found, status=status or found.status, scope=change_scope(found.scope))
+            if changed.scope != found.scope:
+                check_scope(access, changed.scope)
             await identities.update_identity(transaction, changed)
             kind = f"identity.{changed.status}" if status else "identity.updated"
             await self._record(transaction, access, changed, kind, affects_identity(changed.id))

@@ -1,5 +1,6 @@
 """Tenants and roles: making them, changing them, and telling everyone whose access that touches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from iam.access import Access
@@ -75,7 +76,7 @@ class TenancyService:
         return tenant
 
     async def change_tenant(
-        self, access: Access, tenant: Tenant, status: TenantStatus | None, scope: Scope | None
+        self, access: Access, tenant: Tenant, status: TenantStatus | None, change_scope: Callable[[Scope], Scope]
     ) -> Tenant:
         """Block or unblock a tenant, or change its scope; connections of all below it are looked at again.
 
@@ -84,10 +85,12 @@ class TenancyService:
         """
         if tenant.id == access.tenant.id or tenant.parent is None:
             raise conflict("Nobody changes the tenant that he stands on.")
-        check_scope(access, scope or Scope(tenant.scope.devices, tenant.scope.services))
         async with self._database.transaction(tenant.id) as transaction:
-            own = await tenants.own_status(transaction, tenant.id)
-            await tenants.update_tenant(transaction, tenant.id, status or own, scope or tenant.scope)
+            own_status, own_scope = await tenants.own_settings(transaction, tenant.id)
+            scope = change_scope(own_scope)
+            if scope != own_scope:
+                check_scope(access, scope)
+            await tenants.update_tenant(transaction, tenant.id, status or own_status, scope)
             await transaction.record(
                 Change(
                     tenant.id,

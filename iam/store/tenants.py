@@ -12,7 +12,7 @@ from iam.errors import conflict, not_found
 from iam.model import Role, Scope, Tenant, TenantStatus
 from iam.paging import Page, PageQuery, decode_cursor, page_of
 from iam.store.database import Transaction
-from iam.store.rows import extent_to, permissions_to, role_from, tenant_from, topics_to
+from iam.store.rows import extent_to, permissions_to, role_from, scope_from, tenant_from, topics_to
 
 EFFECTIVE_STATUS = """
     CASE WHEN t.status <> 'active' THEN t.status
@@ -73,12 +73,15 @@ async def update_tenant(transaction: Transaction, tenant: UUID, status: TenantSt
     await transaction.execute(_UPDATE, tenant, status, extent_to(scope.devices), extent_to(scope.services))
 
 
-_OWN_STATUS = "SELECT status FROM tenant WHERE id = $1 FOR UPDATE"
+_OWN_SETTINGS = "SELECT status, devices, services FROM tenant WHERE id = $1 FOR UPDATE"
 
 
-async def own_status(transaction: Transaction, tenant: UUID) -> TenantStatus:
-    """Return the status that the tenant itself has, whatever those above it have; locks the row."""
-    return TenantStatus(await transaction.fetchval(_OWN_STATUS, tenant))
+async def own_settings(transaction: Transaction, tenant: UUID) -> tuple[TenantStatus, Scope]:
+    """Return the status that the tenant itself has, whatever those above it have, and its scope; locks the row."""
+    row = await transaction.fetchrow(_OWN_SETTINGS, tenant)
+    if row is None:
+        raise not_found("group of that name")
+    return TenantStatus(row["status"]), scope_from(row)
 
 
 _ROLE = "SELECT id, tenant_id, name, permissions, topics, devices, services, created_at FROM role"

@@ -308,3 +308,20 @@ async def test_every_change_has_its_line_in_the_audit(api: Api) -> None:
     holds, broken = await api.app.audit.check()
     assert broken is None
     assert holds >= len(lines)
+
+
+async def test_a_change_of_one_half_of_a_scope_leaves_the_other(api: Api) -> None:
+    await acme(api)
+    await api.invite("acme", "worker", "walter")
+    root = await api.root_token()
+    for path in ("/api/v1/iam/groups/acme", "/api/v1/iam/users/walter?tenant=acme"):
+        await api.call("PATCH", path, {"devices": ["a"]}, token=root)
+        answer = await api.call("PATCH", path, {"services": ["s"]}, token=root)
+        assert (answer.body["devices"], answer.body["services"]) == (["a"], ["s"])
+        answer = await api.call("PATCH", path, {"devices": None}, token=root)
+        assert ("devices" in answer.body, answer.body["services"]) == (False, ["s"])
+
+
+async def test_head_is_get_without_the_body(api: Api) -> None:
+    answer = await api.call("HEAD", "/healthz")
+    assert (answer.status, answer.body) == (200, b"")

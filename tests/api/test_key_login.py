@@ -1,4 +1,4 @@
-"""`/auth/challenge`, `/auth/verify`, `/identity/register`: with keys of every form, and with answers that do not hold."""
+"""`/auth/challenge`, `/auth/verify`, `/identity/register`: keys of every form, and answers that do not hold."""
 
 import asyncio
 import base64

@@ -36,7 +36,7 @@ def _all_routes() -> Sequence[Route]:
         *profile_routes(nothing),
         *audit.routes(nothing),
         *est_routes(nothing),
-        *console_routes(nothing, nothing, list, ""),
+        *console_routes(nothing, nothing, list, "", ""),
     ]
 
 

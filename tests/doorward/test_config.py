@@ -54,6 +54,7 @@ def test_lists_and_durations_come_from_the_environment_as_text(tmp_path: Path) -
         ("", {"DOORWARD_NODE_WORKER": "1"}, "did you mean DOORWARD_NODE_WORKERS?"),
         ("", {"DOORWARD_XYZ": "1"}, "DOORWARD_XYZ is not known"),
         ("[database]\nurl = 'postgresql://x'", {}, "give both or neither"),
+        ("[nats]\naccount = 'OTHER'", {}, "nats.account is APP"),
         ("[nats]\nservers = ['tls://x']", {}, "nats.callout_password_file is needed too"),
     ],
 )

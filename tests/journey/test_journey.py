@@ -367,7 +367,7 @@ def test_decommissioning_a_device_withdraws_its_certificates(node: RunningNode, 
     admin.request("PATCH", path, {"status": "DECOMMISSIONED"})
     assert device.is_cut_within(CUT_SECONDS)
     found = admin.request("GET", f"/api/v1/ca/certificates/{serial_of(folder)}?tenant=acme")
-    assert (found["status"], found["revocationReason"]) == ("revoked", "cessationOfOperation")
+    assert (found["status"], found["reason"]) == ("revoked", "cessationOfOperation")
     admin.request("DELETE", path)
     refused = node.command("device", "renew", "--url", node.est, "--out", str(folder), check=False)
     assert refused.returncode == 1
