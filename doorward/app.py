@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ca.authorities import Authorities
 from ca.http import routes as authority_routes
 from ca.keystore import Keystore
-from ca.proof import CertificateProver
+from ca.proof import CERTIFICATE_EVENTS, CertificateProver
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
 from callout.broker import Broker, Endpoint, Watch
@@ -175,17 +175,13 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     # Changes: applied here at once, told to every node by the relay.
     leader = Leader(pool)
     relay = Relay(pool, bus, leader)
-    wakes: set[asyncio.Task[None]] = set()
-
     def committed(changes: Sequence[Change]) -> None:
         effects = [effect for change in changes for effect in effects_of(change.data)]
         directory.apply(effects)
         for change in changes:
             prover.hear(change.kind, change.data)
-        if effects:
-            wake = asyncio.get_running_loop().create_task(bus.wake_relay())
-            wakes.add(wake)
-            wake.add_done_callback(wakes.discard)
+        if effects or any(change.kind in CERTIFICATE_EVENTS for change in changes):
+            bus.wake_relay()
 
     def heard(event: Event) -> None:
         directory.apply(event.effects)

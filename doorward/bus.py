@@ -62,6 +62,7 @@ class Bus:
         self._wake_listeners: list[Callable[[], None]] = []
         self._heard: float | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._waking: asyncio.Task[None] | None = None
         self._stream_is_there = False
 
     def on_event(self, listener: Callable[[Event], None]) -> None:
@@ -98,9 +99,10 @@ class Bus:
             return False
         return asyncio.get_running_loop().time() - self._heard < HEARTBEAT_LIMIT.total_seconds()
 
-    async def wake_relay(self) -> None:
-        """Tell the relay, wherever it runs, that there is something to publish."""
-        await self._publish(WAKE, b"")
+    def wake_relay(self) -> None:
+        """Tell the relay, wherever it runs, that there is something to publish; many calls at once are one message."""
+        if self._waking is None or self._waking.done():
+            self._waking = asyncio.get_running_loop().create_task(self._publish(WAKE, b""))
 
     async def beat(self) -> None:
         """Tell everybody that all that was committed is published."""

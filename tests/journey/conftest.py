@@ -44,6 +44,7 @@ class RunningNode:
             **(keepalive or {}),
         }
         self.log = data.with_name(data.name + ".log")
+        self.token: str | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -89,10 +90,11 @@ class RunningNode:
             timeout=60,
         )
 
-    def admin(self) -> ApiClient:
-        """A client with a token of root."""
-        token = json.loads(self.command("admin", "token", "--json").stdout)["token"]
-        return ApiClient(self.api, self.root, token)
+    def admin(self, *, anew: bool = False) -> ApiClient:
+        """A client with a token of root; with one of a session of its own if `anew`."""
+        if self.token is None or anew:
+            self.token = json.loads(self.command("admin", "token", "--json").stdout)["token"]
+        return ApiClient(self.api, self.root, self.token)
 
     def place(self, port: int, trust: Any) -> Place:
         """Where an MQTT client connects."""

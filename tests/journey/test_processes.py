@@ -136,7 +136,7 @@ def test_an_unknown_key_of_the_configuration_is_refused_with_the_nearest(lone: R
 
 
 def test_with_nats_gone_rest_works_on_and_a_revocation_still_reaches_every_worker(lone: RunningNode) -> None:
-    admin, victim = lone.admin(), lone.admin()
+    admin, victim = lone.admin(), lone.admin(anew=True)
     brokers = children(lone, "nats-server")
     assert len(brokers) == 2
     for broker in brokers:
