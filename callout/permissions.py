@@ -16,6 +16,7 @@
    allowed too, denying would take that away: then the filter that ends in `+` is left out.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from iam.model import SYSTEM_TENANT
 from iam.topics import AccessControlList, access_control_list, overlaps
 
 EVERYTHING = ">"
+_log = logging.getLogger(__name__)
 BROKERS_OWN = ("$JS.>", "$KV.>", "$MQTT.>", "$O.>", "$SYS.>")
 ALL_INBOXES = "_INBOX.>"
 _INBOX_LEVEL = "_INBOX"
@@ -94,6 +96,8 @@ class Prepared:
     def __init__(self, access: Access) -> None:
         self.access = access
         self._acl = access_control_list(access)
+        if self._acl.refused is not None:
+            _log.warning("nothing is allowed: %s", self._acl.refused)
         self.acl_digest = self._acl.digest
         self._encoded: dict[ConnectionType, bytes] = {}
 

@@ -11,7 +11,6 @@ The rules, in the order in which they are applied:
 5. A device identity always reaches itself.
 6. A caller may act in his own tenant and in those below it, never beside or above.
 7. Nothing granted means nothing allowed.
-8. Nobody grants what he does not hold.
 """
 
 from collections.abc import Iterable, Sequence
@@ -169,14 +168,6 @@ def visible_devices(access: Access, action: Action, resource: str) -> Extent:
     return _union(
         grant.devices for grant in access.grants if any(held.covers(action, resource) for held in grant.permissions)
     )
-
-
-def check_may_grant(access: Access, permissions: Iterable[Permission]) -> None:
-    """Raise `Refused` (forbidden) if `permissions` hold anything that `access` does not (rule 8)."""
-    for wanted in permissions:
-        for action in sorted(wanted.actions):
-            if isinstance(decide(access, action, wanted.resource), Denied):
-                raise forbidden(f"You cannot grant {action} on {wanted.resource}: you do not hold it yourself.")
 
 
 def require(decision: Decision, what: str) -> None:

@@ -6,7 +6,8 @@ The rules:
    reason. There is no default.
 2. A request is authenticated, then the tenant it speaks of is found (from the path, from `?tenant=`, or the caller's
    own), then the permission is decided, and only then its body is read. What is not the caller's is 404.
-3. A body has a type, a size and a deadline; unknown fields are refused.
+3. A body has a type, a size, a depth and a deadline; unknown fields and control characters are refused. A body takes
+   time: when it is there, rule 2 is applied once more, since the caller may have lost his right meanwhile.
 4. Each error becomes one response here: `application/problem+json` (RFC 9457), or `text/plain` where the protocol asks
    for it. What is not in the table is an opaque 500 whose id is in the log.
 """
@@ -29,7 +30,7 @@ from iam.errors import Kind, Refused, forbidden, malformed, not_found, unauthent
 from iam.identifiers import tenant_name
 from iam.model import Tenant
 from iam.permissions import Action, Resource
-from iam.schema import Model, NoQuery
+from iam.schema import Model, NoQuery, check_plain
 
 _log = logging.getLogger("doorward.http")
 
@@ -74,6 +75,7 @@ _OF_CERTIFICATE: dict[RefusalKind, Kind] = {
 
 BODY_DEADLINE_SECONDS = 15.0
 JSON_LIMIT_BYTES = 256 * 1024
+_TENANT_PARAMETER = "tenant"
 
 JSON = "application/json"
 
@@ -246,30 +248,41 @@ class Guard:
         return handle
 
     async def _admit(self, route: Route, request: web.Request) -> Call:
-        authenticated = target = None
+        authenticated, target = await self._judge(route, request)
         values = dict(request.query)
-        if not isinstance(route.need, Public):
-            authenticated = await self._gate.authenticate(request.headers.get("Authorization", ""))
-            target = await self._target(authenticated, request, values)
-            if isinstance(route.need, Needs):
-                decision = decide(authenticated.access, route.need.action, route.need.resource, tenant=target)
-                if isinstance(decision, Denied):
-                    raise forbidden(
-                        f"This needs {route.need.action} on {route.need.resource}.",
-                        reason=f"{authenticated.access.identity.id}: {decision.reason}",
-                    )
+        if target is not None:
+            values.pop(_TENANT_PARAMETER, None)
+        query = _parsed(route.query, values)
+        body = await _read_body(route, request)
+        if body is not None:
+            authenticated, target = await self._judge(route, request)
         return Call(
             request=request,
             path=dict(request.match_info),
-            query=_parsed(route.query, values),
-            body=await _read_body(route, request),
+            query=query,
+            body=body,
             authenticated=authenticated,
             target=target,
         )
 
-    async def _target(self, authenticated: Authenticated, request: web.Request, query: dict[str, str]) -> Tenant:
+    async def _judge(self, route: Route, request: web.Request) -> tuple[Authenticated | None, Tenant | None]:
+        """Return who asks and about which tenant, if the route needs to know; refuse who may not (rule 2)."""
+        if isinstance(route.need, Public):
+            return None, None
+        authenticated = await self._gate.authenticate(request.headers.get("Authorization", ""))
+        target = await self._target(authenticated, request)
+        if isinstance(route.need, Needs):
+            decision = decide(authenticated.access, route.need.action, route.need.resource, tenant=target)
+            if isinstance(decision, Denied):
+                raise forbidden(
+                    f"This needs {route.need.action} on {route.need.resource}.",
+                    reason=f"{authenticated.access.identity.id}: {decision.reason}",
+                )
+        return authenticated, target
+
+    async def _target(self, authenticated: Authenticated, request: web.Request) -> Tenant:
         own = authenticated.access.tenant
-        named = request.match_info.get("groupName") or query.pop("tenant", None)
+        named = request.match_info.get("groupName") or request.query.get(_TENANT_PARAMETER)
         if named is None or named == own.name:
             return own
         tenant = await self._gate.find_tenant(tenant_name(named))
@@ -319,6 +332,7 @@ async def _read_within(request: web.Request, limit: int) -> bytes:
 
 
 def _parsed(model: type[_M], raw: Any) -> _M:  # noqa: ANN401 - whatever came
+    check_plain(raw)
     try:
         return model.model_validate(raw)
     except ValidationError as error:

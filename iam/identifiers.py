@@ -17,6 +17,7 @@ Random = Callable[[int], bytes]
 Clock = Callable[[], datetime]
 """Gives the time now, aware and in UTC. A clock lives in services; pure code takes `now`."""
 
+_ID_PREFIX = "idt-"
 _TENANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _ROLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _IDENTITY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+-]{0,127}")
@@ -33,9 +34,14 @@ def uuid7(now: datetime, random: Random) -> UUID:
     return UUID(int=value)
 
 
+def is_identity_id(text: str) -> bool:
+    """Tell whether `text` is meant as an identity's id: ids begin so, and names never do."""
+    return text.startswith(_ID_PREFIX)
+
+
 def identity_id(now: datetime, random: Random) -> str:
     """Return a new identity's id: `idt-` and a UUIDv7."""
-    return f"idt-{uuid7(now, random)}"
+    return f"{_ID_PREFIX}{uuid7(now, random)}"
 
 
 def checked_identity_id(text: str) -> str:
@@ -60,7 +66,9 @@ def role_name(text: str) -> str:
 
 
 def identity_name(text: str) -> str:
-    """Return `text` if it can name an identity; an e-mail address fits."""
+    """Return `text` if it can name an identity; an e-mail address fits, what looks like an id does not."""
+    if is_identity_id(text):
+        raise malformed(f"A name does not begin with '{_ID_PREFIX}': ids do.")
     if not _IDENTITY_NAME.fullmatch(text):
         raise malformed(
             "An identity's name is 1 to 128 letters, digits or any of '_.:@+-', starting with a letter or digit."

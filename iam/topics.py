@@ -12,7 +12,9 @@ A rule's topic is an MQTT 3.1.1 filter (4.7) with variables; an access control l
 5. A value enters a topic only if it is of its own grammar and can be a level. What a rule would allow with one that is
    not, it does not allow; what a rule would deny, it denies for every value of that level.
 6. Deny wins, over all grants. Nothing allowed means nothing allowed.
-7. To publish, a topic is allowed if an allow filter matches it and no deny filter does. To subscribe, a filter is
+7. A list has at most `LONGEST_LIST` filters; where it would have more, nothing is allowed. Whoever reaches so many
+   devices is given `*`, or a topic on all of them.
+8. To publish, a topic is allowed if an allow filter matches it and no deny filter does. To subscribe, a filter is
    allowed if one allow filter covers all of it and no deny filter has any topic in common with it: what would deliver
    even one denied topic is refused whole. (nats-server is milder to the subscriber and as strict about the messages:
    it takes a filter that a deny filter overlaps in part, and holds back what is denied; `callout.permissions`.)
@@ -31,6 +33,7 @@ from iam.errors import Refused, malformed
 from iam.identifiers import checked_identity_id, identity_name, tenant_name
 from iam.model import SYSTEM_TENANT, Effect, Tenant, TopicAction, TopicRule
 
+LONGEST_LIST = 4096
 LONGEST_TOPIC = 512
 """Bytes of UTF-8 that a rule's topic may have."""
 
@@ -50,6 +53,8 @@ class AccessControlList:
     publish_deny: tuple[str, ...] = ()
     subscribe_allow: tuple[str, ...] = ()
     subscribe_deny: tuple[str, ...] = ()
+    refused: str | None = None
+    """Why nothing is allowed, where the list would have been too long (rule 7)."""
 
     @property
     def digest(self) -> str:
@@ -60,13 +65,15 @@ class AccessControlList:
         return content.hexdigest()[:16]
 
     def decide(self, action: TopicAction, topic: str) -> Decision:
-        """Answer whether this list allows `action` on a topic to publish to, or on a filter to subscribe to (rule 7).
+        """Answer whether this list allows `action` on a topic to publish to, or on a filter to subscribe to (rule 8).
 
         `ALL` asks for both. What is not a topic, or not a filter, is denied.
         """
         if action is TopicAction.ALL:
             published = self.decide(TopicAction.PUBLISH, topic)
             return published if isinstance(published, Denied) else self.decide(TopicAction.SUBSCRIBE, topic)
+        if self.refused is not None:
+            return Denied(self.refused)
         publishes = action is TopicAction.PUBLISH
         if fault := _fault(topic, variables=frozenset(), wildcards=frozenset() if publishes else _WILDCARDS):
             return Denied(f"not a topic to {action}: {fault}")
@@ -100,6 +107,10 @@ def checked_rule(effect: str, action: str, topic: str, *, tenant_is_system: bool
 
 def access_control_list(access: Access) -> AccessControlList:
     """Return what the topic rules of all grants come to (rules 3 to 6)."""
+    if (count := _expected_length(access)) > LONGEST_LIST:
+        return AccessControlList(
+            refused=f"the topics of {access.identity.id} come to {count} filters, at most {LONGEST_LIST} are made"
+        )
     found: dict[tuple[Effect, TopicAction], set[str]] = {}
     for grant in access.grants:
         levels = {effect: _Levels(access, grant, denies=effect is Effect.DENY) for effect in Effect}
@@ -114,6 +125,16 @@ def access_control_list(access: Access) -> AccessControlList:
         subscribe_allow=_minimal(found.get((Effect.ALLOW, TopicAction.SUBSCRIBE), ())),
         subscribe_deny=_minimal(found.get((Effect.DENY, TopicAction.SUBSCRIBE), ())),
     )
+
+
+def _expected_length(access: Access) -> int:
+    """Return about how many filters the rules of all grants come to, without making any."""
+    total = 0
+    for grant in access.grants:
+        for rule in grant.topics:
+            by_device = DEVICE in rule.topic.split("/") and not grant.devices.everything
+            total += len(grant.devices.names) if by_device else 1
+    return total
 
 
 def matches(topic_filter: str, topic: str) -> bool:

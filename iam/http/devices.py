@@ -1,9 +1,10 @@
 """Devices and pairings."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import orjson
+from pydantic import AfterValidator, Field
 
 from certs.names import device_identifier
 from iam.errors import malformed
@@ -22,23 +23,42 @@ _DEVICES = "/api/v1/devices"
 _DEVICE = _DEVICES + "/{deviceIdentifier}"
 _PAIR = "/api/v1/iam/pair"
 _PAIR_ONE = _PAIR + "/{deviceIdentifier}"
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}=[^\x00-\x1f\x7f]{0,256}")
+_LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_LABEL_VALUE = re.compile(r"[^\x00-\x1f\x7f,]{0,256}")
+_METADATA_BYTES = 16 * 1024
 _PAIRING_NEED = SignedIn("which of the three pairing permissions counts is decided with the level")
+
+
+def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
+    for name, value in labels.items():
+        if not _LABEL_NAME.fullmatch(name) or not _LABEL_VALUE.fullmatch(value):
+            raise ValueError("a label is a short name and up to 256 characters without comma or control characters")
+    return labels
+
+
+def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(orjson.dumps(metadata)) > _METADATA_BYTES:
+        raise ValueError(f"metadata has at most {_METADATA_BYTES} bytes")
+    return metadata
+
+
+Labels = Annotated[dict[str, str], Field(max_length=64), AfterValidator(_checked_labels)]
+Metadata = Annotated[dict[str, Any], Field(max_length=256), AfterValidator(_checked_metadata)]
 
 
 class NewDevice(Model):
     """A device to register."""
 
     device_identifier: str = Field(max_length=128, examples=["meter-001"])
-    labels: dict[str, str] = Field(default={}, max_length=64)
-    metadata: dict[str, Any] = Field(default={}, max_length=256)
+    labels: Labels = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
 
 class DeviceChanges(Model):
     """What shall be different about a device."""
 
-    labels: dict[str, str] | None = Field(None, max_length=64)
-    metadata: dict[str, Any] | None = Field(None, max_length=256)
+    labels: Labels | None = None
+    metadata: Metadata | None = None
     replacement_allowed: bool | None = Field(
         None, description="Let the next bootstrap holder take this device over, once."
     )
@@ -77,6 +97,13 @@ class ShownPaired(Shown):
     level: str
     holder: str
     device_identifier: list[str]
+
+
+class Reached(Shown):
+    """Whether the caller can reach a device of his group."""
+
+    device_identifier: str
+    paired: bool
 
 
 class Reach(Shown):
@@ -194,9 +221,8 @@ def pairing_routes(service: PairingService) -> list[Route]:
 
     async def reaches(call: Call) -> Answer:
         identifier = _identifier(call)
-        if identifier not in call.caller.access.devices:
-            return Answer(content={"deviceIdentifier": identifier, "paired": False})
-        return Answer(content={"deviceIdentifier": identifier, "paired": True})
+        await service.require_device(call.tenant, identifier)
+        return Answer(content=Reached(device_identifier=identifier, paired=identifier in call.caller.access.devices))
 
     async def unpair_one(call: Call) -> Answer:
         query: PairQuery = call.query
@@ -243,6 +269,7 @@ def pairing_routes(service: PairingService) -> list[Route]:
             SignedIn("a caller may know what he reaches"),
             "Tell whether I reach a device",
             _PAIRING_TAG,
+            answers=Reached,
         ),
         Route(
             "DELETE",
@@ -266,9 +293,9 @@ def _labels(text: str | None) -> dict[str, str]:
         return {}
     labels = {}
     for part in text.split(","):
-        if not _LABEL.fullmatch(part):
+        name, equals, value = part.partition("=")
+        if not equals or not _LABEL_NAME.fullmatch(name) or not _LABEL_VALUE.fullmatch(value):
             raise malformed("Ask for labels as `name=value`, several separated by commas.", label=part[:64])
-        name, _, value = part.partition("=")
         labels[name] = value
     return labels
 

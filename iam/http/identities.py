@@ -9,7 +9,7 @@ from pydantic import Field
 from iam.errors import malformed
 from iam.guard import Answer, Call, Needs, Public, Route
 from iam.http.shapes import Identities, ScopeFields, ShownIdentity, show_identity
-from iam.identifiers import identity_name, role_name
+from iam.identifiers import checked_identity_id, identity_name, is_identity_id, role_name
 from iam.model import Credential, IdentityStatus, IdentityType
 from iam.paging import PageQuery
 from iam.permissions import Action, Resource
@@ -109,7 +109,7 @@ def routes(service: IdentityService) -> list[Route]:
 
     async def sign_up(call: Call) -> Answer:
         body: SignUp = call.body
-        await service.sign_up(identity_name(body.name), body.code, body.password)
+        await service.sign_up(identity_name(body.name), body.code, body.password, call.address)
         return Answer(204)
 
     async def list_users(call: Call) -> Answer:
@@ -242,7 +242,8 @@ def _credential_routes(service: IdentityService) -> list[Route]:
 
 
 def _named(call: Call) -> str:
-    return identity_name(call.path["identity"])
+    text = call.path["identity"]
+    return checked_identity_id(text) if is_identity_id(text) else identity_name(text)
 
 
 def _shown(holder: Holder) -> Answer:

@@ -1,10 +1,13 @@
 """The JSON of tenants, roles, identities, devices and scopes: what comes in, what goes out, and the way between."""
 
+import re
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from certs.errors import CertificateRefused
+from certs.names import device_identifier
 from iam.model import ALL, Device, Effect, Extent, Identity, Role, Scope, Tenant, TopicAction, TopicRule
 from iam.permissions import Permission, permission
 from iam.schema import Model, Shown
@@ -12,14 +15,34 @@ from iam.schema import Model, Shown
 Names = Literal["*"] | list[str]
 """`*` for everything that the level above permits, or a list; left out: the level above decides."""
 
-LONGEST_LIST = 10_000
+LONGEST_LIST = 1_000
+"""Names in a scope; what has to reach more says `*`, or is paired."""
+
+_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+
+
+def _device(text: str) -> str:
+    try:
+        return device_identifier(text)
+    except CertificateRefused as refusal:
+        raise ValueError(refusal.reason) from refusal
+
+
+def _service(text: str) -> str:
+    if not _SERVICE.fullmatch(text):
+        raise ValueError("a service's name is letters, digits or any of '_.:-', starting with a letter or digit")
+    return text
+
+
+DeviceNames = Literal["*"] | Annotated[list[Annotated[str, AfterValidator(_device)]], Field(max_length=LONGEST_LIST)]
+ServiceNames = Literal["*"] | Annotated[list[Annotated[str, AfterValidator(_service)]], Field(max_length=LONGEST_LIST)]
 
 
 class ScopeFields(Model):
     """The part of a body that says which devices and services are reached."""
 
-    devices: Literal["*"] | list[str] | None = Field(None, description="`*`, a list, or left out: inherited.")
-    services: Literal["*"] | list[str] | None = Field(None, description="`*`, a list, or left out: inherited.")
+    devices: DeviceNames | None = Field(None, description="`*`, a list, or left out: inherited.")
+    services: ServiceNames | None = Field(None, description="`*`, a list, or left out: inherited.")
 
     @property
     def scope(self) -> Scope:

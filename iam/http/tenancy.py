@@ -20,7 +20,7 @@ from iam.identifiers import role_name
 from iam.model import TenantStatus
 from iam.paging import PageQuery
 from iam.permissions import Action, Resource
-from iam.service.tenancy import RoleSpecification, TenancyService
+from iam.service.tenancy import RoleSpecification, TenancyService, keep_scope
 
 _TAG = "Groups and roles"
 _GROUPS = "/api/v1/iam/groups"
@@ -38,7 +38,7 @@ class NewTenant(ScopeFields):
 class TenantChange(ScopeFields):
     """What shall be different about a group. What is not sent stays; null is unset."""
 
-    status: Literal["active", "blocked", "deleted"] | None = None
+    status: Literal["active", "blocked"] | None = None
 
 
 class RoleBody(ScopeFields):
@@ -82,29 +82,11 @@ def routes(service: TenancyService) -> list[Route]:
         changed = await service.change_tenant(call.caller.access, call.tenant, status, body.changed)
         return Answer(content=show_tenant(changed))
 
-    async def list_roles(call: Call) -> Answer:
-        page = await service.list_roles(call.tenant, call.query)
-        return Answer(content=Roles(items=[show_role(one) for one in page.items], next=page.next))
-
-    async def create_role(call: Call) -> Answer:
-        body: NewRole = call.body
-        role = await service.create_role(call.caller.access, call.tenant, body.name, body.specification)
-        return Answer(201, show_role(role), {"Location": f"{_GROUPS}/{call.tenant.name}/roles/{role.name}"})
-
-    async def get_role(call: Call) -> Answer:
-        return Answer(content=show_role(await service.role(call.tenant, role_name(call.path["roleName"]))))
-
-    async def replace_role(call: Call) -> Answer:
-        name = role_name(call.path["roleName"])
-        body: RoleBody = call.body
-        role = await service.change_role(call.caller.access, call.tenant, name, body.specification)
-        return Answer(content=show_role(role))
-
-    async def delete_role(call: Call) -> Answer:
-        await service.delete_role(call.caller.access, call.tenant, role_name(call.path["roleName"]))
+    async def delete_tenant(call: Call) -> Answer:
+        await service.change_tenant(call.caller.access, call.tenant, TenantStatus.DELETED, keep_scope)
         return Answer(204)
 
-    groups, roles = Resource.IAM_GROUPS, Resource.IAM_ROLES
+    groups = Resource.IAM_GROUPS
     return [
         Route(
             "GET",
@@ -133,11 +115,49 @@ def routes(service: TenancyService) -> list[Route]:
             _GROUP,
             change_tenant,
             Needs(Action.UPDATE, groups),
-            "Block, unblock or delete a group, or change its scope",
+            "Block or unblock a group, or change its scope",
             _TAG,
             body=TenantChange,
             answers=ShownTenant,
         ),
+        Route(
+            "DELETE",
+            _GROUP,
+            delete_tenant,
+            Needs(Action.DELETE, groups),
+            "Delete a group and all below it, for good; its name stays taken",
+            _TAG,
+            status=204,
+        ),
+        *_role_routes(service),
+    ]
+
+
+def _role_routes(service: TenancyService) -> list[Route]:
+    async def list_roles(call: Call) -> Answer:
+        page = await service.list_roles(call.tenant, call.query)
+        return Answer(content=Roles(items=[show_role(one) for one in page.items], next=page.next))
+
+    async def create_role(call: Call) -> Answer:
+        body: NewRole = call.body
+        role = await service.create_role(call.caller.access, call.tenant, body.name, body.specification)
+        return Answer(201, show_role(role), {"Location": f"{_GROUPS}/{call.tenant.name}/roles/{role.name}"})
+
+    async def get_role(call: Call) -> Answer:
+        return Answer(content=show_role(await service.role(call.tenant, role_name(call.path["roleName"]))))
+
+    async def replace_role(call: Call) -> Answer:
+        name = role_name(call.path["roleName"])
+        body: RoleBody = call.body
+        role = await service.change_role(call.caller.access, call.tenant, name, body.specification)
+        return Answer(content=show_role(role))
+
+    async def delete_role(call: Call) -> Answer:
+        await service.delete_role(call.caller.access, call.tenant, role_name(call.path["roleName"]))
+        return Answer(204)
+
+    roles = Resource.IAM_ROLES
+    return [
         Route(
             "GET",
             _ROLES,

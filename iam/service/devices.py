@@ -153,7 +153,8 @@ def effect_of(level: PairingLevel, holder: str) -> Effect:
 
 
 async def _reached(transaction: Transaction, access: Access, action: Action, tenant: Tenant, identifier: str) -> Device:
-    device = await devices.device_by_identifier(transaction, tenant.id, device_identifier(identifier))
+    checked, to_change = device_identifier(identifier), action is not Action.READ
+    device = await devices.device_by_identifier(transaction, tenant.id, checked, to_change=to_change)
     decision = decide(access, action, Resource.DEVICES, tenant=tenant, device=device.identifier)
     if isinstance(decision, Denied):
         raise not_found(f"device {identifier}")

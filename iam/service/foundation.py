@@ -22,12 +22,10 @@ from iam.model import (
 )
 from iam.model import Effect as TopicEffect
 from iam.permissions import EVERYTHING
+from iam.service.identities import ROOT
 from iam.service.tenancy import device_role
 from iam.store import identities, tenants
 from iam.store.database import EVERYWHERE, Change, Database
-
-ROOT = "root"
-"""The name of the first identity, and of its role."""
 
 _LOCK = "SELECT pg_advisory_xact_lock(1)"
 

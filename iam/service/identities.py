@@ -26,6 +26,7 @@ from iam.model import (
     STARTS_WITH_NO_DEVICES,
     Credential,
     CredentialKind,
+    DeviceStatus,
     Identity,
     IdentityStatus,
     IdentityType,
@@ -35,10 +36,14 @@ from iam.model import (
 )
 from iam.paging import Page, PageQuery
 from iam.passwords import PasswordHasher, check_password_policy
-from iam.store import identities, tenants
+from iam.service.throttle import by_address, charge
+from iam.store import devices, identities, tenants
 from iam.store.database import EVERYWHERE, Change, Database, Transaction
 
 INVITATION_LIFETIME = timedelta(days=7)
+ROOT = "root"
+"""The name of the first identity (`iam.service.foundation`) and of its role."""
+
 _CODE_BYTES = 20
 
 
@@ -101,7 +106,7 @@ class IdentityService:
             Refused: (not found) The role. (forbidden) The caller may not hand it out. (conflict) The name is taken.
         """
         check_type(access, tenant, type_)
-        check_scope(access, scope)
+        check_scope(access, tenant, _starting_scope(type_, scope))
         now = self._clock()
         identity = Identity(
             id=identity_id(now, self._random),
@@ -115,7 +120,7 @@ class IdentityService:
         )
         async with self._database.transaction(tenant.id) as transaction:
             role = await tenants.role_by_name(transaction, tenant.id, role_name)
-            check_hands_out(access, [role])
+            check_hands_out(access, tenant, [role], identity.scope)
             await identities.insert_identity(transaction, identity)
             await identities.give_role(transaction, identity.id, role.id, tenant.id)
             data: dict[str, object] = {"type": type_, "name": name, "role": role.name}
@@ -123,14 +128,16 @@ class IdentityService:
             await self._record(transaction, access, identity, kind, data)
             yield transaction, identity
 
-    async def sign_up(self, name: str, code: str, password: str) -> None:
+    async def sign_up(self, name: str, code: str, password: str, address: str) -> None:
         """Complete an invitation with a password.
 
         Raises:
             Refused: (malformed) The password is against the policy. (unauthenticated) The code does not hold, or is
-                for another name or for a machine. (throttled) Too many passwords are being hashed.
+                for another name or for a machine. (throttled) Too many codes from this address did not hold, or
+                too many passwords are being hashed.
         """
         check_password_policy(password, name=name)
+        await self._check_code_is_open(code, address)
         hashed = await self._passwords.hash(password)
         async with self.completion(code) as (transaction, identity):
             if identity.name.lower() != name.lower():
@@ -148,6 +155,15 @@ class IdentityService:
                     password_hash=hashed,
                 ),
             )
+
+    async def _check_code_is_open(self, code: str, address: str) -> None:
+        """Refuse what cannot hold before any work is done for it; whether a code holds is decided when it is used."""
+        # Everywhere: whose tenant it is, the code says.
+        async with self._database.transaction(EVERYWHERE) as transaction:
+            if await identities.invitation_is_open(transaction, _hash(code)):
+                return
+            await charge(transaction, [by_address(address)])
+        raise unauthenticated(f"an invitation code from {address} that is unknown, used or expired")
 
     @asynccontextmanager
     async def completion(self, code: str) -> AsyncIterator[tuple[Transaction, Identity]]:
@@ -198,11 +214,11 @@ class IdentityService:
         """
         async with self._database.transaction(tenant.id) as transaction:
             found, roles = await self._changeable(transaction, access, tenant, identity)
-            if status is IdentityStatus.ACTIVE and found.status is IdentityStatus.INVITED:
-                raise conflict("An invited identity becomes active by its own proof.")
+            await _check_step(transaction, found, status)
             changed = replace(found, status=status or found.status, scope=change_scope(found.scope))
             if changed.scope != found.scope:
-                check_scope(access, changed.scope)
+                check_scope(access, tenant, changed.scope)
+                check_hands_out(access, tenant, roles, changed.scope)
             await identities.update_identity(transaction, changed)
             kind = f"identity.{changed.status}" if status else "identity.updated"
             await self._record(transaction, access, changed, kind, affects_identity(changed.id))
@@ -226,7 +242,7 @@ class IdentityService:
         async with self._database.transaction(tenant.id) as transaction:
             found, roles = await self._changeable(transaction, access, tenant, identity)
             role = await tenants.role_by_name(transaction, tenant.id, role_name)
-            check_hands_out(access, [role])
+            check_hands_out(access, tenant, [role], found.scope)
             if await identities.give_role(transaction, found.id, role.id, tenant.id):
                 await self._record(
                     transaction, access, found, "identity.role_given", {"role": role.name, **affects_identity(found.id)}
@@ -268,17 +284,31 @@ class IdentityService:
         self, transaction: Transaction, access: Access, tenant: Tenant, identity: str
     ) -> tuple[Identity, list[Role]]:
         """Return an identity that the caller may change, and its roles (rule 3)."""
-        found = await identities.identity_by_id_or_name(transaction, tenant.id, identity)
+        found = await identities.identity_by_id_or_name(transaction, tenant.id, identity, to_change=True)
         if found.id == access.identity.id:
             raise conflict("Nobody changes himself.")
+        if tenant.parent is None and found.name == ROOT:
+            raise conflict("The first identity stays as it is: whoever can read a node's data folder relies on it.")
         roles = await tenants.roles_of(transaction, found.id)
-        check_hands_out(access, roles)
+        check_hands_out(access, tenant, roles, found.scope)
         return found, roles
 
     async def _record(
         self, transaction: Transaction, access: Access, identity: Identity, kind: str, data: dict[str, object]
     ) -> None:
         await transaction.record(Change(identity.tenant, access.identity.id, kind, identity.id, data))
+
+
+async def _check_step(transaction: Transaction, identity: Identity, wanted: IdentityStatus | None) -> None:
+    """Raise `Refused` (conflict) unless an administrator may bring the identity there: active <-> suspended."""
+    if wanted is None or wanted is identity.status:
+        return
+    if identity.status is IdentityStatus.INVITED:
+        raise conflict("An invited identity becomes active by its own proof; to take the invitation back, delete it.")
+    if wanted is IdentityStatus.ACTIVE and identity.device is not None:
+        device = await devices.device_by_identifier(transaction, identity.tenant, identity.device)
+        if device.status is DeviceStatus.DECOMMISSIONED:
+            raise conflict(f"Device {device.identifier} is decommissioned; that is final.")
 
 
 def _starting_scope(type_: IdentityType, scope: Scope) -> Scope:

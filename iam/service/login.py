@@ -4,11 +4,10 @@ The rules:
 
 1. A refresh token is used once. Its second use within `REFRESH_GRACE` gives the same successor to the same client, for
    an answer may be lost; later it ends the session, for it was stolen.
-2. A password costs the same work whether the name is known or not; failures are throttled by account and by address.
-   A throttled login touches no session that the account has.
+2. A password costs the same work whether the name is known or not; attempts are throttled by account and by address
+   (`throttle.py`). A throttled login touches no session that the account has.
 """
 
-import base64
 import hashlib
 import secrets
 from datetime import timedelta
@@ -16,21 +15,18 @@ from uuid import UUID
 
 from iam.access import Access, Authenticated, Denied
 from iam.directory import Directory
-from iam.errors import Kind, Refused, unauthenticated
+from iam.errors import unauthenticated
 from iam.events import affects_identity
 from iam.identifiers import Clock, Random, uuid7
 from iam.passwords import Mismatched, PasswordHasher
 from iam.sealing import MasterKey, open_sealed, seal
+from iam.service.throttle import by_account, by_address, charge, forgive
 from iam.service.tokens import FIRST_PARTY, Issued, TokenService
 from iam.store import identities, sessions
 from iam.store.database import EVERYWHERE, Change, Database, Transaction
 
 REFRESH_LIFETIME = timedelta(days=7)
 REFRESH_GRACE = timedelta(seconds=10)
-FREE_FAILURES = 5
-LONGEST_WAIT = timedelta(minutes=15)
-FAILURE_MEMORY = timedelta(hours=1)
-_FREE_FAILURES_OF_ADDRESS = 50
 
 
 class LoginService:
@@ -60,18 +56,15 @@ class LoginService:
         Raises:
             Refused: (unauthenticated) They do not fit. (throttled) Too many did not, or too many at once.
         """
-        account_key, address_key = f"account:{_digest(name.lower())}", f"address:{address}"
         # Everywhere: the tenant is what the name will tell.
         async with self._database.transaction(EVERYWHERE) as transaction:
-            until = await sessions.blocked_until(transaction, [account_key, address_key])
-            if until is not None:
-                wait = max(1, round((until - transaction.now).total_seconds()))
-                raise Refused(Kind.THROTTLED, "Too many failed attempts; wait a little.", retry_after=wait)
+            await charge(transaction, [by_account(name), by_address(address)])
             owner = await identities.password_owner(transaction, name)
         holds = await self._passwords.verify(password, owner.password_hash if owner else None)
         if owner is None or isinstance(holds, Mismatched):
-            await self._count_failure(account_key, address_key)
             raise unauthenticated(f"password of {name!r} from {address}" if owner else f"unknown name from {address}")
+        async with self._database.transaction(EVERYWHERE) as transaction:
+            await forgive(transaction, name, address)
         if holds.needs_rehash:
             await self._rehash(owner.credential, password)
         access = await self._access(owner.identity)
@@ -105,8 +98,6 @@ class LoginService:
                 await sessions.insert_refresh_token(transaction, _hash(refresh), session, session.expires)
             if proved_with is not None:
                 await identities.mark_used(transaction, proved_with)
-            if "pwd" in methods:
-                await sessions.forget_failures(transaction, f"account:{_digest(access.identity.name.lower())}")
             await transaction.record(
                 Change(
                     access.tenant.id,
@@ -184,11 +175,6 @@ class LoginService:
         async with self._database.transaction(EVERYWHERE) as transaction:
             await identities.replace_password_hash(transaction, credential, hashed)
 
-    async def _count_failure(self, account_key: str, address_key: str) -> None:
-        async with self._database.transaction(EVERYWHERE) as transaction:
-            for key, free in ((account_key, FREE_FAILURES), (address_key, _FREE_FAILURES_OF_ADDRESS)):
-                await sessions.count_failure(transaction, key, free=free, longest=LONGEST_WAIT, memory=FAILURE_MEMORY)
-
     async def _end(self, transaction: Transaction, session: sessions.Session, kind: str) -> None:
         if await sessions.revoke_session(transaction, session.id):
             data = {"session": str(session.id), **affects_identity(session.identity)}
@@ -206,7 +192,3 @@ def _hash(token: str) -> bytes:
 def _seal_context(refresh_token: str) -> str:
     """Return what binds a sealed successor to the token that it follows."""
     return f"refresh_token:{_hash(refresh_token).hex()}"
-
-
-def _digest(name: str) -> str:
-    return base64.b32encode(_hash(name)).decode().rstrip("=")

@@ -109,6 +109,11 @@ class PairingService:
             await self._record(transaction, access, tenant, "pairing.deleted", Paired(chosen, target, tuple(wanted)))
         return Paired(chosen, target, tuple(wanted))
 
+    async def require_device(self, tenant: Tenant, identifier: str) -> None:
+        """Raise `Refused` (not found) unless this is a device of the tenant."""
+        async with self._database.transaction(tenant.id) as transaction:
+            await devices.device_by_identifier(transaction, tenant.id, identifier)
+
     async def _record(
         self, transaction: Transaction, access: Access, tenant: Tenant, kind: str, paired: Paired
     ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from iam.access import Access
 from iam.errors import conflict
 from iam.events import Affected, Effect, affects
-from iam.grants import check_role, check_scope
+from iam.grants import check_gift, check_scope, gift_of
 from iam.identifiers import Clock, Random, role_name, tenant_name, uuid7
 from iam.model import Effect as TopicEffect
 from iam.model import Role, Scope, Tenant, TenantStatus, TopicAction, TopicRule
@@ -55,7 +55,7 @@ class TenancyService:
         Raises:
             Refused: (malformed) The name. (conflict) It is taken. (forbidden) The scope is wider than the caller's.
         """
-        check_scope(access, scope)
+        check_scope(access, parent, scope)
         now = self._clock()
         identifier = uuid7(now, self._random)
         tenant = Tenant(
@@ -89,7 +89,7 @@ class TenancyService:
             own_status, own_scope = await tenants.own_settings(transaction, tenant.id)
             scope = change_scope(own_scope)
             if scope != own_scope:
-                check_scope(access, scope)
+                check_scope(access, tenant, scope)
             await tenants.update_tenant(transaction, tenant.id, status or own_status, scope)
             await transaction.record(
                 Change(
@@ -120,7 +120,6 @@ class TenancyService:
             Refused: (malformed) A name or topic. (forbidden) It holds what the caller does not. (conflict) The name
                 is taken.
         """
-        check_role(access, wanted.permissions, wanted.scope)
         now = self._clock()
         role = Role(
             id=uuid7(now, self._random),
@@ -131,6 +130,7 @@ class TenancyService:
             scope=wanted.scope,
             created=now,
         )
+        _check_may_hold(access, tenant, role)
         async with self._database.transaction(tenant.id) as transaction:
             await tenants.insert_role(transaction, role)
             await transaction.record(Change(tenant.id, access.identity.id, "role.created", role.name))
@@ -142,12 +142,12 @@ class TenancyService:
         Raises:
             Refused: As for `create_role`; (forbidden) also where it held what the caller does not.
         """
-        check_role(access, wanted.permissions, wanted.scope)
         topics = _checked_topics(tenant, wanted.topics)
         async with self._database.transaction(tenant.id) as transaction:
-            held = await tenants.role_by_name(transaction, tenant.id, name)
-            check_role(access, held.permissions, wanted.scope)
+            held = await tenants.role_by_name(transaction, tenant.id, name, to_change=True)
             role = replace(held, permissions=wanted.permissions, topics=topics, scope=wanted.scope)
+            for one in (held, role):
+                _check_may_hold(access, tenant, one)
             await tenants.update_role(transaction, role)
             await self._record_role(transaction, access, role, "role.updated")
         return role
@@ -159,8 +159,8 @@ class TenancyService:
                 f"The role {DEVICE_ROLE} is what enrolment gives to devices; it can be changed, not deleted."
             )
         async with self._database.transaction(tenant.id) as transaction:
-            role = await tenants.role_by_name(transaction, tenant.id, name)
-            check_role(access, role.permissions, role.scope)
+            role = await tenants.role_by_name(transaction, tenant.id, name, to_change=True)
+            _check_may_hold(access, tenant, role)
             await tenants.delete_role(transaction, role)
             await self._record_role(transaction, access, role, "role.deleted")
 
@@ -183,6 +183,17 @@ def device_role(tenant: Tenant, random: Random) -> Role:
         scope=Scope(),
         created=tenant.created,
     )
+
+
+def keep_scope(scope: Scope) -> Scope:
+    """Leave a scope as it is."""
+    return scope
+
+
+def _check_may_hold(access: Access, tenant: Tenant, role: Role) -> None:
+    """Raise `Refused` (forbidden) unless the caller may make, change or delete such a role."""
+    check_scope(access, tenant, role.scope)
+    check_gift(access, tenant, gift_of(tenant, role.permissions, role.topics, role.scope))
 
 
 def _checked_topics(tenant: Tenant, rules: tuple[TopicRule, ...]) -> tuple[TopicRule, ...]:

@@ -20,9 +20,15 @@ _DEVICE = """
 _BY_IDENTIFIER = f"{_DEVICE} WHERE device_identifier = $1 AND tenant_id = $2"
 
 
-async def device_by_identifier(transaction: Transaction, tenant: UUID, identifier: str) -> Device:
-    """Return a tenant's device; raise `Refused` (not found) if it has no such one."""
-    row = await transaction.fetchrow(_BY_IDENTIFIER, identifier, tenant)
+async def device_by_identifier(
+    transaction: Transaction, tenant: UUID, identifier: str, *, to_change: bool = False
+) -> Device:
+    """Return a tenant's device; raise `Refused` (not found) if it has no such one.
+
+    Args:
+        to_change: Keep others from changing it until the end of the transaction.
+    """
+    row = await transaction.fetchrow(_BY_IDENTIFIER + (" FOR UPDATE" if to_change else ""), identifier, tenant)
     if row is None:
         raise not_found(f"device {identifier}")
     return device_from(row)

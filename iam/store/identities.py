@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from iam.errors import conflict, not_found
+from iam.identifiers import is_identity_id
 from iam.model import Credential, CredentialKind, Identity, IdentityStatus, IdentityType
 from iam.paging import Page, PageQuery, decode_cursor, page_of
 from iam.store.database import Row, Transaction
@@ -28,11 +29,19 @@ async def identity_by_id(transaction: Transaction, identity: str) -> Identity:
     return identity_from(row)
 
 
-async def identity_by_id_or_name(transaction: Transaction, tenant: UUID, text: str) -> Identity:
-    """Return an identity of `tenant` by its id or its name; raise `Refused` (not found) if there is none."""
-    row = await transaction.fetchrow(_BY_NAME, tenant, text)
-    if row is None:
-        row = await transaction.fetchrow(f"{_BY_ID} AND i.tenant_id = $2", text, tenant)
+async def identity_by_id_or_name(
+    transaction: Transaction, tenant: UUID, text: str, *, to_change: bool = False
+) -> Identity:
+    """Return an identity of `tenant` by its id or its name; raise `Refused` (not found) if there is none.
+
+    Args:
+        to_change: Keep others from changing it until the end of the transaction.
+    """
+    lock = " FOR UPDATE OF i" if to_change else ""
+    if is_identity_id(text):
+        row = await transaction.fetchrow(f"{_BY_ID} AND i.tenant_id = $2{lock}", text, tenant)
+    else:
+        row = await transaction.fetchrow(f"{_BY_NAME}{lock}", tenant, text)
     if row is None:
         raise not_found(f"identity {text}")
     return identity_from(row)
@@ -117,8 +126,11 @@ _ROLE_NAMES = """
 
 
 async def give_role(transaction: Transaction, identity: str, role: UUID, tenant: UUID) -> bool:
-    """Give a role to an identity; tell whether it is new to it."""
-    return bool(await transaction.execute(_GIVE_ROLE, identity, role, tenant))
+    """Give a role to an identity; tell whether it is new to it. Raise `Refused` (conflict) if it was just deleted."""
+    try:
+        return bool(await transaction.execute(_GIVE_ROLE, identity, role, tenant))
+    except asyncpg.ForeignKeyViolationError as error:
+        raise conflict("The role was deleted meanwhile.") from error
 
 
 async def take_role(transaction: Transaction, identity: str, role: UUID) -> bool:
@@ -262,6 +274,15 @@ async def insert_invitation(
 ) -> None:
     """Store an invitation by the hash of its code."""
     await transaction.execute(_INSERT_INVITATION, code_sha256, identity.id, identity.tenant, transaction.now, expires)
+
+
+_INVITATION_IS_OPEN = """
+    SELECT EXISTS (SELECT FROM invitation WHERE code_sha256 = $1 AND used_at IS NULL AND expires_at > $2)"""
+
+
+async def invitation_is_open(transaction: Transaction, code_sha256: bytes) -> bool:
+    """Tell whether an invitation can still be used."""
+    return bool(await transaction.fetchval(_INVITATION_IS_OPEN, code_sha256, transaction.now))
 
 
 async def use_invitation(transaction: Transaction, code_sha256: bytes) -> Invitation | None:

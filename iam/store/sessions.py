@@ -1,7 +1,7 @@
-"""Sessions, refresh tokens, and the throttle in SQL."""
+"""Sessions and refresh tokens in SQL."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from iam.store.database import Transaction
@@ -124,6 +124,7 @@ async def extend_session(transaction: Transaction, session: UUID, expires: datet
 
 
 _PURGE = (
+    "DELETE FROM refresh_token WHERE expires_at < $1",
     "DELETE FROM session WHERE expires_at < $1",
     "DELETE FROM throttle WHERE forgotten_at < $1",
     "DELETE FROM invitation WHERE expires_at < $1",
@@ -133,38 +134,3 @@ _PURGE = (
 async def purge(transaction: Transaction) -> int:
     """Delete what has expired; return how many rows went."""
     return sum([await transaction.execute(statement, transaction.now) for statement in _PURGE])
-
-
-_BLOCKED_UNTIL = "SELECT max(blocked_until) FROM throttle WHERE key = ANY ($1) AND blocked_until > $2"
-
-# The wait doubles from one second with each failure past the free ones.
-_FAIL = """
-    INSERT INTO throttle (key, failures, blocked_until, forgotten_at)
-    VALUES ($1, 1, $2::timestamptz, $2::timestamptz + $5::interval)
-    ON CONFLICT (key) DO UPDATE SET
-        failures = CASE WHEN throttle.forgotten_at < $2::timestamptz THEN 1 ELSE throttle.failures + 1 END,
-        blocked_until = CASE
-            WHEN throttle.forgotten_at < $2::timestamptz OR throttle.failures + 1 <= $3::integer THEN $2::timestamptz
-            ELSE $2::timestamptz
-                 + least(power(2, least(throttle.failures - $3::integer, 30)) * interval '1 second', $4::interval) END,
-        forgotten_at = $2::timestamptz + $5::interval"""
-
-_FORGET = "DELETE FROM throttle WHERE key = $1"
-
-
-async def blocked_until(transaction: Transaction, keys: list[str]) -> datetime | None:
-    """Return until when any of these accounts or addresses has to wait, if it has to."""
-    found: datetime | None = await transaction.fetchval(_BLOCKED_UNTIL, keys, transaction.now)
-    return found
-
-
-async def count_failure(
-    transaction: Transaction, key: str, *, free: int, longest: timedelta, memory: timedelta
-) -> None:
-    """Count a failed proof: `free` of them cost nothing, then the wait doubles up to `longest`."""
-    await transaction.execute(_FAIL, key, transaction.now, free, longest, memory)
-
-
-async def forget_failures(transaction: Transaction, key: str) -> None:
-    """A proof held: the account's failures are forgotten."""
-    await transaction.execute(_FORGET, key)

@@ -31,7 +31,7 @@ async def tenant_by_name(transaction: Transaction, name: str) -> Tenant | None:
 
 
 _LIST = (
-    f"{_TENANT} FROM tenant t WHERE $1 = ANY (t.path) AND t.status <> 'deleted' AND t.name > $2"
+    f"{_TENANT} FROM tenant t WHERE t.path @> ARRAY[$1::uuid] AND t.status <> 'deleted' AND t.name > $2"
     " ORDER BY t.name LIMIT $3"
 )
 
@@ -89,9 +89,13 @@ _ROLE = "SELECT id, tenant_id, name, permissions, topics, devices, services, cre
 _ROLE_BY_NAME = f"{_ROLE} WHERE tenant_id = $1 AND name = $2"
 
 
-async def role_by_name(transaction: Transaction, tenant: UUID, name: str) -> Role:
-    """Return a tenant's role; raise `Refused` (not found) if there is none."""
-    row = await transaction.fetchrow(_ROLE_BY_NAME, tenant, name)
+async def role_by_name(transaction: Transaction, tenant: UUID, name: str, *, to_change: bool = False) -> Role:
+    """Return a tenant's role; raise `Refused` (not found) if there is none.
+
+    Args:
+        to_change: Keep others from changing it until the end of the transaction.
+    """
+    row = await transaction.fetchrow(_ROLE_BY_NAME + (" FOR UPDATE" if to_change else ""), tenant, name)
     if row is None:
         raise not_found(f"role {name}")
     return role_from(row)

@@ -53,7 +53,13 @@ class Api:
         sent = dict(headers or {})
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
-        data = {"data": body} if isinstance(body, (bytes, str)) else {"json": body} if body is not None else {}
+        data = (
+            {"data": body}
+            if isinstance(body, (bytes, str, AsyncIterator))
+            else {"json": body}
+            if body is not None
+            else {}
+        )
         async with self._session.request(method, path, headers=sent, **data) as answer:
             content = await answer.read()
             is_json = "json" in answer.content_type

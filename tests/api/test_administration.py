@@ -1,7 +1,11 @@
 """Groups, roles, identities, devices, pairings: what administrators do, and what they may not."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
 
+from iam.paging import encode_cursor
 from tests.api.conftest import Answer, Api
 
 ALL = ("*", "create read update delete")
@@ -144,6 +148,7 @@ async def test_nobody_grants_what_he_does_not_hold(api: Api) -> None:
         ("PATCH", "/api/v1/iam/users/lea", {"status": "suspended"}, 409),
         ("POST", "/api/v1/iam/users/lea/roles", {"role": "x"}, 409),
         ("PATCH", "/api/v1/iam/users/eve", {"status": "active"}, 409),
+        ("PATCH", "/api/v1/iam/users/eve", {"status": "suspended"}, 409),
     ):
         answer = await api.call(method, path, body, token=lead)
         assert answer.status == status, (method, path, answer)
@@ -325,3 +330,208 @@ async def test_a_change_of_one_half_of_a_scope_leaves_the_other(api: Api) -> Non
 async def test_head_is_get_without_the_body(api: Api) -> None:
     answer = await api.call("HEAD", "/healthz")
     assert (answer.status, answer.body) == (200, b"")
+
+
+async def test_two_roles_of_ones_own_are_not_joined_in_what_one_grants(api: Api) -> None:
+    """Reading some devices by one role and making roles by another does not add up to giving all devices away."""
+    token = await acme(api)
+    await device(api, token, "a")
+    await device(api, token, "b")
+    await api.role("acme", "reads-a", ("devices", "read"), devices=["a"])
+    await api.role("acme", "staff", ("iam.users", "create"), ("iam.roles", "create"))
+    mixer = await api.person("acme", "staff", "mia")
+    await api.call("POST", "/api/v1/iam/users/mia/roles", {"role": "reads-a"}, token=token)
+    assert (await api.call("GET", "/api/v1/devices/b", token=mixer)).status == 404
+    roles = "/api/v1/iam/groups/acme/roles"
+    wide = [{"resource": "devices", "actions": ["read"]}]
+    assert (await api.call("POST", roles, {"name": "x", "permissions": wide}, token=mixer)).status == 403
+    narrow = {"name": "y", "permissions": wide, "devices": ["a"]}
+    assert (await api.call("POST", roles, narrow, token=mixer)).status == 201
+
+
+@pytest.fixture
+async def limited(api: Api) -> str:
+    """Somebody who administers people and roles, and reaches the device `a` alone; beside a role that reaches all."""
+    token = await acme(api)
+    for identifier in ("a", "b"):
+        await device(api, token, identifier)
+    topics = [{"action": "subscribe", "topic": "${tenant}/#"}]
+    await api.role("acme", "wide", ("devices", "read"), topics=topics)
+    await api.role(
+        "acme", "staff", ("iam.users", "create update"), ("iam.roles", "create update delete"), ("devices", "read")
+    )
+    return await api.person("acme", "staff", "lim", devices=["a"])
+
+
+async def test_who_reaches_little_hands_out_no_role_that_reaches_much(api: Api, limited: str) -> None:
+    roles = "/api/v1/iam/groups/acme/roles"
+    await api.invite("acme", "worker", "friend", devices=["a"])
+    await api.invite("acme", "worker", "stranger")
+    all_topics, own_topics = "${tenant}/#", "${tenant}/devices/${device}/#"
+    for method, path, body, status in (
+        ("POST", roles + "/wide/users", {"name": "puppet"}, 403),
+        ("POST", roles + "/wide/users", {"name": "puppet", "devices": ["a"]}, 403),  # its topic is about all devices
+        ("POST", "/api/v1/iam/users/friend/roles", {"role": "wide"}, 403),
+        ("PUT", roles + "/wide", {"devices": ["a"]}, 403),
+        ("DELETE", roles + "/wide", None, 403),
+        (
+            "POST",
+            roles,
+            {"name": "t1", "topics": [{"action": "subscribe", "topic": all_topics}], "devices": ["a"]},
+            403,
+        ),
+        (
+            "POST",
+            roles,
+            {"name": "t2", "topics": [{"action": "subscribe", "topic": own_topics}], "devices": ["b"]},
+            403,
+        ),
+        (
+            "POST",
+            roles,
+            {"name": "t3", "topics": [{"action": "subscribe", "topic": own_topics}], "devices": ["a"]},
+            201,
+        ),
+        ("PATCH", "/api/v1/iam/users/friend", {"devices": ["a", "b"]}, 403),
+        ("PATCH", "/api/v1/iam/users/stranger", {"devices": ["a"]}, 403),
+    ):
+        answer = await api.call(method, path, body, token=limited)
+        assert answer.status == status, (method, path, body, answer)
+
+
+async def test_in_the_root_tenant_only_who_may_do_everything_grants_topics_of_all_tenants(api: Api) -> None:
+    await api.role("system", "staff", ("iam.users", "create"), ("iam.roles", "create"))
+    staff = await api.person("system", "staff", "sam")
+    roles = "/api/v1/iam/groups/system/roles"
+    for topic, status in (("#", 403), ("acme/#", 403), ("+/x", 403), ("${tenant}/x", 201)):
+        body = {"name": f"r{status}", "topics": [{"action": "subscribe", "topic": topic}]}
+        assert (await api.call("POST", roles, body, token=staff)).status == status, topic
+    assert (await api.call("POST", roles + "/root/users", {"name": "eve"}, token=staff)).status == 403
+
+
+async def test_nobody_takes_the_id_of_another_for_his_name(api: Api) -> None:
+    token = await acme(api)
+    victim = await api.invite("acme", "worker", "victim")
+    path = "/api/v1/iam/groups/acme/roles/worker/users"
+    for name in (victim["id"], "idt-x"):
+        assert (await api.call("POST", path, {"name": name, "type": "gateway"}, token=token)).status == 400
+    assert (await api.call("GET", f"/api/v1/iam/users/{victim['id']}", token=token)).body["name"] == "victim"
+
+
+async def test_a_suspension_beside_another_change_is_not_undone(api: Api) -> None:
+    await acme(api)
+    root = await api.root_token()
+    await api.person("acme", "worker", "walter")
+    path = "/api/v1/iam/users/walter?tenant=acme"
+    for _ in range(15):
+        answers = await asyncio.gather(
+            api.call("PATCH", path, {"devices": ["a"]}, token=root),
+            api.call("PATCH", path, {"status": "suspended"}, token=root),
+            api.call("PATCH", path, {"devices": ["b"]}, token=root),
+        )
+        assert [answer.status for answer in answers] == [200] * 3
+        assert (await api.call("GET", path, token=root)).body["status"] == "suspended"
+        await api.call("PATCH", path, {"status": "active"}, token=root)
+
+
+async def test_a_decommissioning_beside_another_change_is_not_undone(api: Api) -> None:
+    token = await acme(api)
+    for number in range(15):
+        await device(api, token, f"m-{number}")
+        path = f"/api/v1/devices/m-{number}"
+        answers = await asyncio.gather(
+            api.call("PATCH", path, {"labels": {"a": "b"}}, token=token),
+            api.call("PATCH", path, {"status": "DECOMMISSIONED"}, token=token),
+            api.call("PATCH", path, {"labels": {"c": "d"}}, token=token),
+        )
+        assert answers[1].status == 200
+        assert (await api.call("GET", path, token=token)).body["status"] == "DECOMMISSIONED"
+
+
+async def test_the_first_identity_stays_as_it_is(api: Api) -> None:
+    await api.role("system", "boss", ALL)
+    boss = await api.person("system", "boss", "bea")
+    for method, body in (("PATCH", {"status": "suspended"}), ("DELETE", None)):
+        assert (await api.call(method, "/api/v1/iam/users/root", body, token=boss)).status == 409
+
+
+async def test_deleting_a_group_needs_the_permission_to_delete(api: Api) -> None:
+    await acme(api)
+    await api.tenant("acme-east", below="acme")
+    await api.role("acme", "updater", ("iam.groups", "read update"))
+    updater = await api.person("acme", "updater", "uwe")
+    path = "/api/v1/iam/groups/acme-east"
+    assert (await api.call("PATCH", path, {"status": "deleted"}, token=updater)).status == 400
+    assert (await api.call("DELETE", path, token=updater)).status == 403
+    root = await api.root_token()
+    assert (await api.call("DELETE", path, token=root)).status == 204
+    assert (await api.call("GET", path, token=root)).status == 404
+    assert (await api.call("POST", "/api/v1/iam/groups", {"name": "acme-east"}, token=root)).status == 409
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
+async def test_text_and_depth_that_could_do_harm_later_are_refused_where_they_enter(api: Api) -> None:
+    token = await acme(api)
+    await device(api, token, "a")
+    for method, path, body in (
+        ("POST", "/api/v1/devices", {"deviceIdentifier": "b", "labels": {"a": "x\u0000"}}),
+        ("POST", "/api/v1/devices", {"deviceIdentifier": "b", "labels": {"a/b": "x"}}),
+        ("POST", "/api/v1/devices", {"deviceIdentifier": "b", "metadata": {"a": "\u0000"}}),
+        ("POST", "/api/v1/devices", {"deviceIdentifier": "b", "metadata": nested(60)}),
+        ("POST", "/api/v1/devices", {"deviceIdentifier": "b", "metadata": {"a": "x" * 20_000}}),
+        ("POST", "/api/v1/devices", {"device_identifier": "b"}),
+        ("POST", "/api/v1/iam/pair", {"deviceIdentifier": ["a"], "holder": "x\u0000"}),
+        ("POST", "/api/v1/iam/pair/a?holder=x%00", None),
+        ("GET", "/api/v1/iam/audit?cursor=WyLCsiJd", None),
+        ("GET", "/api/v1/iam/audit?cursor=" + encode_cursor("9" * 30), None),
+        ("POST", "/api/v1/iam/groups/acme/roles", {"name": "r", "services": ["a\u0000"]}),
+        ("POST", "/api/v1/iam/groups/acme/roles", {"name": "r", "devices": ["*"]}),
+        ("POST", "/api/v1/iam/groups/acme/roles", {"name": "r", "devices": [f"d{n}" for n in range(1001)]}),
+    ):
+        answer = await api.call(method, path, body, token=token)
+        assert answer.status == 400, (method, path, str(body)[:80], answer)
+    page = (await api.call("GET", "/api/v1/devices", token=token)).body
+    assert [one["deviceIdentifier"] for one in page["items"]] == ["a"]
+
+
+async def test_a_role_deleted_while_it_is_given_is_a_conflict(api: Api) -> None:
+    token = await acme(api)
+    await api.person("acme", "worker", "walter")
+    for number in range(10):
+        role = await api.role("acme", f"short-{number}")
+        answers = await asyncio.gather(
+            api.call("DELETE", f"/api/v1/iam/groups/acme/roles/{role}", token=token),
+            api.call("POST", "/api/v1/iam/users/walter/roles", {"role": role}, token=token),
+        )
+        assert {answer.status for answer in answers} <= {200, 204, 404, 409}, answers
+
+
+async def test_an_unknown_device_is_not_found_when_one_asks_whether_one_reaches_it(api: Api) -> None:
+    token = await acme(api)
+    assert (await api.call("GET", "/api/v1/iam/pair/nowhere", token=token)).status == 404
+
+
+async def test_who_is_suspended_while_his_body_drips_in_does_nothing(api: Api) -> None:
+    token = await acme(api)
+    begun = asyncio.Event()
+
+    async def dripping() -> AsyncIterator[bytes]:
+        yield b'{"deviceIdentifier": '
+        begun.set()
+        await asyncio.sleep(0.5)
+        yield b'"late"}'
+
+    headers = {"Content-Type": "application/json"}
+    posting = asyncio.create_task(api.call("POST", "/api/v1/devices", dripping(), token=token, headers=headers))
+    await begun.wait()
+    root = await api.root_token()
+    path = "/api/v1/iam/users/berta?tenant=acme"
+    assert (await api.call("PATCH", path, {"status": "suspended"}, token=root)).status == 200
+    assert (await posting).status == 401
+    assert (await api.call("GET", "/api/v1/devices/late?tenant=acme", token=root)).status == 404

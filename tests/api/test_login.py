@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from iam.keyset import thumbprint
 from iam.service.identities import _hash
-from iam.service.login import FREE_FAILURES
+from iam.service.throttle import FREE_FAILURES
 from iam.store.database import EVERYWHERE
 from iam.store.identities import use_invitation
 from tests.api.conftest import PASSWORD, Answer, Api
@@ -203,8 +203,11 @@ async def test_blocking_a_tenant_ends_its_identities_tokens_and_those_below_it(a
     await api.role("acme-east", "worker")
     below = await api.person("acme-east", "worker", "bob")
     token, root = (await logged_in(api)).body["token"], await api.root_token()
-    answer = await api.call("PATCH", "/api/v1/iam/groups/acme", {"status": status}, token=root)
-    assert answer.body["status"] == status
+    if status == "blocked":
+        answer = await api.call("PATCH", "/api/v1/iam/groups/acme", {"status": "blocked"}, token=root)
+        assert answer.body["status"] == "blocked"
+    else:
+        assert (await api.call("DELETE", "/api/v1/iam/groups/acme", token=root)).status == 204
     for one in (token, below):
         assert (await api.call("GET", TOKEN + "/info", token=one)).status == 401
     assert (await api.call("GET", TOKEN, headers=basic("alice", PASSWORD))).status == 401
@@ -253,3 +256,32 @@ async def test_a_token_key_that_somebody_else_wrote_verifies_nothing(api: Api) -
     assert (await api.call("GET", TOKEN + "/info", token=forged)).status == 401
     published = (await api.call("GET", "/.well-known/jwks.json")).body["keys"]
     assert jwk["kid"] not in {one["kid"] for one in published}
+
+
+async def test_of_many_wrong_passwords_at_once_only_the_free_ones_are_compared(api: Api) -> None:
+    await signed_up(api)
+    answers = await asyncio.gather(
+        *(api.call("GET", TOKEN, headers=basic("alice", f"wrong password {number}")) for number in range(20))
+    )
+    statuses = sorted(answer.status for answer in answers)
+    assert statuses.count(401) == FREE_FAILURES + 1
+    assert statuses.count(429) == 20 - FREE_FAILURES - 1
+
+
+async def test_a_code_that_cannot_hold_costs_no_hashing_and_its_sender_is_throttled(api: Api) -> None:
+    body = {"name": "alice", "code": "x" * 27, "password": PASSWORD}
+    statuses = [(await api.call("POST", "/api/v1/iam/signup", body)).status for _ in range(53)]
+    assert statuses[:50] == [401] * 50
+    assert statuses[-1] == 429
+
+
+async def test_used_up_refresh_tokens_do_not_stay(api: Api) -> None:
+    await signed_up(api)
+    issued = (await logged_in(api)).body
+    issued = (await refreshed(api, issued["refreshToken"])).body
+    api.clock.turn(timedelta(days=6))
+    await refreshed(api, issued["refreshToken"])
+    api.clock.turn(timedelta(days=2))
+    await api.app.login.purge()
+    async with api.app.pool.transaction(EVERYWHERE) as transaction:
+        assert await transaction.fetchval("SELECT count(*) FROM refresh_token") == 1

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from iam.access import Access, Allowed, Denied, check_may_grant, compute_access, decide, visible_devices
+from iam.access import Access, Allowed, Denied, compute_access, decide, visible_devices
 from iam.errors import Kind, Refused
 from iam.model import (
     ALL,
@@ -177,13 +177,3 @@ def test_a_resource_out_of_grammar_is_refused(resource: str) -> None:
     with pytest.raises(Refused) as refused:
         permission(resource, ["read"])
     assert refused.value.kind is Kind.MALFORMED
-
-
-def test_nobody_grants_what_he_does_not_hold() -> None:
-    access = access_of(role(1, Permission("iam.*", frozenset({Action.READ, Action.CREATE}))))
-    check_may_grant(access, [Permission("iam.users", frozenset({Action.READ}))])
-    with pytest.raises(Refused) as refused:
-        check_may_grant(access, [Permission("iam.users", frozenset({Action.DELETE}))])
-    assert refused.value.kind is Kind.FORBIDDEN
-    with pytest.raises(Refused):
-        check_may_grant(access, [EVERYTHING])
