@@ -25,7 +25,7 @@ from iam.model import (
     TopicAction,
     TopicRule,
 )
-from iam.topics import AccessControlList, access_control_list, checked_rule, covers, matches, overlaps
+from iam.topics import LONGEST_LIST, AccessControlList, access_control_list, checked_rule, covers, matches, overlaps
 from tests.callout.brokers import START
 
 IDENTITY = "idt-0197a000-0000-7000-8000-000000000001"
@@ -203,10 +203,19 @@ class TestExpansion:
         )
         assert made.publish_allow == ("acme/a/#", "acme/b/+")
 
-    def test_many_devices_are_quick(self) -> None:
-        devices = only(*(f"meter-{number}" for number in range(5000)))
-        made = acl(rule("allow", "all", "${tenant}/devices/${device}/#"), devices=devices)
-        assert len(made.publish_allow) == 5000
+    @pytest.mark.parametrize(("rules", "devices"), [(1, LONGEST_LIST), (2, LONGEST_LIST // 2)])
+    def test_a_list_may_be_long_and_one_more_makes_it_empty(self, rules: int, devices: int) -> None:
+        templates = [rule("allow", "all", f"${{tenant}}/{number}/${{device}}/#") for number in range(rules)]
+        made = acl(*templates, devices=only(*(f"meter-{number}" for number in range(devices))))
+        assert len(made.publish_allow) == LONGEST_LIST
+        none = acl(*templates, devices=only(*(f"meter-{number}" for number in range(devices + 1))))
+        assert (none.publish_allow, none.subscribe_allow) == ((), ())
+        verdict = none.decide(TopicAction.PUBLISH, "acme/0/meter-0/x")
+        assert isinstance(verdict, Denied)
+        assert "at most 4096" in verdict.reason
+
+    def test_a_grant_over_all_devices_is_one_filter_however_many_there_are(self) -> None:
+        assert acl(rule("allow", "all", "${tenant}/${device}/#"), devices=ALL).publish_allow == ("acme/+/#",)
 
     @given(st.sets(FILTER, max_size=8))
     def test_least_and_the_same(self, filters: set[str]) -> None:
