@@ -1,6 +1,6 @@
 """What the callout costs: NATS connections that it lets in, against static users of the same nats-server in one run.
 
-    python -m bench.callout [--rounds 5] [--gateways 400] [--at-once 64] [--workers 2]
+    python -m bench.callout [--rounds 5] [--gateways 250] [--at-once 64] [--workers 2]
 
 A nats-server is started with the hub's accounts and callout and without TLS, which would cost both alike and hide the
 difference; it also knows one static user for each gateway, with permissions of the same size. A node with its own
@@ -12,8 +12,8 @@ PostgreSQL answers its callouts. Each gateway is an identity with four devices i
 - gateways with a token seen before by every worker.
 
 The clients speak the protocol themselves: INFO, CONNECT, PING, PONG, and the end. The workers' CPU is all that a
-connection causes there: answering, and taking note that it appears and ends. The handler's is that of the workers which
-do not lead, and so do nothing else.
+connection causes there. Of static users they only take note (the watch over live connections); what a gateway costs
+them beyond that is the handler's.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import cast
 import uvloop
 
 from bench.gateways import give_tokens, make_gateways, touch_role
-from bench.measuring import Found, Gauge, Spent, cpu_seconds, print_heading, print_table
+from bench.measuring import Found, Gauge, print_heading, print_table
 from bench.nats import Nats, running_nats
 from bench.node import LOOPBACK, Node, running_node, settle
 from doorward.app import App
@@ -42,12 +42,11 @@ SEEN = "token seen before"
 MARKS = {FRESH: (0.25, 300), SEEN: (0.35, 130)}
 """Of each: connections a second against those of static users, at least; microseconds of the handler, at most."""
 
-LEADER, OTHERS = "leader", "other workers"
 REPEATED = 3
 """How often every line is used in a round of what goes fast."""
 
 _SIGHTS = 5
-"""How often a token is shown before it counts as seen: each worker has met it then, with few exceptions."""
+"""How often something is shown before it counts as seen: each worker has met it then, with few exceptions."""
 _EVENT_SECONDS = 0.5
 """Within which everybody has heard of what happened."""
 _IDLE_SECONDS = 3.0
@@ -140,9 +139,9 @@ async def measure(bench: Bench, rounds: int) -> dict[str, Found]:
         await settle(bench.app)
         await asyncio.sleep(_EVENT_SECONDS)
         await record(bench, found[UNKNOWN], unknown)
+        await connect_all(bench.nats.port, unknown * _SIGHTS, bench.at_once)
         await record(bench, found[FRESH], fresh)
-        for _ in range(_SIGHTS):
-            await connect_all(bench.nats.port, fresh, bench.at_once)
+        await connect_all(bench.nats.port, fresh * _SIGHTS, bench.at_once)
         await record(bench, found[SEEN], fresh * REPEATED)
         await record(bench, found[STATIC], static * REPEATED)
     return found
@@ -161,70 +160,48 @@ async def record(bench: Bench, found: Found, lines: Sequence[bytes]) -> None:
 # --- The report -------------------------------------------------------------------------------------------------------
 
 
-def print_found(found: Mapping[str, Found], workers: int) -> None:
-    """Print what was found, and how it stands to the marks."""
-    static = found[STATIC].median(lambda spent: spent.per_second)
-    head = "", "a second", "ratio", "p50 ms", "p99 ms", "handler us", "watch us", "PostgreSQL us", "nats-server us"
+def print_found(found: Mapping[str, Found]) -> None:
+    """Print what was found, and the marks."""
+    static = found[STATIC]
+    rate, watch = static.median(lambda spent: spent.per_second), static.cpu("workers")
     rows = []
     for kind, here in found.items():
-        rate = here.median(lambda spent: spent.per_second)
-        handler = here.median(lambda spent: handler_microseconds(spent, workers))
-        whole = here.cpu(LEADER, OTHERS)
-        figures = (
-            here.milliseconds(50),
-            here.milliseconds(99),
-            handler,
-            whole - handler,
-            here.cpu("PostgreSQL"),
-            here.cpu("nats-server"),
+        a_second = here.median(lambda spent: spent.per_second)
+        rows.append(
+            (
+                kind,
+                f"{a_second:.0f}",
+                f"{a_second / rate:.2f}",
+                f"{here.milliseconds(50):.1f}",
+                f"{here.milliseconds(99):.1f}",
+                *(f"{used:.0f}" for used in (here.cpu("workers"), here.cpu("workers") - watch)),
+                *(f"{here.cpu(part):.0f}" for part in ("PostgreSQL", "nats-server")),
+            )
         )
-        shown = [f"{figure:.1f}" if at < len(("p50", "p99")) else f"{figure:.0f}" for at, figure in enumerate(figures)]
-        rows.append((kind, f"{rate:.0f}", f"{rate / static:.2f}", *shown))
+    head = "", "a second", "ratio", "p50 ms", "p99 ms", "workers us", "handler us", "PostgreSQL us", "nats-server us"
     print_table(head, rows)
     for kind, (ratio, microseconds) in MARKS.items():
         print(f"The marks for a {kind}: a ratio of {ratio}, and {microseconds} us of the handler.")
 
 
-def handler_microseconds(spent: Spent, workers: int) -> float:
-    """Return the handler's CPU for one request, from the workers that do nothing else.
-
-    nats-server picks a worker at random, so each answers its share; the leader watches connections beside.
-    """
-    return spent.each(OTHERS) * workers / (workers - 1)
-
-
 async def report(nats: Nats, process: int, node: Node, rounds: int, gateways: int, at_once: int) -> None:
     """Measure and print."""
-    workers = node.parts()["workers"]
-    leader = await find_leader(workers)
-
-    def parts() -> dict[str, Sequence[int]]:
-        others = [each for each in workers if each != leader]
-        return {LEADER: [leader], OTHERS: others, "PostgreSQL": node.parts()["PostgreSQL"], "nats-server": [process]}
-
     async with node.opened() as (app, api):
         identities = await make_gateways(app, api, gateways)
         await settle(app)
-        gauge = Gauge(parts)
+        gauge = Gauge(lambda: {**node.parts(), "nats-server": [process]})
         await gauge.learn_idle(_IDLE_SECONDS)
         found = await measure(Bench(nats, app, api, gauge, identities, at_once), rounds)
-    print_found(found, len(workers))
-
-
-async def find_leader(workers: Sequence[int]) -> int:
-    """Return the worker that does the periodic work: while nobody asks for anything, it uses most."""
-    before = {worker: cpu_seconds(worker) for worker in workers}
-    await asyncio.sleep(_IDLE_SECONDS)
-    return max(workers, key=lambda worker: cpu_seconds(worker) - before[worker])
+    print_found(found)
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gateways", type=int, default=400)
+    parser.add_argument("--gateways", type=int, default=250)
     parser.add_argument("--at-once", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2, help="at least two: one of them leads")
+    parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     print_heading(
         f"median of {options.rounds} rounds; {options.gateways} gateways, {options.at_once} at once;"

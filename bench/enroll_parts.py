@@ -6,9 +6,10 @@ parts are the same functions that it calls. What is left of the whole is the sta
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from bench.measuring import median_cpu
 from ca.inventory import AuthorityKind
 from ca.issue import SERIAL_BYTES, device
 from certs.csr import decode_base64_request, parse_request
@@ -52,17 +53,6 @@ async def measure_parts(
     whole = await median_enrolment(app, label, chain, requests, each)
     found["statement: asyncpg, pool, facts"] = whole - sum(found.values())
     return found
-
-
-def median_cpu(work: Callable[[], object], each: int) -> float:
-    """Return the CPU of some work, in microseconds."""
-    rounds = []
-    for _ in range(_ROUNDS):
-        began = time.process_time()
-        for _ in range(each):
-            work()
-        rounds.append((time.process_time() - began) / each * 1e6)
-    return statistics.median(rounds)
 
 
 async def median_enrolment(app: App, label: str, chain: Sequence[bytes], requests: Iterator[bytes], each: int) -> float:

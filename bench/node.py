@@ -133,7 +133,7 @@ class Node:
         """Open its database from here, as the command line does, and its REST API as root."""
         issued = await root_token(self.configuration)
         async with local_app(self.configuration) as app:
-            yield app, ApiClient(self.configuration.node.public_url, self.root, issued.token)
+            yield app, ApiClient(f"https://{LOOPBACK}:{self.configuration.api.port}", self.root, issued.token)
 
 
 async def settle(app: App) -> None:

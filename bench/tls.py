@@ -1,6 +1,6 @@
 """What TLS costs: Doorward's listener against aiohttp on the standard `ssl`, in one run on one machine.
 
-    python bench/tls.py [--rounds 5] [--connections 400] [--idle 2000]
+    python -m bench.tls [--rounds 5] [--connections 400] [--idle 2000]
 
 Measured: the server's CPU (its own `getrusage`, user and system) for a new connection with a full mutual handshake,
 one small request that reads the client's certificate, and the end of the connection; the server's CPU for a further
@@ -16,8 +16,6 @@ run on uvloop, save `ssl/asyncio`.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import resource
 import socket
 import ssl
@@ -29,7 +27,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 
 import uvloop
@@ -39,8 +36,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from bench.measuring import print_heading, print_table
 from doorward.listener import ListenerLimits, listening_sockets, serve_https
 from doorward.tls import ServerIdentity, ServerTLS
 
@@ -160,7 +156,7 @@ def running(engine: str, folder: Path) -> Iterator[Server]:
         context = contexts[name] = ssl.create_default_context(cafile=str(folder / "root.pem"))
         context.minimum_version = context.maximum_version = protocol
         context.load_cert_chain(folder / "client.pem")
-    command = [sys.executable, __file__, "--serve", engine, "--folder", str(folder)]
+    command = [sys.executable, "-m", "bench.tls", "--serve", engine, "--folder", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None  # noqa: S101 - it was asked for above
@@ -263,15 +259,19 @@ def measure(rounds: int, connections: int, idle: int) -> dict[tuple[str, str], l
 def report(rounds: int, connections: int, idle: int) -> None:
     """Measure and print."""
     openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"aiohttp {version('aiohttp')}, uvloop {version('uvloop')}")
-    print(f"doorward on pyOpenSSL {version('pyOpenSSL')}, {openssl}; ssl on {ssl.OPENSSL_VERSION}")
-    print(f"median of {rounds} rounds of {connections} connections each; {idle} idle connections; ratio to ssl\n")
+    print_heading(
+        f"doorward on {openssl}; median of {rounds} rounds of {connections} connections each; {idle} idle connections;"
+        " ratio to ssl",
+        "aiohttp",
+        "pyOpenSSL",
+        "uvloop",
+    )
     found = measure(rounds, connections, idle)
-    print(f"{'':34}" + "".join(f"{engine:>18}" for engine in HANDLERS))
+    rows = []
     for label in dict.fromkeys(label for label, _ in found):
         medians = [statistics.median(found[label, engine]) for engine in HANDLERS]
-        print(f"{label:34}" + "".join(f"{each:>11.0f} ({each / medians[0]:.2f})" for each in medians))
+        rows.append((label, *(f"{each:.0f} ({each / medians[0]:.2f})" for each in medians)))
+    print_table(("", *HANDLERS), rows)
 
 
 def main() -> None:
