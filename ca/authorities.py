@@ -100,11 +100,6 @@ class Authorities:
                 stored = await list_authorities(transaction)
         self._hold(stored)
 
-    async def reread(self) -> None:
-        """Read them again, if another node may have made one."""
-        async with self._database.transaction(EVERYWHERE) as transaction:  # authorities belong to no tenant
-            self._hold(await list_authorities(transaction))
-
     @property
     def all(self) -> tuple[Authority, ...]:
         """All authorities, oldest first."""

@@ -6,8 +6,7 @@ The rules:
    first list after its end, then leaves (RFC 5280 3.3).
 2. Numbers rise by one from list to list (5.2.3).
 3. Version 2, with authorityKeyIdentifier and cRLNumber, neither critical (5.2.1, 5.2.3).
-4. An entry says its reason unless that is unspecified, which is said by silence (5.3.1), and the date of invalidity
-   where it is known to be earlier than the revocation (5.3.2).
+4. An entry says its reason unless that is unspecified, which is said by silence (5.3.1).
 5. `thisUpdate` is backdated by nothing; `nextUpdate` is the end of the list's life, and a new one is due at half of it.
 """
 
@@ -20,7 +19,6 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from ca.encoding import (
     ENUMERATED,
-    GENERALIZED_TIME,
     encode_extension,
     encode_integer,
     encode_raw_extension,
@@ -43,16 +41,11 @@ OFFLINE_LIFE = timedelta(days=90)
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """One entry of a list.
-
-    Attributes:
-        invalid_since: When the key is thought to have become unsafe, if that is known.
-    """
+    """One entry of a list."""
 
     serial: bytes
     at: datetime
     reason: RevocationReason
-    invalid_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +99,6 @@ def _encode_entry(entry: Revoked) -> bytes:
     if entry.reason is not RevocationReason.UNSPECIFIED:
         reason = encode(ENUMERATED, bytes((REASON_CODES[entry.reason],)))
         extensions += encode_raw_extension(CRLEntryExtensionOID.CRL_REASON, reason)
-    if entry.invalid_since is not None and entry.invalid_since < entry.at:
-        date = encode(GENERALIZED_TIME, entry.invalid_since.strftime("%Y%m%d%H%M%SZ").encode())
-        extensions += encode_raw_extension(CRLEntryExtensionOID.INVALIDITY_DATE, date)
     return encode(
         SEQUENCE,
         encode_integer(int.from_bytes(entry.serial)),

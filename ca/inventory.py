@@ -52,7 +52,6 @@ class RevocationReason(StrEnum):
     AFFILIATION_CHANGED = "affiliationChanged"
     SUPERSEDED = "superseded"
     CESSATION_OF_OPERATION = "cessationOfOperation"
-    CERTIFICATE_HOLD = "certificateHold"
     PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
 
 
@@ -62,10 +61,10 @@ REASON_CODES: dict[RevocationReason, int] = {
     RevocationReason.AFFILIATION_CHANGED: 3,
     RevocationReason.SUPERSEDED: 4,
     RevocationReason.CESSATION_OF_OPERATION: 5,
-    RevocationReason.CERTIFICATE_HOLD: 6,
     RevocationReason.PRIVILEGE_WITHDRAWN: 9,
 }
-"""Left out: removeFromCRL, which only delta lists know, and the two of authorities (cACompromise, aACompromise)."""
+"""Left out: removeFromCRL, which only delta lists know; the two of authorities (cACompromise, aACompromise); and
+certificateHold, because nothing here releases what is held."""
 
 
 class AuthorityKind(StrEnum):

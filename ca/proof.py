@@ -7,11 +7,13 @@ The rules:
 2. The certificate is in the store byte for byte, active, and bound to an identity. Whether that identity may do
    anything is for its Access to say.
 3. An answer is remembered by the SHA-256 of the certificate, as long as `fresh_for` says: long while revocations are
-   heard of at once, a moment while they are not. Refusals are never remembered.
+   heard of at once, a moment while they are not, by whichever of two clocks more time has passed (`Moment`). Refusals
+   are never remembered.
 4. An event about an identity's certificates drops what is remembered of it; an answer that was being looked up then is
    given and not remembered.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from certs.chain import Purpose, validate_chain
 from certs.errors import CertificateRefused
 from certs.pem import read_certificate
 from iam.access import Denied
+from iam.directory import Moment, Monotonic
 from iam.errors import unauthenticated
 from iam.identifiers import Clock
 from iam.store.database import EVERYWHERE, Database
@@ -37,7 +40,7 @@ CERTIFICATE_EVENTS = frozenset({"certificate.revoked", "device.enrolled", "devic
 @dataclass(frozen=True, slots=True)
 class _Remembered:
     proved: ProvedCertificate
-    looked_up: datetime
+    looked_up: Moment
 
 
 class CertificateProver:
@@ -55,11 +58,13 @@ class CertificateProver:
         clock: Clock,
         fresh_for: Callable[[], timedelta],
         *,
+        monotonic: Monotonic = time.monotonic,
         capacity: int = 100_000,
     ) -> None:
         self._database = database
         self._authorities = authorities
         self._clock = clock
+        self._monotonic = monotonic
         self._fresh_for = fresh_for
         self._capacity = capacity
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
@@ -74,16 +79,16 @@ class CertificateProver:
         """
         if not chain:
             raise unauthenticated("no client certificate")
-        now = self._clock()
+        now = Moment(self._clock(), self._monotonic())
         key = sha256(chain[0]).digest()
         remembered = self._remembered.get(key)
         if remembered is not None:
-            if now - remembered.looked_up < self._fresh_for() and now <= remembered.proved.not_after:
+            if remembered.looked_up.age_at(now) < self._fresh_for() and now.clock <= remembered.proved.not_after:
                 self._remembered.move_to_end(key)
                 return remembered.proved
             self._drop(key)
         events = self._events
-        proved = await self._look_up(chain, now)
+        proved = await self._look_up(chain, now.clock)
         if events == self._events:
             self._remember(key, _Remembered(proved, now))
         return proved

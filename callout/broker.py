@@ -1,7 +1,8 @@
 """The brokers: their questions come in here, and what they hold is seen and cut from here.
 
 1. Each server has its own connection, in the callout's account to answer and in the system account to watch. A server
-   must be answered although the way between servers is down.
+   must be answered although the way between servers is down, and although other servers are not there: each is joined
+   for itself, as soon as it can be reached.
 2. Nodes and workers share the questions as one queue group. Each question is a task of its own: the client library
    calls back one at a time, and one slow answer would hold up all.
 3. A server that goes away or reloads is called again at once, several times a second, for ever.
@@ -13,12 +14,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import Any
 
-import nats
 import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -36,6 +37,8 @@ from iam.identifiers import Clock
 QUEUE_GROUP = "callout"
 
 _RECONNECT_SECONDS = 0.1
+_FIRST_SERVER_SECONDS = 2.0
+_OTHER_SERVERS_SECONDS = 0.5
 _KICK_SECONDS = 0.5
 _SERVERS_ANSWER_WITHIN = 0.3
 _PAGE = 1024
@@ -61,26 +64,28 @@ class Broker:
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], service: CalloutService) -> None:
-        self._endpoints = endpoints
         self._service = service
-        self._clients: list[Client] = []
-        self._questions: list[Subscription] = []
+        self._servers = _Servers(endpoints, self._joined)
+        self._questions: dict[Client, Subscription] = {}
         self._tasks = _Tasks()
 
     async def start(self) -> None:
-        """Connect to every server, waiting for those that are not there yet, and begin to answer."""
-        self._clients = list(await asyncio.gather(*(_connect(each) for each in self._endpoints)))
-        for client in self._clients:
-            self._questions.append(await client.subscribe(REQUEST_SUBJECT, queue=QUEUE_GROUP, cb=self._asked))
-            await client.flush()
+        """Begin to answer each server as soon as it is there; return when the first is, and go on with the others."""
+        await self._servers.join()
 
     async def stop(self) -> None:
-        """Leave by rule 4."""
-        for subscription in self._questions:
-            await subscription.drain()  # type: ignore[no-untyped-call]  # the library annotates the rest
+        """Leave by rule 4; also what has not been joined yet."""
+        await self._servers.join_no_more()
+        for client, subscription in self._questions.items():
+            if client.is_connected:
+                await subscription.drain()  # type: ignore[no-untyped-call]  # the library annotates the rest
         await self._tasks.finish()
-        await asyncio.gather(*(client.drain() for client in self._clients))
-        self._questions, self._clients = [], []
+        self._questions = {}
+        await self._servers.leave()
+
+    async def _joined(self, client: Client) -> None:
+        self._questions[client] = await client.subscribe(REQUEST_SUBJECT, queue=QUEUE_GROUP, cb=self._asked)
+        await client.flush()
 
     async def _asked(self, message: Msg) -> None:
         self._tasks.begin(self._answer(message))
@@ -113,24 +118,23 @@ class Watch:
         account: str = "APP",
         sweep_seconds: float = 30,
     ) -> None:
-        self._endpoints = endpoints
         self._clock = clock
         self._account = account
         self._sweep_seconds = sweep_seconds
-        self._clients: list[Client] = []
         self._tasks = _Tasks()
         self._sweep_now = asyncio.Event()
+        self._servers = _Servers(endpoints, self._joined, reconnected=self._sweep_now.set)
         self._sweeping: asyncio.Task[None] | None = None
         self.reconciler = Reconciler(self._kick, current_access, clock)
 
     async def start(self) -> None:
-        """Connect to every server, look at what is there, and begin to watch."""
-        self._clients = list(
-            await asyncio.gather(*(_connect(each, reconnected=self._sweep_now.set) for each in self._endpoints))
-        )
-        for client in self._clients:
-            await client.subscribe(f"$SYS.ACCOUNT.{self._account}.*", cb=self._noticed)
-            await client.flush()
+        """Join the servers, look at what is there, and begin to watch; each server that comes later is looked at then.
+
+        Returns soon also while no server is there: whoever keeps the watch can give it back.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SERVER_SECONDS):
+                await self._servers.join()
         try:
             await self.sweep()
         except Refused as refusal:
@@ -143,9 +147,9 @@ class Watch:
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
+        await self._servers.join_no_more()
         await self._tasks.finish()
-        await asyncio.gather(*(client.close() for client in self._clients))
-        self._clients = []
+        await self._servers.leave()
 
     async def heard(self, event: Event) -> None:
         """Act on an event, once the directory has taken it in."""
@@ -170,8 +174,15 @@ class Watch:
             self._sweep_now.clear()
             try:
                 await self.sweep()
+            except Refused as refusal:
+                _log.warning("%s", refusal.reason)
             except Exception:  # noqa: BLE001 - whatever it was, the next sweep may mend it
                 _log.exception("a sweep was not finished")
+
+    async def _joined(self, client: Client) -> None:
+        await client.subscribe(f"$SYS.ACCOUNT.{self._account}.*", cb=self._noticed)
+        await client.flush()
+        self._sweep_now.set()
 
     async def _noticed(self, message: Msg) -> None:
         event = _object(message.data)
@@ -185,10 +196,11 @@ class Watch:
             self.reconciler.disappeared(connection.key)
 
     async def _listed(self) -> dict[str, list[Connection]]:
-        """Return the connections of every server that answers, by server (rule 5)."""
+        """Return the connections of every server that answers, by server (rule 5); TimeoutError if none does."""
         listed: dict[str, list[Connection]] = {}
-        answers = await asyncio.gather(*(self._ask_all(client, self._page(0)) for client in self._clients))
-        for client, pages in zip(self._clients, answers, strict=True):
+        clients = self._servers.connected
+        answers = await asyncio.gather(*(self._ask_all(client, self._page(0)) for client in clients))
+        for client, pages in zip(clients, answers, strict=True):
             for first in pages:
                 server = first.get("server_id", "")
                 if server not in listed:
@@ -197,6 +209,8 @@ class Watch:
                         async for each in self._pages(client, server, first)
                         if (connection := _connection(server, each)) is not None
                     ]
+        if not listed:
+            raise TimeoutError("no server answers")
         return listed
 
     async def _pages(self, client: Client, server: str, page: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -229,10 +243,10 @@ class Watch:
         finally:
             await subscription.unsubscribe()
 
-    async def _kick(self, key: Key) -> None:
-        """Cut a connection (rule 6)."""
+    async def _kick(self, key: Key) -> bool:
+        """Cut a connection (rule 6); tell whether its server said that it did."""
         server, number = key
-        for client in self._clients:
+        for client in self._servers.connected:
             try:
                 await client.request(
                     f"$SYS.REQ.SERVER.{server}.KICK", orjson.dumps({"cid": number}), timeout=_KICK_SECONDS
@@ -240,8 +254,8 @@ class Watch:
             except (NatsError, TimeoutError) as error:
                 _log.debug("server %s is not reached this way: %r", server, error)
             else:
-                return
-        _log.warning("connection %d of server %s could not be cut", number, server)
+                return True
+        return False
 
 
 class _Tasks:
@@ -260,7 +274,72 @@ class _Tasks:
             await asyncio.wait(self._running)
 
 
-async def _connect(endpoint: Endpoint, reconnected: Callable[[], None] = lambda: None) -> Client:
+class _Servers:
+    """One connection to each server, each made as soon as that server is there (rules 1 and 3).
+
+    Args:
+        joined: Awaited with each connection when it is made; those that were lost come back by themselves.
+        reconnected: Called when one of them is back.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        joined: Callable[[Client], Awaitable[None]],
+        reconnected: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._endpoints = endpoints
+        self._joined = joined
+        self._reconnected = reconnected
+        self._joining: list[asyncio.Task[None]] = []
+        self._clients: list[Client] = []
+
+    @property
+    def connected(self) -> list[Client]:
+        """The connections that are there now."""
+        return [client for client in self._clients if client.is_connected]
+
+    async def join(self) -> None:
+        """Begin to join all; return when the first is joined and the others had a moment, or were joined too."""
+        self._joining = [asyncio.create_task(self._join(each)) for each in self._endpoints]
+        _, others = await asyncio.wait(self._joining, return_when=asyncio.FIRST_COMPLETED)
+        if others:
+            await asyncio.wait(others, timeout=_OTHER_SERVERS_SECONDS)
+
+    async def join_no_more(self) -> None:
+        """Give up those that are not there yet."""
+        for task in self._joining:
+            task.cancel()
+        await asyncio.gather(*self._joining, return_exceptions=True)
+        self._joining = []
+
+    async def leave(self) -> None:
+        """Take leave of all; what was sent is sent."""
+        clients, self._clients = self._clients, []
+        await asyncio.gather(*(client.drain() if client.is_connected else client.close() for client in clients))
+
+    async def _join(self, endpoint: Endpoint) -> None:
+        while True:
+            client = Client()
+            try:
+                await _connect(client, endpoint, self._reconnected)
+                self._clients.append(client)
+                await self._joined(client)
+            except asyncio.CancelledError:
+                if client not in self._clients:
+                    await client.close()
+                raise
+            except (NatsError, OSError, TimeoutError) as error:
+                _log.warning("%s cannot be joined yet: %r", endpoint.url, error)
+                if client in self._clients:
+                    self._clients.remove(client)
+                await client.close()
+                await asyncio.sleep(_RECONNECT_SECONDS)
+            else:
+                return
+
+
+async def _connect(client: Client, endpoint: Endpoint, reconnected: Callable[[], None]) -> None:
     """Connect to a server, for ever (rule 3)."""
 
     async def on_error(error: Exception) -> None:
@@ -270,7 +349,7 @@ async def _connect(endpoint: Endpoint, reconnected: Callable[[], None] = lambda:
         _log.info("connected to %s again", endpoint.url)
         reconnected()
 
-    return await nats.connect(
+    await client.connect(
         endpoint.url,
         user=endpoint.user,
         password=endpoint.password,
@@ -278,7 +357,7 @@ async def _connect(endpoint: Endpoint, reconnected: Callable[[], None] = lambda:
         name="doorward-callout",
         allow_reconnect=True,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=_RECONNECT_SECONDS,
+        reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type]  # the library waits any number of seconds
         connect_timeout=2,
         ping_interval=5,
         max_outstanding_pings=2,

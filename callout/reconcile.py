@@ -3,9 +3,9 @@
 1. A connection that runs on another access control list than its identity has now is cut; so is every one of an
    identity that has no access. A client that is cut comes back and is judged anew; one whose topics are the same
    as before notices nothing.
-2. An event that touches an identity through what it proves itself by (its kind begins with `certificate.`,
-   `credential.` or `session.`) cuts all connections of that identity: a broker does not tell what a connection was
-   proved by, and whoever still has a valid credential is back at once. The connections that were accepted before the
+2. An event that touches an identity through what it proves itself by (its kind begins with one of `PROOFS`) cuts all
+   connections of that identity: a broker does not tell what a connection was proved by, and whoever still has a valid
+   credential is back at once. The connections that were accepted before the
    event, and were being set up while it came, are cut when they appear.
 3. A connection is looked at when it appears, since its permissions may have been made before a change that came
    while it was being set up; at each event that touches its identity; and in a sweep over all that there are, which
@@ -13,6 +13,9 @@
 4. If an event touches an identity and it cannot be told what it may do now, its connections are cut. A sweep that
    cannot tell leaves them: a database that is away for a while disconnects nobody.
 5. Access is asked for after the event was applied to the directory: whoever passes events on calls `heard` then.
+6. A cut that no server acknowledged is owed: it is tried again every second, in every sweep and when the connection
+   appears anew, until it is acknowledged or the connection is gone. Of the cuts that one server owes, one is tried,
+   and the others once that succeeds.
 """
 
 import asyncio
@@ -31,17 +34,21 @@ from iam.identifiers import Clock
 CurrentAccess = Callable[[str], Awaitable[Access | Denied]]
 """Tells what an identity may do now: `iam.directory`."""
 
-Kick = Callable[[Key], Awaitable[None]]
-"""Cuts a connection; one that is already gone is no fault."""
+Kick = Callable[[Key], Awaitable[bool]]
+"""Cuts a connection, and tells whether that was acknowledged; one that is already gone is no fault."""
 
-PROOFS = ("certificate.", "credential.", "session.")
-"""How the kinds of the events of rule 2 begin."""
+PROOFS = ("certificate.", "credential.", "device.renewed", "session.")
+"""How the kinds of the events of rule 2 begin. A renewal touches its identity only if it came with a new key."""
 
 SETTING_UP = timedelta(seconds=10)
 """No connection takes longer from being accepted to appearing; the brokers' own timeouts are shorter."""
 
 OTHER_NODES_HEAR_WITHIN = timedelta(milliseconds=250)
 """Another node may let somebody in by what it knew before an event, for this long after we heard of it."""
+
+OWED_RETRY_SECONDS = 1.0
+OWED_FOR = timedelta(days=1)
+"""A server that was not reached for so long counts as gone for good."""
 
 _AT_ONCE = 64
 
@@ -56,6 +63,15 @@ class _Suspicion:
     forgotten: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """A cut that nobody acknowledged yet (rule 6)."""
+
+    connection: Connection
+    why: str
+    forgotten: datetime
+
+
 class Reconciler:
     """Keeps the live connections and what their identities may do in agreement."""
 
@@ -66,6 +82,8 @@ class Reconciler:
         self._prepared = PreparedPermissions()
         self._suspicions: dict[str, _Suspicion] = {}
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._owed: dict[Key, _Owed] = {}
+        self._paying: asyncio.Task[None] | None = None
         self.connections = Connections()
 
     async def heard(self, event: Event) -> None:
@@ -85,7 +103,10 @@ class Reconciler:
         """Take note of a new connection, and look at it (rule 3)."""
         self.connections.add(connection)
         suspicion = self._suspicions.get(connection.identity)
-        if suspicion is not None and connection.accepted < suspicion.accepted_before:
+        owed = self._owed.get(connection.key)
+        if owed is not None:
+            await self._cut([connection], owed.why)
+        elif suspicion is not None and connection.accepted < suspicion.accepted_before:
             await self._cut([connection], "a proof that no longer holds")
         else:
             await self._compare([connection.identity], "what changed meanwhile", leave_if_unknown=True)
@@ -93,10 +114,16 @@ class Reconciler:
     def disappeared(self, key: Key) -> None:
         """Take note that a connection is gone."""
         self.connections.remove(key)
+        self._owed.pop(key, None)
 
     async def sweep(self, listed: Mapping[str, Sequence[Connection]], asked: datetime) -> None:
         """Look at all connections; `listed` are those that each server named when it was asked."""
         self.connections.replace(listed, asked - SETTING_UP)
+        present = {connection.key for connections in listed.values() for connection in connections}
+        for each in [one.connection for one in self._owed.values()]:
+            if each.server in listed and each.key not in present and each.accepted < asked - SETTING_UP:
+                del self._owed[each.key]
+        await self._pay()
         await self._compare(self.connections.identities, "the sweep", leave_if_unknown=True)
 
     async def _compare(self, identities: Sequence[str], why: str, *, leave_if_unknown: bool) -> None:
@@ -121,13 +148,48 @@ class Reconciler:
         await self._cut([connection for each in found for connection in each], why)
 
     async def _cut(self, connections: Sequence[Connection], why: str) -> None:
-        async def cut(connection: Connection) -> None:
-            async with self._at_once:
-                await self._kick(connection.key)
-            self.connections.remove(connection.key)
-            _log.info("cut connection %d of %s: %s", connection.number, connection.identity, why)
+        await asyncio.gather(*(self._cut_one(connection, why) for connection in connections))
+        if self._owed and (self._paying is None or self._paying.done()):
+            self._paying = asyncio.create_task(self._pay_until_none_is_owed())
 
-        await asyncio.gather(*(cut(connection) for connection in connections))
+    async def _cut_one(self, connection: Connection, why: str) -> bool:
+        async with self._at_once:
+            is_cut = await self._kick(connection.key)
+        if is_cut:
+            self.disappeared(connection.key)
+            _log.info("cut connection %d of %s: %s", connection.number, connection.identity, why)
+        elif connection.key not in self._owed and self._is_there(connection):
+            self._owed[connection.key] = _Owed(connection, why, self._clock() + OWED_FOR)
+            _log.warning(
+                "connection %d of %s at server %s could not be cut yet: %s",
+                connection.number,
+                connection.identity,
+                connection.server,
+                why,
+            )
+        return is_cut
+
+    def _is_there(self, connection: Connection) -> bool:
+        return any(each.key == connection.key for each in self.connections.of(connection.identity))
+
+    async def _pay_until_none_is_owed(self) -> None:
+        while self._owed:
+            await asyncio.sleep(OWED_RETRY_SECONDS)
+            await self._pay()
+
+    async def _pay(self) -> None:
+        """Try again what is owed (rule 6)."""
+        now = self._clock()
+        self._owed = {key: each for key, each in self._owed.items() if each.forgotten > now}
+        by_server: dict[str, list[_Owed]] = {}
+        for each in self._owed.values():
+            by_server.setdefault(each.connection.server, []).append(each)
+
+        async def pay(first: _Owed, *others: _Owed) -> None:
+            if await self._cut_one(first.connection, first.why):
+                await asyncio.gather(*(self._cut_one(each.connection, each.why) for each in others))
+
+        await asyncio.gather(*(pay(*owed) for owed in by_server.values()))
 
     def _suspect(self, identities: Iterable[str]) -> None:
         now = self._clock()

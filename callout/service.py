@@ -8,9 +8,9 @@ The rules, each of them here because the broker enforces none of them for us:
       password means to be judged by it, and is.
 2. A user name is never read: the broker asks about wrong passwords of its own users too.
 3. An MQTT client identifier is bound to the identity: it is the identity's id, or its device identifier, or one of
-   these followed by `/` and more. A second connection with the same client identifier evicts the first and inherits
-   its session, so nobody may choose another's. One that the broker made up, for a client that sent none, cannot be
-   told from one that the client chose, and is refused.
+   these followed by `/` and at most 32 characters. A second connection with the same client identifier evicts the
+   first and inherits its session, so nobody may choose another's. One that the broker made up, for a client that sent
+   none, cannot be told from one that the client chose, and is refused.
 4. What is let in ends no later than the credential does, and after a year at the latest. A certificate may be valid
    until 9999 (RFC 5280 4.1.2.5); nats-server counts nanoseconds in 64 bits and would take that for the past.
 5. Access is asked for anew for every connection; only what an unchanged Access comes to is remembered.
@@ -43,6 +43,9 @@ ProveCertificate = Callable[[Sequence[bytes]], Awaitable[Authenticated]]
 REFUSED = b""
 
 LONGEST_CONNECTION = timedelta(days=365)
+
+CLIENT_SUFFIX_MAXIMUM = 32
+"""Characters after the `/` of an MQTT client identifier: a session's name is stored with it."""
 
 _log = logging.getLogger(__name__)
 
@@ -159,4 +162,5 @@ class CalloutService:
 def is_bound(client: str, identity: Identity) -> bool:
     """Tell whether an MQTT client identifier belongs to an identity (rule 3)."""
     own = {name for name in (identity.id, identity.device) if name}
-    return client.partition("/")[0] in own
+    name, _, suffix = client.partition("/")
+    return name in own and len(suffix) <= CLIENT_SUFFIX_MAXIMUM

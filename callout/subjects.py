@@ -32,11 +32,6 @@ def filter_subjects(topic_filter: str) -> tuple[str, ...]:
     return (".".join(tokens),)
 
 
-def subject_topic(subject: str) -> str:
-    """Return the MQTT topic that a NATS subject is delivered on; the inverse of `topic_subject`."""
-    return "/".join("" if part == "/" else part.replace("//", ".") for part in subject.split("."))
-
-
 def _levels(topic: str) -> list[str]:
     if not topic:
         raise malformed("A topic is not empty.")

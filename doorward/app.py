@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ from est.http import profile_routes
 from est.http import routes as est_routes
 from est.service import EstService
 from iam.access import Authenticated, Denied
-from iam.directory import Directory
+from iam.directory import Directory, Monotonic
 from iam.errors import unauthenticated
 from iam.events import Event, effects_of
 from iam.gate import TokenGate
@@ -82,7 +83,11 @@ class App:
 
 
 async def build(  # noqa: PLR0915 - the one list: as long as there are things to wire
-    configuration: Configuration, addresses: Addresses, clock: Clock, random: Random
+    configuration: Configuration,
+    addresses: Addresses,
+    clock: Clock,
+    random: Random,
+    monotonic: Monotonic = time.monotonic,
 ) -> App:
     """Wire one worker of a node whose database is migrated; nothing listens and nothing runs yet.
 
@@ -104,7 +109,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         person=configuration.tokens.person_lifetime,
         machine=configuration.tokens.machine_lifetime,
     )
-    directory = Directory(lambda identity: read_standing(pool, identity), clock, bus.feed_is_healthy)
+    directory = Directory(
+        lambda identity: read_standing(pool, identity), clock, bus.feed_is_healthy, monotonic=monotonic
+    )
     key_ring = KeyRing(
         pool,
         master,
@@ -112,6 +119,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         random,
         rotate_every=configuration.tokens.rotate_every,
         longest_token=max(terms.person, terms.machine),
+        monotonic=monotonic,
     )
     await key_ring.rotate(system.id)
     passwords = PasswordHasher(slots=max(1, (os.cpu_count() or 1) // configuration.node.workers), queue=_PASSWORD_QUEUE)
@@ -132,7 +140,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     await authorities.ensure()
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool, authorities, clock)
-    prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit)
+    prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
     enrolment = EstService(pool, authorities, clock, random)
@@ -175,6 +183,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     # Changes: applied here at once, told to every node by the relay.
     leader = Leader(pool)
     relay = Relay(pool, bus, leader)
+
     def committed(changes: Sequence[Change]) -> None:
         effects = [effect for change in changes for effect in effects_of(change.data)]
         directory.apply(effects)

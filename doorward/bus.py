@@ -3,7 +3,8 @@
 The rules:
 
 1. The feed is healthy while the relay's heartbeat is not older than `HEARTBEAT_LIMIT`. The relay beats after it has
-   published everything that was committed; so a healthy feed means that nothing older is missing.
+   published everything that was committed and touches access or a certificate; so a healthy feed means that nothing
+   older of that kind is missing.
 2. Whoever listens is told of a gap, since events may have been missed in it: at a reconnection, after a late
    heartbeat, when the client had to drop messages.
 3. With NATS gone everything else works on; the bus comes back by itself.
@@ -64,6 +65,7 @@ class Bus:
         self._connecting: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
         self._stream_is_there = False
+        self._making_stream = asyncio.Lock()
 
     def on_event(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event of every node."""
@@ -94,7 +96,7 @@ class Bus:
         return self._client.is_connected
 
     def feed_is_healthy(self) -> bool:
-        """Tell whether every change that was committed until a moment ago has been heard (rule 1)."""
+        """Tell whether every change of access that was committed until a moment ago has been heard (rule 1)."""
         if self._heard is None or not self._client.is_connected:
             return False
         return asyncio.get_running_loop().time() - self._heard < HEARTBEAT_LIMIT.total_seconds()
@@ -105,7 +107,7 @@ class Bus:
             self._waking = asyncio.get_running_loop().create_task(self._publish(WAKE, b""))
 
     async def beat(self) -> None:
-        """Tell everybody that all that was committed is published."""
+        """Tell everybody that all that was committed and touches access or a certificate is published."""
         await self._publish(HEARTBEAT, b"")
 
     async def publish_event(self, event: Event) -> None:
@@ -116,9 +118,10 @@ class Bus:
         """
         try:
             stream = self._client.jetstream(timeout=_PUBLISH_SECONDS)
-            if not self._stream_is_there:
-                await stream.add_stream(_STREAM_CONFIGURATION)
-                self._stream_is_there = True
+            async with self._making_stream:
+                if not self._stream_is_there:
+                    await stream.add_stream(_STREAM_CONFIGURATION)
+                    self._stream_is_there = True
             await stream.publish(event.channel, encode_event(event), headers={"Nats-Msg-Id": str(event.id)})
         except (NatsError, OSError, TimeoutError) as error:
             self._stream_is_there = False

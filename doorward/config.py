@@ -12,13 +12,13 @@ The rules:
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from iam.errors import Kind, Refused
 
@@ -34,11 +34,30 @@ def _list_from_text(value: object) -> object:
 
 def _seconds(value: object) -> object:
     """Let a duration be a number of seconds."""
-    return timedelta(seconds=float(value)) if isinstance(value, (int, float, str)) else value
+    if not isinstance(value, (int, float, str)):
+        return value
+    try:
+        return timedelta(seconds=float(value))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"not a number of seconds: {value}") from error
+
+
+def _between(shortest: timedelta, longest: timedelta) -> Callable[[timedelta], timedelta]:
+    """Let a duration be of this length at least and at most."""
+
+    def check(value: timedelta) -> timedelta:
+        if not shortest <= value <= longest:
+            least, most = shortest.total_seconds(), longest.total_seconds()
+            raise ValueError(f"{value.total_seconds():g} is not between {least:.0f} and {most:.0f} seconds")
+        return value
+
+    return check
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_list_from_text)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
+Lifetime = Annotated[Seconds, AfterValidator(_between(timedelta(seconds=1), timedelta(days=7)))]
+Rotation = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=365)))]
 
 
 class Section(BaseModel):
@@ -121,9 +140,15 @@ class TokensSection(Section):
     """Access tokens."""
 
     audience: str = Field("doorward", min_length=1, description="The `aud` of tokens.")
-    person_lifetime: Seconds = Field(timedelta(minutes=15), description="Seconds, for people and programs.")
-    machine_lifetime: Seconds = Field(timedelta(hours=24), description="Seconds, for gateways and devices.")
-    rotate_every: Seconds = Field(timedelta(days=30), description="Seconds for which one key signs.")
+    person_lifetime: Lifetime = Field(
+        timedelta(minutes=15), description="Seconds, for people and programs; at most 7 days."
+    )
+    machine_lifetime: Lifetime = Field(
+        timedelta(hours=24), description="Seconds, for gateways and devices; at most 7 days."
+    )
+    rotate_every: Rotation = Field(
+        timedelta(days=30), description="Seconds for which one key signs; from an hour to a year."
+    )
 
 
 class CaSection(Section):

@@ -38,12 +38,29 @@ def master_key(configuration: Configuration, random: Random) -> MasterKey:
     Raises:
         Refused: (unavailable) Its file cannot be read, or does not hold 32 bytes in base64.
     """
-    named = configuration.node.master_key_file
-    path = named or configuration.node.data / "master.key"
-    try:
-        if named is None and not path.exists():
+    path = master_key_file(configuration)
+    if configuration.node.master_key_file is None and not path.exists():
+        try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(path, base64.b64encode(random(_MASTER_BYTES)).decode() + "\n")
+        except OSError as error:
+            raise Refused(Kind.UNAVAILABLE, f"The master key {path} cannot be kept: {error}.") from error
+    return read_master_key(configuration)
+
+
+def master_key_file(configuration: Configuration) -> Path:
+    """Return where the master key is."""
+    return configuration.node.master_key_file or configuration.node.data / "master.key"
+
+
+def read_master_key(configuration: Configuration) -> MasterKey:
+    """Return the node's master key, which must be there.
+
+    Raises:
+        Refused: (unavailable) Its file cannot be read, or does not hold 32 bytes in base64.
+    """
+    path = master_key_file(configuration)
+    try:
         secret = base64.b64decode(path.read_bytes().strip(), validate=True)
     except (OSError, ValueError) as error:
         raise Refused(Kind.UNAVAILABLE, f"The master key {path} cannot be read: {error}.") from error

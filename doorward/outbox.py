@@ -1,19 +1,31 @@
 """The relay: what was committed is published, by one node at a time.
 
-It wakes when a writer says so, and every second anyway; publishes what waits in the order in which it happened; takes
-out what NATS has stored; and beats, so that every listener knows that nothing is missing.
+The rules:
+
+1. It wakes when a writer says so, and every second anyway.
+2. What touches somebody's access or certificate goes first, however much else waits; within each of the two, changes go
+   in the order in which their transactions began, and those of one transaction in the order in which they were made.
+3. A batch is published together and its acknowledgements are awaited together. What NATS has stored is taken out; what
+   it has not is published again, and stored once.
+4. It beats when all of the first kind that was committed is out: that is all that listeners must not miss. So it beats
+   also while much of the second kind waits.
 """
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
+from ca.proof import CERTIFICATE_EVENTS
 from doorward.bus import Bus
 from doorward.jobs import Leader
 from iam.errors import Refused
+from iam.events import Event
 from iam.store.database import EVERYWHERE, Database
 from iam.store.journal import forget_published, waiting_events
 
-_BATCH = 500
+_BATCH = 200
+"""Few enough that a slow disk stores them within the time that one publication is given."""
+
 _PAUSE_SECONDS = 1.0
 
 _log = logging.getLogger("doorward.outbox")
@@ -35,9 +47,8 @@ class Relay:
             self._wake.clear()
             if self._leader.leads and self._bus.is_connected:
                 try:
-                    while await self._publish_batch() == _BATCH:
+                    while await self._publish_batch():
                         pass
-                    await self._bus.beat()
                 except Refused as error:
                     _log.warning("events wait: %s", error.reason)
                 except Exception:  # noqa: BLE001 - events wait and the feed goes silent, but the worker serves on
@@ -48,14 +59,29 @@ class Relay:
             except TimeoutError:
                 continue
 
-    async def _publish_batch(self) -> int:
+    async def _publish_batch(self) -> bool:
+        """Publish what is first now, beat if rule 4 allows it, and tell whether more may wait."""
         # Everywhere: the outbox is the node's own.
         async with self._database.transaction(EVERYWHERE) as transaction:
             events = await waiting_events(transaction, _BATCH)
-        if not events:
-            return 0
-        for event in events:
-            await self._bus.publish_event(event)
-        async with self._database.transaction(EVERYWHERE) as transaction:
-            await forget_published(transaction, events)
-        return len(events)
+        if events:
+            await self._publish(events)
+        is_full = len(events) == _BATCH
+        if not is_full or not is_urgent(events[-1]):
+            await self._bus.beat()
+        return is_full and self._leader.leads
+
+    async def _publish(self, events: Sequence[Event]) -> None:
+        outcomes = await asyncio.gather(*map(self._bus.publish_event, events), return_exceptions=True)
+        stored = [event for event, outcome in zip(events, outcomes, strict=True) if outcome is None]
+        if stored:
+            async with self._database.transaction(EVERYWHERE) as transaction:
+                await forget_published(transaction, stored)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+
+def is_urgent(event: Event) -> bool:
+    """Tell whether an event touches somebody's access or certificate: it is published before all others (rule 2)."""
+    return "affects" in event.data or event.kind in CERTIFICATE_EVENTS

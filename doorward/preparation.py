@@ -1,7 +1,8 @@
 """What must be done to a node before its workers start: schema, foundation, authorities, certificates of its listeners.
 
 All of it is idempotent and runs at every start. The certificates of the listeners are renewed when two thirds of their
-life are over, while everything runs: workers take up the new files by themselves, nats-server is told to read again.
+life are over, while everything runs: workers take up the new files by themselves, nats-server is told to read again. A
+certificate that cannot be read, or whose key is another's, is renewed too.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind
@@ -149,10 +152,15 @@ class Preparation:
         names: list[str],
         addresses: list[IPv4Address | IPv6Address],
     ) -> bool:
-        if not certificate_file.exists() or not key_file.exists():
+        try:
+            certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+            key = load_pem_private_key(key_file.read_bytes(), None)
+            held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            if key.public_key() != certificate.public_key():
+                return True
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+            _log.info("the listeners need a certificate: %s", error)
             return True
-        certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-        held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         if set(names) != set(held.get_values_for_type(x509.DNSName)):
             return True
         if set(addresses) != set(held.get_values_for_type(x509.IPAddress)):

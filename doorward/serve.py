@@ -13,9 +13,9 @@ from callout.nkeys import SealingKey, SigningKey
 from doorward.addresses import addresses_file, gather_addresses, write_addresses
 from doorward.clock import utc_now
 from doorward.config import Configuration
-from doorward.embedded.nats import EmbeddedNats, NatsAddresses
+from doorward.embedded.nats import EmbeddedNats
 from doorward.embedded.nats_config import NatsListen
-from doorward.embedded.postgres import EmbeddedPostgres, PostgresAddresses
+from doorward.embedded.postgres import EmbeddedPostgres
 from doorward.keys import callout_keys, master_key, random_bytes
 from doorward.ports import check_ports
 from doorward.preparation import Preparation, device_anchors_file, root_file, server_certificate_files
@@ -33,28 +33,6 @@ class Ready:
     root: Path
     root_fingerprint: str
     seconds: float
-
-
-class _Postgres(EmbeddedPostgres):
-    """The embedded PostgreSQL, remembering where it is."""
-
-    addresses: PostgresAddresses | None = None
-
-    async def start(self) -> PostgresAddresses:
-        """Start it."""
-        self.addresses = await super().start()
-        return self.addresses
-
-
-class _Nats(EmbeddedNats):
-    """The embedded nats-servers, remembering where they are."""
-
-    addresses: NatsAddresses | None = None
-
-    async def start(self) -> NatsAddresses:
-        """Start them."""
-        self.addresses = await super().start()
-        return self.addresses
 
 
 class _Announcement:
@@ -102,7 +80,7 @@ async def run_node(configuration: Configuration, worker_command: list[str], on_r
         postgres = None
         if configuration.embeds_database:
             connections = configuration.database.pool_size * configuration.node.workers + 20
-            postgres = _Postgres(data, max_connections=connections)
+            postgres = EmbeddedPostgres(data, max_connections=connections)
             services.append(postgres)
 
         def database_urls() -> tuple[str, str]:
@@ -117,7 +95,7 @@ async def run_node(configuration: Configuration, worker_command: list[str], on_r
         if configuration.embeds_nats:
             certificate, key = server_certificate_files(data)
             listen = configuration.nats
-            nats = _Nats(
+            nats = EmbeddedNats(
                 data,
                 NatsListen(
                     host=listen.host,

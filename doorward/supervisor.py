@@ -14,7 +14,10 @@ Rules enforced here:
    that does not become ready leaves the old one in place and ends the round.
 6. A worker is ready when it has written `ready` and a newline to the file descriptor named in
    DOORWARD_READY_FD. One that is not ready in time is killed and counts as ended.
-7. When the supervisor dies, whatever kills it, the kernel kills the workers (`embedded/process.py`).
+7. From then on its event loop writes a byte to the same descriptor every second. A worker that was silent for
+   ten seconds hangs or was stopped: it is killed and counts as ended, so that whatever it leads finds
+   another leader. One that drains has only its deadline.
+8. When the supervisor dies, whatever kills it, the kernel kills the workers (`embedded/process.py`).
 """
 
 import asyncio
@@ -23,7 +26,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -96,6 +99,58 @@ def data_folder_lock(data: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+class WorkerProcess(ChildProcess):
+    """A worker's process, and the pipe on which it says that it is ready and lives (rules 6 and 7)."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Describe it."""
+        self._reading, self._writing = os.pipe()
+        super().__init__(command, environment={**environment, READY_VARIABLE: str(self._writing)})
+        self._said = b""
+        self._heard = 0.0
+        self._ready_or_closed = asyncio.Event()
+
+    def begin(self) -> None:
+        """Start it, and listen."""
+        try:
+            self.start(inherited=[self._writing])
+        finally:
+            os.close(self._writing)
+        os.set_blocking(self._reading, False)
+        asyncio.get_running_loop().add_reader(self._reading, self._hear)
+
+    async def ready(self) -> bool:
+        """Wait until it is ready; False if it closed the pipe before, as one that ends does."""
+        await self._ready_or_closed.wait()
+        return self._is_ready
+
+    async def silent_for(self, seconds: float) -> None:
+        """Wait until nothing was heard of it for so long."""
+        loop = asyncio.get_running_loop()
+        while (left := self._heard + seconds - loop.time()) > 0:  # noqa: ASYNC110 - waits for what does not happen
+            await asyncio.sleep(left)
+
+    @property
+    def _is_ready(self) -> bool:
+        return READY_LINE in self._said
+
+    def _hear(self) -> None:
+        """Take what it said."""
+        loop = asyncio.get_running_loop()
+        try:
+            part = os.read(self._reading, 1024)
+        except BlockingIOError:
+            return
+        self._heard = loop.time()
+        if not part:
+            loop.remove_reader(self._reading)
+            os.close(self._reading)
+        elif not self._is_ready:
+            self._said = (self._said + part)[-1024 - len(READY_LINE) :]
+        if not part or self._is_ready:
+            self._ready_or_closed.set()
+
+
 class Worker:
     """One place among the workers: one process at any time, two while it is being replaced."""
 
@@ -107,6 +162,7 @@ class Worker:
         environment: Mapping[str, str] | None = None,
         ready_seconds: float = 30.0,
         drain_seconds: float = 30.0,
+        silent_seconds: float = 10.0,
     ) -> None:
         """Describe it: `command[0]` is an absolute path; no `environment` means the supervisor's own."""
         self.name = name
@@ -114,14 +170,15 @@ class Worker:
         self._environment = dict(os.environ if environment is None else environment)
         self._ready_seconds = ready_seconds
         self._drain_seconds = drain_seconds
-        self._process: ChildProcess | None = None
-        self._starting: ChildProcess | None = None
-        self._leaving: ChildProcess | None = None
+        self._silent_seconds = silent_seconds
+        self._process: WorkerProcess | None = None
+        self._starting: WorkerProcess | None = None
+        self._leaving: WorkerProcess | None = None
         self._changing = asyncio.Lock()
         self._replaced = asyncio.Event()
 
     @property
-    def process(self) -> ChildProcess | None:
+    def process(self) -> WorkerProcess | None:
         """The process that has this place now."""
         return self._process
 
@@ -150,17 +207,25 @@ class Worker:
                 self._leaving = None
 
     async def ended(self) -> str:
-        """Wait until the process that has this place ends; one that was replaced does not count."""
+        """Wait until the process that has this place ends, and end it if it falls silent (rule 7).
+
+        One that was replaced does not count.
+        """
         while True:
             watched = self._process
             assert watched is not None, "not started"  # noqa: S101 (a programming error, not an input)
             self._replaced.clear()
-            waits = [asyncio.create_task(watched.wait()), asyncio.create_task(self._replaced.wait())]
+            silent = asyncio.create_task(watched.silent_for(self._silent_seconds))
+            waits = [asyncio.create_task(watched.wait()), asyncio.create_task(self._replaced.wait()), silent]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for wait in waits:
                     wait.cancel()
+            if silent.done() and not silent.cancelled() and watched is self._process and watched.alive:
+                watched.send(signal.SIGKILL)
+                await watched.wait()
+                return f"was silent for {self._silent_seconds:g} s and was killed"
             if watched is self._process and not watched.alive:
                 return f"ended with status {watched.returncode}"
 
@@ -173,29 +238,23 @@ class Worker:
         for process in self._all():
             process.hurry()
 
-    def _all(self) -> list[ChildProcess]:
+    def _all(self) -> list[WorkerProcess]:
         """Give every process of this place that may still run."""
         return [each for each in (self._process, self._starting, self._leaving) if each is not None]
 
-    async def _started(self) -> ChildProcess:
-        """Start one process and wait for its line on the pipe (rule 6)."""
-        reading, writing = os.pipe()
-        process = ChildProcess(self._command, environment=self._environment | {READY_VARIABLE: str(writing)})
+    async def _started(self) -> WorkerProcess:
+        """Start one process and wait until it is ready (rule 6)."""
+        process = WorkerProcess(self._command, self._environment)
+        process.begin()
+        # From here on stop() finds it, also when this start is cancelled.
+        self._starting = process
         try:
-            try:
-                process.start(inherited=[writing])
-            finally:
-                os.close(writing)
-            # From here on stop() finds it, also when this start is cancelled.
-            self._starting = process
             async with asyncio.timeout(self._ready_seconds):
-                is_ready = await _line_arrives(reading)
+                is_ready = await process.ready()
         except TimeoutError:
             await process.stop(0.0)
             sentence = f"{self.name} was not ready in {self._ready_seconds:g} s"
             raise EmbeddedError(Failure.NOT_READY, sentence) from None
-        finally:
-            os.close(reading)
         if not is_ready:
             # The pipe closes a moment before the status can be read; one that closed it and lives on is not ready.
             await process.stop(1.0)
@@ -203,27 +262,6 @@ class Worker:
             raise EmbeddedError(Failure.ENDED, sentence)
         self._starting = None
         return process
-
-
-async def _line_arrives(descriptor: int) -> bool:
-    """Read the pipe until its line or its end; True for the line."""
-    loop = asyncio.get_running_loop()
-    os.set_blocking(descriptor, False)
-    readable = asyncio.Event()
-    loop.add_reader(descriptor, readable.set)
-    said = b""
-    try:
-        while READY_LINE not in said:
-            await readable.wait()
-            readable.clear()
-            with suppress(BlockingIOError):
-                part = os.read(descriptor, 64)
-                if not part:
-                    return False
-                said = (said + part)[-64:]
-    finally:
-        loop.remove_reader(descriptor)
-    return True
 
 
 class Supervisor:

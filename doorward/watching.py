@@ -5,6 +5,7 @@ The rules:
 1. Only the leader watches: what it holds grows with the number of connections, and once is enough.
 2. Whoever begins to watch, or may have missed events, looks at every connection and then acts again on all that has
    touched anybody's access in the last minutes. Acting twice does no harm: a client that may connect is back at once.
+3. While that cannot be done, it is tried again until it is; a duty that has gone elsewhere is given back all the same.
 """
 
 import asyncio
@@ -41,6 +42,7 @@ class WatchDuty:
         self._events: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
         self._may_have_missed = False
         self._on_duty = False
+        self._has_warned = False
         bus.on_event(self._take)
         bus.on_gap(self._note_gap)
 
@@ -80,8 +82,14 @@ class WatchDuty:
             for event in events:
                 await self._watch.heard(event)
         except Refused as refusal:
-            _log.warning("connections cannot be looked at now: %s", refusal.reason)
-            self._may_have_missed = True
+            _log.log(
+                logging.DEBUG if self._has_warned else logging.WARNING,
+                "connections cannot be looked at now: %s",
+                refusal.reason,
+            )
+            self._may_have_missed = self._has_warned = True
+        else:
+            self._has_warned = False
 
     async def _hear_next(self) -> None:
         with contextlib.suppress(TimeoutError):

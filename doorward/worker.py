@@ -1,8 +1,8 @@
 """One worker process: it listens beside its siblings, answers brokers, and leaves without dropping anybody.
 
 It starts together with the other parts of the node and waits for them, says that it is ready when it listens and can
-answer brokers, and on SIGTERM stops in the reverse order: no more questions of brokers, no more connections, then what
-is under way.
+answer brokers, and from then on every second that its event loop still turns. On SIGTERM it stops in the reverse order:
+no more questions of brokers, no more connections, then what is under way.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ _LOOK_SECONDS = 0.02
 _BROKER_SECONDS = 5.0
 _GRACE_SECONDS = 10.0
 _CERTIFICATE_SECONDS = 5.0
+_SIGN_OF_LIFE_SECONDS = 1.0
 
 _log = logging.getLogger("doorward.worker")
 
@@ -63,12 +64,12 @@ async def _work(configuration: Configuration) -> None:
     ]
     background = asyncio.create_task(run_background(app))
     renewing = asyncio.create_task(certificates.follow([api_tls, est_tls]))
-    _say_ready()
+    living = asyncio.create_task(_say_ready_and_live())
     waiting = asyncio.create_task(stopping.wait())
     await asyncio.wait({waiting, background}, return_when=asyncio.FIRST_COMPLETED)
     if background.done() and not stopping.is_set():
         _log.error("a task of the worker ended", exc_info=background.exception())
-    await _stop(app, answering, listeners, [background, renewing, waiting])
+    await _stop(app, answering, listeners, [background, renewing, waiting, living])
     for runner in runners:
         await runner.cleanup()
 
@@ -88,10 +89,8 @@ async def _addresses(configuration: Configuration) -> Addresses:
 async def _stop(
     app: App, answering: "asyncio.Task[None]", listeners: list[Listener], tasks: "list[asyncio.Task[Any]]"
 ) -> None:
-    if answering.done():
-        await app.broker.stop()
-    else:
-        answering.cancel()
+    answering.cancel()
+    await app.broker.stop()
     await asyncio.gather(*(listener.close(grace_seconds=_GRACE_SECONDS) for listener in listeners))
     for task in tasks:
         task.cancel()
@@ -107,12 +106,18 @@ async def _runner(app: App, routes: object) -> web.AppRunner:
     return runner
 
 
-def _say_ready() -> None:
-    """Tell the supervisor, if there is one."""
-    descriptor = os.environ.pop(READY_VARIABLE, None)
-    if descriptor is not None:
-        with open(int(descriptor), "wb") as pipe:  # noqa: PTH123 - a descriptor has no Path
-            pipe.write(b"ready\n")
+async def _say_ready_and_live() -> None:
+    """Tell the supervisor, if there is one, that we are ready, and then that we live, until cancelled."""
+    named = os.environ.pop(READY_VARIABLE, None)
+    if named is None:
+        return
+    descriptor = int(named)
+    os.set_blocking(descriptor, False)  # a supervisor that does not read holds nobody up
+    os.write(descriptor, b"ready\n")
+    while True:
+        await asyncio.sleep(_SIGN_OF_LIFE_SECONDS)
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b".")
 
 
 class CertificateFiles:
@@ -125,8 +130,10 @@ class CertificateFiles:
 
     def read(self) -> ServerIdentity:
         """Return what the files hold now; raise `ServerIdentityError` if they do not belong together."""
-        self._read_at = self._certificate.stat().st_mtime_ns
-        return ServerIdentity.from_pem(self._certificate.read_bytes(), self._key.read_bytes())
+        written_at = self._certificate.stat().st_mtime_ns
+        identity = ServerIdentity.from_pem(self._certificate.read_bytes(), self._key.read_bytes())
+        self._read_at = written_at
+        return identity
 
     async def follow(self, listeners: list[ServerTLS]) -> None:
         """Give the listeners each renewed certificate; connections that are open keep theirs."""

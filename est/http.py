@@ -7,16 +7,16 @@ from typing import Any
 from pydantic import Field
 
 from ca.inventory import stored_serial
+from certs.csr import BASE64_MAXIMUM_BYTES
 from certs.names import device_identifier
 from certs.pem import read_certificate, write_certificates
-from est.administration import Binding, ProfileService
+from est.administration import ProfileService
 from est.codec import (
     CERTS_ONLY,
     CSRATTRS,
     NO_ATTRIBUTES,
     PKCS7,
     PKCS10,
-    REQUEST_LIMIT_BYTES,
     answer_headers,
     encode_base64,
 )
@@ -30,6 +30,7 @@ from est.profiles import (
     label,
 )
 from est.service import EstService
+from est.store import BootstrapBinding, IssuerAndSerial
 from iam.errors import Kind, Refused, malformed
 from iam.guard import Answer, Call, Needs, Public, RawBody, Route, Speech
 from iam.identifiers import role_name
@@ -41,7 +42,7 @@ _EST_TAG = "EST (RFC 7030)"
 _PREFIXES = ("/.well-known/est", "/.well-known/est/{label}")
 _BY_CERTIFICATE = Public("the client certificate of the TLS connection is judged by est.rules")
 _BY_NOBODY = Public("RFC 7030 4.1.1, 4.5.1: a client need not authenticate for this")
-_REQUEST = RawBody((PKCS10,), REQUEST_LIMIT_BYTES)
+_REQUEST = RawBody((PKCS10,), BASE64_MAXIMUM_BYTES)
 
 _PROFILES_TAG = "Enrolment profiles"
 _PROFILES = "/api/v1/est/profiles"
@@ -59,7 +60,7 @@ def routes(service: EstService) -> list[Route]:
         return _encoded(await service.cacerts(_label(call)), PKCS7)
 
     async def csrattrs(call: Call) -> Answer:
-        await service.offer(_label(call))
+        await service.require_label(_label(call))
         return _encoded(NO_ATTRIBUTES, CSRATTRS)
 
     async def simpleenroll(call: Call) -> Answer:
@@ -69,7 +70,7 @@ def routes(service: EstService) -> list[Route]:
         return _encoded(await service.reenrol(_label(call), call.peer_chain, call.body), CERTS_ONLY)
 
     async def unsupported(call: Call) -> Answer:
-        await service.offer(_label(call))
+        await service.require_label(_label(call))
         raise Refused(Kind.UNSUPPORTED, "This operation of EST is not offered here.")
 
     operations: Sequence[tuple[str, str, Handler, Public, RawBody | None, str, str | None]] = (
@@ -178,17 +179,26 @@ class BindingBody(Model):
         None, pattern="^[0-9a-f]{64}$", description="Of the SubjectPublicKeyInfo in DER, in hexadecimal."
     )
     serial: str | None = Field(None, pattern="^([0-9a-f]{2}){1,20}$", description="In hexadecimal.")
+    issuer_public_key_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Whose serial number it is: of the issuer's SubjectPublicKeyInfo."
+    )
 
     @property
-    def binding(self) -> Binding:
-        """The same, in bytes; raises `Refused` (malformed) if it binds to nothing."""
+    def binding(self) -> BootstrapBinding:
+        """The same, in bytes; raises `Refused` (malformed) if it binds to nothing, or to anybody's serial number."""
         if self.public_key_sha256 is None and self.serial is None:
-            raise malformed("Give the SHA-256 of the key, the serial number, or both.")
-        serial = None if self.serial is None else int(self.serial, 16)
-        return Binding(
-            None if self.public_key_sha256 is None else bytes.fromhex(self.public_key_sha256),
-            None if serial is None else stored_serial(serial),
+            raise malformed("Give the SHA-256 of the key, the serial number with its issuer, or both.")
+        return BootstrapBinding(
+            None if self.public_key_sha256 is None else bytes.fromhex(self.public_key_sha256), self._issuer_and_serial
         )
+
+    @property
+    def _issuer_and_serial(self) -> IssuerAndSerial | None:
+        if self.serial is None and self.issuer_public_key_sha256 is None:
+            return None
+        if self.serial is None or self.issuer_public_key_sha256 is None:
+            raise malformed("A serial number is one issuer's: give serial and issuerPublicKeySha256 together.")
+        return IssuerAndSerial(bytes.fromhex(self.issuer_public_key_sha256), stored_serial(int(self.serial, 16)))
 
 
 def profile_routes(service: ProfileService) -> list[Route]:

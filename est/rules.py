@@ -3,22 +3,25 @@
 Enrolling (RFC 7030 4.2.1), by a bootstrap certificate:
 
 1. The certificate leads to an anchor of the label, pinned by key, at this time, for client authentication (3.3.2), and
-   is not revoked.
+   is not revoked, where it is ours: a maker's own revocations are not asked for, so his label is changed instead. Nor
+   was its key ever compromised in a certificate of ours.
 2. The request names one device: by its common name, and by no alternative name but the URI of the same device.
 3. That device is the one named in the bootstrap certificate, or one that the label's pattern covers; under
    `pre_registered`, one that was registered before and bound to this certificate. A binding counts under any mode.
 4. It belongs to the label's tenant or one below it, and nothing there is blocked, suspended or decommissioned.
 5. A device that has an identity is not taken over, unless an operator has allowed a replacement: once.
 6. One public key belongs to one device, never to an authority, and never again once it was compromised.
-7. The same request, sent again, gets the same certificate.
+7. The same key, proved again, gets the same certificate: so nothing is lost with an answer that was.
 
 Re-enrolling (4.2.2), by the device's own certificate:
 
-8. The certificate leads to the label's authority, pinned by key; it may have ended only where the label says so.
-9. It is the one on record, neither revoked nor superseded, save within the label's grace; its device and identity are
-   in good standing.
-10. Subject and alternative name of the request are identical to the certificate's. The same key renews, another rekeys;
-    6 and 7 hold.
+8. The label is the one that the device was enrolled under, so that nobody chooses the laxest for himself. Where that
+   one was deleted, any other of the tenant serves, and lends neither grace nor leave to have expired.
+9. The certificate leads to the label's authority, pinned by key; it may have ended only where the label says so.
+10. It is the one on record, neither revoked nor superseded, save within the label's grace, nor was its key compromised;
+    its device and identity are in good standing.
+11. Subject and alternative name of the request are identical to the certificate's. The same key renews, another rekeys;
+    6 holds. A predecessor that asks again with its successor's key gets the successor (7).
 """
 
 from collections.abc import Collection, Sequence
@@ -31,7 +34,7 @@ from typing import Final
 import orjson
 from cryptography import x509
 
-from certs.chain import Anchor, Purpose, validate_chain
+from certs.chain import Anchor, Purpose, ValidChain, validate_chain
 from certs.csr import CertificateRequest
 from certs.errors import CertificateRefused, RefusalKind
 from certs.names import (
@@ -70,6 +73,7 @@ class Refusal(Enum):
     NOT_REGISTERED = (Kind.FORBIDDEN, "This label enrols only devices that were registered before.")
     NOT_BOUND = (Kind.FORBIDDEN, "The device is bound to another bootstrap certificate, or to none.")
     OTHER_TENANT = (Kind.FORBIDDEN, "This label does not enrol that device.")
+    OTHER_LABEL = (Kind.FORBIDDEN, "The device was enrolled under another label: renew under that one.")
     TENANT_BLOCKED = (Kind.FORBIDDEN, "The device's group is blocked.")
     IDENTITY_SUSPENDED = (Kind.FORBIDDEN, "The device's identity is not active.")
     DECOMMISSIONED = (Kind.FORBIDDEN, "The device is decommissioned.")
@@ -134,16 +138,17 @@ _OF_CHAIN: dict[RefusalKind, Refusal] = {
 
 def judge_peer(
     chain: Sequence[bytes], anchors: Collection[Anchor], now: datetime, *, expired_is_allowed: bool = False
-) -> x509.Certificate | Refuse:
-    """Return the client's certificate if it leads to one of `anchors` (rules 1 and 8)."""
+) -> ValidChain | Refuse:
+    """Return the client's certificate and its path if it leads to one of `anchors` (rules 1 and 9)."""
     if not chain:
         return Refuse(Refusal.NO_CERTIFICATE)
     try:
         leaf, *others = map(read_certificate, chain)
-        validate_chain(leaf, others, anchors, now, purpose=Purpose.CLIENT_AUTH, allow_expired_leaf=expired_is_allowed)
+        return validate_chain(
+            leaf, others, anchors, now, purpose=Purpose.CLIENT_AUTH, allow_expired_leaf=expired_is_allowed
+        )
     except CertificateRefused as refusal:
         return Refuse(_OF_CHAIN[refusal.kind], refusal.reason)
-    return leaf
 
 
 # --- What is asked for ----------------------------------------------------------------------------------------------
@@ -183,7 +188,7 @@ def decide_identifier(profile: EnrolmentProfile, bootstrap: x509.Certificate, wa
 
 
 def decide_names(request: CertificateRequest, presented: x509.Certificate) -> Proceed | Refuse:
-    """Decide whether a request may renew the certificate presented (rule 10)."""
+    """Decide whether a request may renew the certificate presented (rule 11)."""
     # RFC 7030 4.2.2: the Subject field and SubjectAltName extension MUST be identical.
     compared = compare_names(
         request.subject, request.subject_alternative_name, presented.subject, alternative_name(presented)
@@ -223,6 +228,15 @@ class Binding(StrEnum):
     DIFFERS = "differs"
 
 
+class DeviceLabel(StrEnum):
+    """How the label that is asked stands to the one that the device was enrolled under."""
+
+    OWN = "own"
+    OTHER = "other"
+    DELETED = "deleted"
+    """It is another one, and the device's own is no more."""
+
+
 class PresentedState(StrEnum):
     """What the store has of the certificate presented."""
 
@@ -258,6 +272,7 @@ class RenewalFacts:
     presented: PresentedState
     key_owner: KeyOwner
     device: DeviceState = DeviceState.IDENTIFIED
+    label: DeviceLabel = DeviceLabel.OWN
     is_within_label: bool = True
     is_tenant_active: bool = True
     is_identity_active: bool = True
@@ -287,6 +302,7 @@ def decide_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts) -> Decision:
         (not facts.is_identity_active, Refusal.IDENTITY_SUSPENDED),
         (_lacks_registration(profile, facts), Refusal.NOT_REGISTERED),
         (_lacks_binding(profile, facts), Refusal.NOT_BOUND),
+        (facts.key_owner is KeyOwner.COMPROMISED, Refusal.KEY_COMPROMISED),
     ):
         if stands_against:
             return Refuse(refusal)
@@ -302,16 +318,19 @@ def decide_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts) -> Decision:
     return _decide_key(facts.key_owner)
 
 
-def decide_reenrol(facts: RenewalFacts) -> Decision:
-    """Decide on a re-enrolment whose names are in order (rules 9 and 10)."""
+def decide_reenrol(facts: RenewalFacts, *, has_expired: bool) -> Decision:
+    """Decide on a re-enrolment whose names are in order (rules 8 to 11)."""
     for stands_against, refusal in (
         (facts.presented in {PresentedState.ABSENT, PresentedState.DIFFERS}, Refusal.NOT_ON_RECORD),
         (facts.presented is PresentedState.REVOKED, Refusal.REVOKED),
         (facts.device is DeviceState.DECOMMISSIONED, Refusal.DECOMMISSIONED),
         (facts.device is not DeviceState.IDENTIFIED, Refusal.NOT_THE_DEVICE),
         (not facts.is_within_label, Refusal.OTHER_TENANT),
+        (facts.label is DeviceLabel.OTHER, Refusal.OTHER_LABEL),
+        (facts.label is DeviceLabel.DELETED and has_expired, Refusal.EXPIRED),
         (not facts.is_tenant_active, Refusal.TENANT_BLOCKED),
         (not facts.is_identity_active, Refusal.IDENTITY_SUSPENDED),
+        (facts.key_owner is KeyOwner.COMPROMISED, Refusal.KEY_COMPROMISED),
     ):
         if stands_against:
             return Refuse(refusal)
@@ -346,6 +365,7 @@ def decode_renewal_facts(text: str) -> RenewalFacts:
         PresentedState(raw.pop("presented")),
         KeyOwner(raw.pop("key_owner")),
         DeviceState(raw.pop("device")),
+        DeviceLabel(raw.pop("label")),
         **raw,
     )
 

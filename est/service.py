@@ -6,11 +6,11 @@ it is refused, or answered with the certificate that was given before, or record
 one round trip, and every rule stands once, in `est.rules`.
 
 A certificate leaves here only after it was committed. If the store fails in between, nobody knows; the device asks
-again with the same request and gets the same certificate.
+again with the same key and gets the same certificate.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import TypeVar
 from uuid import UUID
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind, stored_serial
 from ca.issue import SERIAL_BYTES, device
+from certs.chain import ValidChain
 from certs.csr import CertificateRequest, decode_base64_request, parse_request
 from certs.errors import CertificateRefused
 from certs.names import DeviceIdentifier
@@ -110,9 +111,9 @@ class EstService:
             found.append(self._authorities.by_id(parent))
         return certs_only(one.der for one in found)
 
-    async def offer(self, label: str) -> EnrolmentProfile:
-        """Return what a label offers; raise `Refused` (not found) if there is no such label."""
-        return await self._labels.profile(label)
+    async def require_label(self, label: str) -> None:
+        """Raise `Refused` (not found) if there is no such label."""
+        await self._labels.profile(label)
 
     async def enrol(self, label: str, chain: Sequence[bytes], body: bytes) -> bytes:
         """Give a device its first certificate (RFC 7030 4.2.1); return it alone, as certs-only in DER.
@@ -129,8 +130,8 @@ class EstService:
         presented = _accepted(judge_peer(chain, profile.anchors, now))
         request = _parsed(body)
         wanted = _accepted(requested_device(request))
-        _accepted(decide_identifier(profile, presented, wanted))
-        attempt = self._attempt(profile, presented, chain[0], request, wanted)
+        _accepted(decide_identifier(profile, presented.leaf, wanted))
+        attempt = self._attempt(profile, presented, request, wanted, now)
         return await _settle(
             expected_enrolment(profile),
             lambda facts: decide_enrol(profile, facts),
@@ -145,12 +146,13 @@ class EstService:
         issuer = self._authorities.by_id(profile.authority)
         presented = _accepted(judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew))
         request = _parsed(body)
-        _accepted(decide_names(request, presented))
+        _accepted(decide_names(request, presented.leaf))
         wanted = _accepted(requested_device(request))
-        attempt = self._attempt(profile, presented, chain[0], request, wanted)
+        attempt = self._attempt(profile, presented, request, wanted, now)
+        has_expired = now > presented.leaf.not_valid_after_utc
         return await _settle(
-            expected_renewal(same_key=attempt.presented_spki_sha256 == request.spki_sha256),
-            decide_reenrol,
+            expected_renewal(same_key=attempt.is_same_key),
+            lambda facts: decide_reenrol(facts, has_expired=has_expired),
             lambda facts: reenrol_device(self._database, profile, attempt, facts),
             attempt,
         )
@@ -158,26 +160,29 @@ class EstService:
     def _attempt(
         self,
         profile: EnrolmentProfile,
-        presented: x509.Certificate,
-        presented_der: bytes,
+        presented: ValidChain,
         request: CertificateRequest,
         wanted: DeviceIdentifier,
+        now: datetime,
     ) -> Attempt:
-        now = self._clock()
         issuer = self._authorities.by_id(profile.authority)
         template = self._authorities.template(issuer, profile.certificate_profile)
         try:
             issued = template.issue(device(wanted, request.spki_der), now, self._random(SERIAL_BYTES))
         except CertificateRefused as refusal:
             raise judge_request(refusal).as_error() from refusal
-        spki = presented.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        leaf = presented.leaf.public_bytes(Encoding.DER)
+        issued_by_anchor = not presented.path
         return Attempt(
             now=now,
             device=wanted,
-            presented=presented_der,
-            presented_serial=stored_serial(presented.serial_number),
-            presented_sha256=sha256(presented_der).digest(),
-            presented_spki_sha256=sha256(spki).digest(),
+            presented=leaf,
+            presented_serial=stored_serial(presented.leaf.serial_number),
+            presented_sha256=sha256(leaf).digest(),
+            presented_spki_sha256=_spki_sha256(presented.leaf),
+            presented_issuer_spki_sha256=(
+                presented.anchor.spki_sha256 if issued_by_anchor else _spki_sha256(presented.path[0])
+            ),
             request=request,
             issued=issued,
             authority=issuer.id,
@@ -212,6 +217,10 @@ async def _settle(
         reason=f"{attempt.device}: the facts changed {_ATTEMPTS} times",
         retry_after=1,
     )
+
+
+def _spki_sha256(certificate: x509.Certificate) -> bytes:
+    return sha256(certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 def _parsed(body: bytes) -> CertificateRequest:

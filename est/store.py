@@ -47,7 +47,7 @@ class Recorded(Generic[Facts]):
 
     Attributes:
         facts: What holds now; if nothing was written, they differ from those that were expected.
-        existing: The certificate that answers the same request already.
+        existing: The certificate that the device has for the same key already.
     """
 
     is_written: bool
@@ -60,7 +60,7 @@ class Attempt:
     """What an enrolment or re-enrolment would write.
 
     Attributes:
-        presented: The client's certificate in DER, with its serial number, SHA-256 and key.
+        presented: The client's certificate in DER, with its serial number, SHA-256, key, and its issuer's key.
         authority: Who issued the new one.
         change: The id of the change that is recorded.
     """
@@ -71,10 +71,32 @@ class Attempt:
     presented_serial: bytes
     presented_sha256: bytes
     presented_spki_sha256: bytes
+    presented_issuer_spki_sha256: bytes
     request: CertificateRequest
     issued: Issued
     authority: UUID
     change: UUID
+
+    @property
+    def is_same_key(self) -> bool:
+        """Whether the new certificate is for the key of the one presented."""
+        return self.presented_spki_sha256 == self.request.spki_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerAndSerial:
+    """What names a certificate: a serial number is unique for one issuer only (RFC 5280 4.1.2.2)."""
+
+    issuer_spki_sha256: bytes
+    serial: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapBinding:
+    """Which bootstrap certificate a device is bound to, by its key or its name; at least one of the two is there."""
+
+    spki_sha256: bytes | None
+    certificate: IssuerAndSerial | None
 
 
 class MeanwhileChanged(Exception):
@@ -82,8 +104,8 @@ class MeanwhileChanged(Exception):
 
 
 _ENROL = """
-    SELECT facts, is_written, tenant, identity, existing FROM enrol_device(
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"""
+    SELECT facts, is_written, tenant, identity, existing, replaced FROM enrol_device(
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"""
 
 
 async def enrol_device(
@@ -97,33 +119,34 @@ async def enrol_device(
     """
 
     def changes(row: Row) -> Sequence[Change]:
-        if not row["is_written"]:
-            return ()
-        data = {"identity": row["identity"], **affects_identity(row["identity"])}
-        return (Change(row["tenant"], row["identity"], "device.enrolled", attempt.device, data),)
-
-    try:
-        row = await database.statement(
-            _ENROL,
-            encode_facts(expected),
-            attempt.now,
-            attempt.device,
-            profile.tenant,
-            profile.name,
-            profile.role_name,
-            attempt.presented_serial,
-            attempt.presented_sha256,
-            attempt.presented_spki_sha256,
-            attempt.request.sha256,
-            *_new(attempt),
-            identity,
-            attempt.change,
-            changes=changes,
+        tenant, who = row["tenant"], row["identity"]
+        affected = {"identity": who, **affects_identity(who)}
+        revoked = {"reason": "superseded", "device": attempt.device, **affected}
+        return (
+            Change(tenant, who, "device.enrolled", attempt.device, affected),
+            *(Change(tenant, who, "certificate.revoked", one.hex(), revoked) for one in row["replaced"] or ()),
         )
-    except asyncpg.UniqueViolationError as error:
-        raise MeanwhileChanged from error
-    facts = expected if row["is_written"] else decode_enrolment_facts(row["facts"])
-    return Recorded(row["is_written"], facts, row["existing"])
+
+    return await _record(
+        database,
+        _ENROL,
+        expected,
+        decode_enrolment_facts,
+        changes,
+        attempt.now,
+        attempt.device,
+        profile.tenant,
+        profile.name,
+        profile.role_name,
+        attempt.presented_serial,
+        attempt.presented_sha256,
+        attempt.presented_spki_sha256,
+        attempt.presented_issuer_spki_sha256,
+        attempt.request.sha256,
+        *_new(attempt),
+        identity,
+        attempt.change,
+    )
 
 
 _REENROL = """
@@ -142,30 +165,49 @@ async def reenrol_device(
     """
 
     def changes(row: Row) -> Sequence[Change]:
-        if not row["is_written"]:
-            return ()
-        data = {"identity": row["identity"]}  # access stays as it is: a living connection is let live
-        return (Change(row["tenant"], row["identity"], "device.renewed", attempt.device, data),)
+        who = row["identity"]
+        affected = {} if attempt.is_same_key else affects_identity(who)  # a new key ends what the old one connected
+        data = {"identity": who, **affected}
+        return (Change(row["tenant"], who, "device.renewed", attempt.device, data),)
 
+    return await _record(
+        database,
+        _REENROL,
+        expected,
+        decode_renewal_facts,
+        changes,
+        attempt.now,
+        profile.tenant,
+        profile.name,
+        profile.previous_grace,
+        attempt.presented_serial,
+        attempt.presented,
+        attempt.device,
+        attempt.request.sha256,
+        *_new(attempt),
+        attempt.change,
+    )
+
+
+async def _record(
+    database: StatementDatabase,
+    query: str,
+    expected: Facts,
+    decode: Callable[[str], Facts],
+    changes: Callable[[Row], Sequence[Change]],
+    *values: object,
+) -> Recorded[Facts]:
+    """Record what `values` say if the facts are as expected, and announce the changes; errors as above."""
     try:
         row = await database.statement(
-            _REENROL,
+            query,
             encode_facts(expected),
-            attempt.now,
-            profile.tenant,
-            profile.name,
-            profile.previous_grace,
-            attempt.presented_serial,
-            attempt.presented,
-            attempt.device,
-            attempt.request.sha256,
-            *_new(attempt),
-            attempt.change,
-            changes=changes,
+            *values,
+            changes=lambda row: changes(row) if row["is_written"] else (),
         )
     except asyncpg.UniqueViolationError as error:
         raise MeanwhileChanged from error
-    facts = expected if row["is_written"] else decode_renewal_facts(row["facts"])
+    facts = expected if row["is_written"] else decode(row["facts"])
     return Recorded(row["is_written"], facts, row["existing"])
 
 
@@ -267,15 +309,18 @@ async def delete_profile(transaction: Transaction, identifier: UUID) -> None:
 
 
 _BIND = """
-    INSERT INTO bootstrap_binding (device_identifier, tenant_id, spki_sha256, serial) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (device_identifier) DO UPDATE SET spki_sha256 = excluded.spki_sha256, serial = excluded.serial"""
+    INSERT INTO bootstrap_binding (device_identifier, tenant_id, spki_sha256, issuer_spki_sha256, serial)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (device_identifier) DO UPDATE
+    SET spki_sha256 = excluded.spki_sha256, issuer_spki_sha256 = excluded.issuer_spki_sha256,
+        serial = excluded.serial"""
 
 
-async def bind_bootstrap(
-    transaction: Transaction, device: str, tenant: UUID, spki_sha256: bytes | None, serial: bytes | None
-) -> None:
-    """Bind a device to the bootstrap certificate of that key, or that serial number, or both."""
-    await transaction.execute(_BIND, device, tenant, spki_sha256, serial)
+async def bind_bootstrap(transaction: Transaction, device: str, tenant: UUID, binding: BootstrapBinding) -> None:
+    """Bind a device to a bootstrap certificate."""
+    named = binding.certificate
+    issuer, serial = (named.issuer_spki_sha256, named.serial) if named else (None, None)
+    await transaction.execute(_BIND, device, tenant, binding.spki_sha256, issuer, serial)
 
 
 def _seconds(period: timedelta) -> int:

@@ -5,7 +5,7 @@ directory (which entries to drop) and the callout (which connections to look at 
 access says so in its data, under `affects`, where it is made; nothing is inferred from its kind.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -106,13 +106,3 @@ def decode_event(message: bytes) -> Event:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise malformed(f"Not an event: {error}.") from error
-
-
-def touches(effects: Iterable[Effect], *, identity: str, roles: Iterable[UUID], tenant_path: Iterable[UUID]) -> bool:
-    """Tell whether any of `effects` touches an identity that holds `roles` in a tenant with this path."""
-    held = {
-        (Affected.IDENTITY, identity),
-        *((Affected.ROLE, str(role)) for role in roles),
-        *((Affected.TENANT, str(tenant)) for tenant in tenant_path),
-    }
-    return any((effect.kind, effect.id) in held for effect in effects)

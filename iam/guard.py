@@ -357,7 +357,7 @@ def respond_to(error: Exception, request: web.Request, speech: Speech) -> web.Re
     """Return the response for `error`, and write to the log what the caller is not told."""
     refusal = _as_refusal(error)
     incident = str(uuid4())
-    where = f"{request.method} {request.path} from {request.remote}"
+    where = f"{request.method} {request.rel_url.raw_path} from {request.remote}"
     if refusal is None:
         _log.error("%s failed, incident %s", where, incident, exc_info=error)
         detail = f"Something went wrong; the log has it under {incident}."
@@ -427,4 +427,4 @@ async def _explain_router_errors(
         response.headers["Allow"] = allowed
         return response
     except web.HTTPNotFound:
-        return respond_to(not_found(f"resource at {request.path}"), request, speech)
+        return respond_to(not_found("such resource"), request, speech)

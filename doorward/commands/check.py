@@ -1,7 +1,11 @@
-"""`check`: whether a node can run as it is configured, and whether what it holds is whole."""
+"""`check`: whether a node can run as it is configured, and whether what it holds is whole.
+
+It reads and asks, and makes nothing: what is missing is a finding.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -10,18 +14,24 @@ import asyncpg
 import nats
 from nats.errors import Error as NatsError
 
+from ca.keystore import Keystore
+from ca.store import list_authorities
+from certs.pem import read_certificate
 from doorward.addresses import Addresses, nats_trust, read_addresses
 from doorward.clock import utc_now
-from doorward.commands.local import local_app
 from doorward.commands.printing import print_json, print_lines
 from doorward.config import Configuration, known_keys
-from doorward.keys import master_key, random_bytes
+from doorward.database import Pool
+from doorward.keys import random_bytes, read_master_key
 from iam.errors import Refused
+from iam.service.audit import AuditService
+from iam.store.database import EVERYWHERE
 
 PACKAGES = ("ca", "callout", "certs", "challenge", "doorward", "est", "iam")
 """Our top-level packages: their names are short, and another distribution may have the same."""
 
 _CLOCK_SKEW = timedelta(seconds=2)
+_NATS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,8 @@ async def _ask_all(configuration: Configuration) -> list[Finding]:
         ("database", lambda: _database(addresses)),
         ("clock", lambda: _clock(addresses)),
         ("NATS", lambda: _nats(configuration, addresses)),
-        ("authorities", lambda: _authorities(configuration)),
-        ("audit chain", lambda: _audit(configuration)),
+        ("authorities", lambda: _authorities(configuration, addresses)),
+        ("audit chain", lambda: _audit(addresses)),
     )
     for question, ask in questions:
         try:
@@ -90,7 +100,7 @@ def _packages() -> Finding:
 
 def _master_key(configuration: Configuration) -> Finding:
     try:
-        master_key(configuration, random_bytes)
+        read_master_key(configuration)
     except Refused as refusal:
         return Finding("master key", False, refusal.detail)
     return Finding("master key", True, "there, 32 bytes")
@@ -123,32 +133,57 @@ async def _nats(configuration: Configuration, addresses: Addresses) -> str:
         (addresses.system_user, addresses.system_password),
         (addresses.bus_user, addresses.bus_password),
     ):
-        client = await nats.connect(
-            list(addresses.nats),
-            user=user,
-            password=password,
-            tls=nats_trust(configuration),
-            connect_timeout=3,
-            allow_reconnect=False,
-        )
+        async with asyncio.timeout(_NATS_SECONDS):  # by itself the client library tries a dead server for minutes
+            client = await nats.connect(
+                list(addresses.nats),
+                user=user,
+                password=password,
+                tls=nats_trust(configuration),
+                connect_timeout=3,
+                allow_reconnect=False,
+                error_cb=_say_nothing,
+            )
         version = client.connected_server_version
         await client.close()
     return f"nats-server {str(version).strip('<>').rpartition(' ')[2]}, all three users may connect"
 
 
-async def _authorities(configuration: Configuration) -> str:
-    async with local_app(configuration) as app:
-        names = [f"{one.name} until {one.certificate.not_valid_after_utc:%Y-%m-%d}" for one in app.authorities.all]
+async def _say_nothing(_: Exception) -> None:
+    """Leave it to the finding to say what is wrong."""
+
+
+async def _authorities(configuration: Configuration, addresses: Addresses) -> str:
+    keystore = Keystore(configuration.node.data / "keys", read_master_key(configuration), random_bytes)
+    # Everywhere: authorities belong to no tenant.
+    async with _pool(addresses) as pool, pool.transaction(EVERYWHERE) as transaction:
+        authorities = await list_authorities(transaction)
+    if not authorities:
+        raise _Wrong("there are none yet: they are made when the node first starts")
+    for one in authorities:
+        if one.key_sealed is not None:
+            keystore.open(one.id, one.key_sealed)
+    ends = {one.name: read_certificate(one.certificate).not_valid_after_utc for one in authorities}
+    names = [f"{name} until {end:%Y-%m-%d}" for name, end in ends.items()]
     root = "here; it can be taken away" if (configuration.node.data / "keys" / "root.sealed").exists() else "taken away"
     return f"{', '.join(names)}; the root's key is {root}"
 
 
-async def _audit(configuration: Configuration) -> str:
-    async with local_app(configuration) as app:
-        holds, broken = await app.audit.check()
+async def _audit(addresses: Addresses) -> str:
+    async with _pool(addresses) as pool:
+        holds, broken = await AuditService(pool).check()
     if broken is not None:
         raise _Wrong(f"line {broken} does not follow from those before it; {holds} lines hold")
     return f"{holds} lines, each follows from the one before"
+
+
+@asynccontextmanager
+async def _pool(addresses: Addresses) -> AsyncIterator[Pool]:
+    """Give a way into the database that is closed afterwards."""
+    pool = await Pool.connect(addresses.database, utc_now, random_bytes, size=2)
+    try:
+        yield pool
+    finally:
+        await pool.close()
 
 
 def _settings(configuration: Configuration) -> dict[str, str]:

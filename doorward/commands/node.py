@@ -1,21 +1,19 @@
 """`serve` and `worker`: the processes of a node, and what a newcomer is told."""
 
 import asyncio
-import logging
 import os
 import shutil
 import sys
 from pathlib import Path
 
 from doorward.config import Configuration
+from doorward.log import begin_logging
 from doorward.serve import Ready, run_node
-
-_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 def serve(configuration: Configuration, config_file: Path | None) -> int:
     """Run a node until Ctrl-C or SIGTERM."""
-    begin_logging(configuration)
+    begin_logging(configuration.node.log_level)
     command = ["-m", "doorward", "worker", "--data", str(configuration.node.data)]
     if config_file is not None:
         command += ["--config", str(config_file)]
@@ -27,16 +25,9 @@ def work(configuration: Configuration) -> int:
     """Run a worker until SIGTERM."""
     from doorward.worker import run_worker  # noqa: PLC0415 - the supervisor needs none of what a worker is made of
 
-    begin_logging(configuration)
+    begin_logging(configuration.node.log_level)
     run_worker(configuration)
     return 0
-
-
-def begin_logging(configuration: Configuration) -> None:
-    """Write the log to standard error."""
-    logging.basicConfig(level=configuration.node.log_level.upper(), format=_FORMAT, stream=sys.stderr)
-    logging.getLogger("asyncio").setLevel(logging.ERROR)
-    logging.getLogger("nats").setLevel(logging.WARNING)
 
 
 def _as_called() -> str:

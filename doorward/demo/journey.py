@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from callout.reconcile import OTHER_NODES_HEAR_WITHIN
 from doorward.commands.login import ApiClient
 from doorward.demo.mqtt import MqttClient, NotConnected, Place
 from est.client import EstClient, EstFailure, Identification, make_key, make_request, write_key
@@ -203,11 +204,19 @@ class Journey:
         own, before = self._own(), self._serial()
         self._device_key = make_key()
         self._certificate = self._est(own).reenroll(make_request(self._device_key, self._meter))
+        took = self._until_cut(self._device, time.monotonic())
         try:
             self._est(own).reenroll(make_request(make_key(), self._meter))
         except EstFailure as failure:
-            return f"{before[:8]}… became {self._serial()[:8]}…; the old one is refused ({failure.status})"
-        raise NotProved("the superseded certificate renewed itself again")
+            refused = failure.status
+        else:
+            raise NotProved("the superseded certificate renewed itself again")
+        time.sleep(OTHER_NODES_HEAR_WITHIN.total_seconds())  # who comes sooner may be cut once more
+        self._device = self._device_client().connect()
+        return (
+            f"{before[:8]}… became {self._serial()[:8]}…; the old key's connection was cut after {took * 1000:.0f} ms, "
+            f"the old certificate is refused ({refused})"
+        )
 
     def _revoke(self) -> str:
         began = time.monotonic()

@@ -114,6 +114,8 @@ class EmbeddedNats:
         self._users: StaticUsers | None = None
         self._hub: ChildProcess | None = None
         self._edge: ChildProcess | None = None
+        self.addresses: NatsAddresses | None = None
+        """Where they are, once they were started."""
 
     @property
     def processes(self) -> tuple[ChildProcess, ...]:
@@ -148,13 +150,14 @@ class EmbeddedNats:
             self._edge = self._child(program, "edge")
             self._edge.start()
         await self._until_ready(self._edge, "edge")
-        return NatsAddresses(
+        self.addresses = NatsAddresses(
             hub_url=f"tls://{reachable(self._listen.host)}:{self._listen.nats}",
             edge_url=f"nats://{LOOPBACK}:{self._listen.edge}",
             callout=self._users.callout,
             bus=self._users.bus,
             system=self._users.system,
         )
+        return self.addresses
 
     async def ended(self) -> str:
         """Wait for the end of either, and say which ended and how."""

@@ -18,7 +18,9 @@ Rules enforced here:
 6. A message is on the disk before it is acknowledged: `sync_interval: always`. Without it an acknowledged message
    still survives the server's `kill -9`, and not a power cut; 1,300 a second from one publisher against 4,000.
 7. Logs are bounded: a stranger's failed handshakes cannot fill the disk.
-8. Text is made from nested values by `to_text`, which quotes every string: no value can end its string.
+8. APP and DOORWARD have a budget of JetStream each, which together do not exceed the server's: a client's sleeping
+   sessions can fill APP's and never ours.
+9. Text is made from nested values by `to_text`, which quotes every string: no value can end its string.
 """
 
 import re
@@ -37,6 +39,11 @@ TLS_SECONDS = 5
 JETSTREAM_DOMAIN = "hub"
 JOINED_ACCOUNTS = frozenset({"APP", "SYS", "AUTH"})
 LOG_BYTES = 16 * 1024 * 1024
+
+MEBIBYTE = 1024 * 1024
+STORE = {"max_memory_store": 64 * MEBIBYTE, "max_file_store": 10 * 1024 * MEBIBYTE}
+APP_BUDGET = {"max_mem": 48 * MEBIBYTE, "max_file": 8 * 1024 * MEBIBYTE}
+DOORWARD_BUDGET = {"max_mem": 16 * MEBIBYTE, "max_file": 2 * 1024 * MEBIBYTE}
 
 
 @dataclass(frozen=True)
@@ -130,14 +137,13 @@ def render_hub(shared: Shared, *, storage: Path, log: Path, sync_interval: str =
             "jetstream": {
                 "store_dir": str(storage),
                 "domain": JETSTREAM_DOMAIN,
-                "max_memory_store": 64 * 1024 * 1024,
-                "max_file_store": 10 * 1024 * 1024 * 1024,
+                **STORE,
                 "sync_interval": sync_interval,
             },
             "accounts": {
                 **shared_accounts(users),
-                "APP": {"jetstream": "enabled"},
-                "DOORWARD": {"jetstream": "enabled", "users": [credentials(users.bus)]},
+                "APP": {"jetstream": APP_BUDGET},
+                "DOORWARD": {"jetstream": DOORWARD_BUDGET, "users": [credentials(users.bus)]},
             },
             **everywhere(shared.callout, log, (users.callout, users.system, users.bus)),
         }

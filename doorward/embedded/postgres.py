@@ -36,6 +36,7 @@ from doorward.embedded.process import (
     Failure,
     RunningProcess,
     end_left_over,
+    synchronise,
     write_private,
 )
 
@@ -117,6 +118,8 @@ class EmbeddedPostgres:
         self._max_connections = max_connections
         self._durable_init = durable_init
         self._process: ChildProcess | None = None
+        self.addresses: PostgresAddresses | None = None
+        """Where it is, once it was started."""
 
     @property
     def process(self) -> ChildProcess | None:
@@ -137,8 +140,8 @@ class EmbeddedPostgres:
             EmbeddedError: with the reason and what to do about it.
         """
         sockets = socket_folder(self._data)
-        if self.alive:
-            return self._addresses(sockets)
+        if self.alive and self.addresses is not None:
+            return self.addresses
         programs = locate_programs()
         make_data_folder(self._data)
         await self._end_left_over()
@@ -152,7 +155,8 @@ class EmbeddedPostgres:
         )
         self._process.start()
         await self._until_ready(self._process)
-        return self._addresses(sockets)
+        self.addresses = self._addresses(sockets)
+        return self.addresses
 
     async def ended(self) -> str:
         """Wait for the server's end, and say how it ended."""
@@ -304,16 +308,6 @@ def socket_folder(data: Path) -> Path:
         return beside
     name = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"doorward-{os.geteuid()}-{name}"
-
-
-def synchronise(*paths: Path) -> None:
-    """Bring files and folders to the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def is_ready(status_file: Path, pid: int) -> bool:

@@ -9,6 +9,7 @@ Rules enforced here:
    recognised as ours by what it runs and on which folder. It is held by a pidfd from before it is
    recognised, so that a reused process number is never signalled.
 5. Output goes to a log file under the data folder. At a start, a log over 1 MiB is put aside; one is kept.
+6. What is written for ourselves alone is on the disk, its name too, before anything is built on it.
 
 Nothing here uses threads or the event loop's own child watcher: a pidfd is watched like a socket, on any loop.
 """
@@ -189,7 +190,7 @@ def open_log(path: Path | None) -> Iterator[int | None]:
 
 
 def write_private(path: Path, text: str) -> Path:
-    """Write a file that only we can read, whole or not at all, in place of an earlier one."""
+    """Write a file that only we can read, whole or not at all, in place of an earlier one (rule 6)."""
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -197,7 +198,19 @@ def write_private(path: Path, text: str) -> Path:
         written.write(text)
         written.flush()
         os.fsync(descriptor)
-    return fresh.replace(path)
+    written_path = fresh.replace(path)
+    synchronise(path.parent)
+    return written_path
+
+
+def synchronise(*paths: Path) -> None:
+    """Bring files and folders to the disk; of a folder, the names in it."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ CREATE TABLE refresh_token (
     successor_sealed bytea
 );
 CREATE INDEX refresh_token_session ON refresh_token (session_id);
+CREATE INDEX refresh_token_expiry ON refresh_token (expires_at);
 
 CREATE TABLE device (
     device_identifier   text PRIMARY KEY,
@@ -142,6 +143,7 @@ CREATE TABLE pairing (
     FOREIGN KEY (device_identifier, tenant_id) REFERENCES device (device_identifier, tenant_id) ON DELETE CASCADE
 );
 CREATE INDEX pairing_holder ON pairing (holder);
+CREATE INDEX pairing_device ON pairing (device_identifier);
 
 -- Keys that sign tokens: the private half sealed under the node's master key.
 CREATE TABLE token_key (
@@ -174,6 +176,10 @@ CREATE TABLE outbox (
 
 -- What happened, waiting to be chained; the sealing job moves each row into `audit`.
 CREATE TABLE audit_pending (LIKE outbox INCLUDING ALL);
+
+-- What touches somebody's access or certificate is published first: the order of `iam/store/journal.py`.
+CREATE INDEX outbox_urgent ON outbox (
+    (NOT (data ? 'affects' OR kind IN ('certificate.revoked', 'device.enrolled', 'device.renewed'))), id);
 
 -- The audit: append-only, each line bound to the one before by SHA-256.
 CREATE TABLE audit (

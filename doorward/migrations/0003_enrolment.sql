@@ -25,7 +25,10 @@ CREATE TABLE bootstrap_binding (
     tenant_id         uuid NOT NULL,
     spki_sha256       bytea,
     serial            bytea,
-    CHECK (spki_sha256 IS NOT NULL OR serial IS NOT NULL)
+    -- A serial number is unique for one issuer only (RFC 5280 4.1.2.2): whose it is, is said with it.
+    issuer_spki_sha256 bytea,
+    CHECK (spki_sha256 IS NOT NULL OR serial IS NOT NULL),
+    CHECK ((serial IS NULL) = (issuer_spki_sha256 IS NULL))
 );
 ALTER TABLE bootstrap_binding ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant_wall ON bootstrap_binding USING (tenant_is_visible(tenant_id));
@@ -49,6 +52,7 @@ CREATE FUNCTION enrol_device(
     presented_serial bytea,         -- of the bootstrap certificate
     presented_sha256 bytea,
     presented_spki bytea,
+    presented_issuer_spki bytea,
     new_request bytea,              -- SHA-256 of the request
     new_spki bytea,
     new_serial bytea,
@@ -64,7 +68,8 @@ CREATE FUNCTION enrol_device(
     OUT is_written boolean,
     OUT tenant uuid,
     OUT identity text,
-    OUT existing bytea              -- the certificate that answers the very same request
+    OUT existing bytea,             -- the certificate that the same device has for the same key already
+    OUT replaced bytea[]            -- the serial numbers of those that a replacement revoked
 ) LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = public, pg_temp
     SET plan_cache_mode = force_generic_plan
@@ -78,10 +83,11 @@ BEGIN
     SELECT d.* INTO known FROM device d WHERE d.device_identifier = wanted FOR UPDATE;
     tenant := coalesce(known.tenant_id, label_tenant);
     identity := known.identity_id;
-    IF identity IS NOT NULL THEN
+    -- By the key, and not by the request: a client that lost the answer may have to sign a new one (RFC 7030 3.5).
+    IF identity IS NOT NULL AND NOT known.replacement_allowed THEN
         SELECT c.certificate INTO existing FROM certificate c
             WHERE c.device_identifier = wanted AND c.identity_id = identity AND c.status = 'active'
-              AND c.request_sha256 = new_request AND c.not_after > moment
+              AND c.spki_sha256 = new_spki AND c.not_after > moment
             ORDER BY c.issued_at DESC LIMIT 1;
     END IF;
     SELECT r.id,
@@ -90,8 +96,9 @@ BEGIN
                            WHEN known.status = 'DECOMMISSIONED' THEN 'decommissioned'
                            WHEN enrol_device.identity IS NULL THEN 'registered'
                            ELSE 'identified' END,
-            'is_within_label', label_tenant = ANY (t.path),
-            'is_tenant_active', NOT EXISTS (SELECT FROM tenant a WHERE a.id = ANY (t.path) AND a.status <> 'active'),
+            'is_within_label', coalesce(label_tenant = ANY (t.path), false),
+            'is_tenant_active', t.id IS NOT NULL AND NOT EXISTS (
+                SELECT FROM tenant a WHERE a.id = ANY (t.path) AND a.status <> 'active'),
             'is_identity_active', enrol_device.identity IS NULL
                 OR EXISTS (SELECT FROM identity i WHERE i.id = enrol_device.identity AND i.status = 'active'),
             'is_name_taken', EXISTS (SELECT FROM identity i WHERE i.tenant_id = t.id AND i.name = wanted
@@ -99,10 +106,14 @@ BEGIN
             'has_role', r.id IS NOT NULL,
             'is_replacement_allowed', coalesce(known.replacement_allowed, false),
             'is_bootstrap_revoked', EXISTS (SELECT FROM certificate c WHERE c.serial = presented_serial
-                AND c.status = 'revoked' AND sha256(c.certificate) = presented_sha256),
+                AND c.status = 'revoked' AND sha256(c.certificate) = presented_sha256)
+                OR EXISTS (SELECT FROM certificate c WHERE c.spki_sha256 = presented_spki AND c.status = 'revoked'
+                           AND c.revocation_reason = 'keyCompromise'),
             'binding', coalesce(
                 (SELECT CASE WHEN coalesce(b.spki_sha256 = presented_spki, true)
-                              AND coalesce(b.serial = presented_serial, true) THEN 'matches' ELSE 'differs' END
+                              AND coalesce(b.serial = presented_serial
+                                           AND b.issuer_spki_sha256 = presented_issuer_spki, b.serial IS NULL)
+                             THEN 'matches' ELSE 'differs' END
                  FROM bootstrap_binding b WHERE b.device_identifier = wanted), 'absent'),
             'key_owner', coalesce(
                 (SELECT 'authority' FROM authority a WHERE a.spki_sha256 = new_spki),
@@ -113,9 +124,9 @@ BEGIN
                 'nobody'),
             'is_answered', existing IS NOT NULL)
         INTO label_role_id, facts
-        FROM tenant t LEFT JOIN role r ON r.tenant_id = t.id AND r.name = label_role
-        WHERE t.id = tenant;
-    is_written := facts = expected;
+        FROM (VALUES (tenant)) AS whose (id) LEFT JOIN tenant t ON t.id = whose.id
+             LEFT JOIN role r ON r.tenant_id = t.id AND r.name = label_role;
+    is_written := facts IS NOT DISTINCT FROM expected;
     IF NOT is_written THEN
         RETURN;
     END IF;
@@ -134,12 +145,20 @@ BEGIN
         UPDATE device SET identity_id = enrol_device.identity, status = 'ACTIVE', enrolment_profile = label_name,
                           replacement_allowed = false
             WHERE device_identifier = wanted;
-        WITH replaced AS (
+        WITH gone AS (
             UPDATE certificate c SET status = 'revoked', revoked_at = moment, revocation_reason = 'superseded'
             WHERE c.device_identifier = wanted AND c.identity_id = enrol_device.identity AND c.status <> 'revoked'
-            RETURNING c.authority_id)
-        UPDATE authority a SET revocations = a.revocations + 1
-            WHERE a.id IN (SELECT authority_id FROM replaced);
+            RETURNING c.authority_id, c.serial),
+        counted AS (
+            UPDATE authority a SET revocations = a.revocations + 1
+            WHERE a.id IN (SELECT authority_id FROM gone))
+        SELECT array_agg(serial ORDER BY serial) INTO replaced FROM gone;
+        -- As `ca.revocation` records them: so what is connected by them is cut.
+        PERFORM record_change(gen_random_uuid(), tenant, moment, enrol_device.identity, 'certificate.revoked',
+            encode(gone, 'hex'),
+            jsonb_build_object('reason', 'superseded', 'device', wanted, 'identity', enrol_device.identity,
+                'affects', jsonb_build_array(jsonb_build_array('identity', enrol_device.identity))))
+            FROM unnest(replaced) AS gone;
     END IF;
     IF facts ->> 'key_owner' = 'nobody' THEN
         INSERT INTO device_key (spki_sha256, device_identifier, tenant_id, first_seen_at)
@@ -186,21 +205,31 @@ AS $$
 DECLARE
     known device%ROWTYPE;
     presented certificate%ROWTYPE;
+    label text;
 BEGIN
     SELECT d.* INTO known FROM device d WHERE d.device_identifier = wanted FOR UPDATE;
     SELECT c.* INTO presented FROM certificate c WHERE c.serial = presented_serial FOR UPDATE;
     tenant := presented.tenant_id;
     identity := presented.identity_id;
+    label := CASE WHEN known.enrolment_profile = label_name THEN 'own'
+                  WHEN EXISTS (SELECT FROM enrolment_profile p WHERE p.name = known.enrolment_profile) THEN 'other'
+                  ELSE 'deleted' END;
     SELECT c.certificate INTO existing FROM certificate c
-        WHERE c.supersedes = presented_serial AND c.request_sha256 = new_request AND c.status = 'active'
+        WHERE c.supersedes = presented_serial AND c.spki_sha256 = new_spki AND c.status = 'active'
           AND c.not_after > moment
         ORDER BY c.issued_at DESC LIMIT 1;
     SELECT jsonb_build_object(
             'presented', CASE WHEN presented.serial IS NULL THEN 'absent'
                               WHEN presented.certificate <> presented_certificate THEN 'differs'
-                              WHEN presented.status = 'superseded' AND moment < presented.superseded_at + label_grace
+                              WHEN EXISTS (SELECT FROM certificate c WHERE c.spki_sha256 = presented.spki_sha256
+                                           AND c.status = 'revoked' AND c.revocation_reason = 'keyCompromise')
+                                  THEN 'revoked'
+                              -- A label that is not the device's own lends it no grace.
+                              WHEN presented.status = 'superseded' AND label = 'own'
+                                   AND moment < presented.superseded_at + label_grace
                                   THEN 'superseded within grace'
                               ELSE presented.status END,
+            'label', label,
             'device', CASE WHEN known.device_identifier IS NULL THEN 'absent'
                            WHEN known.status = 'DECOMMISSIONED' THEN 'decommissioned'
                            WHEN known.identity_id = reenrol_device.identity THEN 'identified'
@@ -220,7 +249,7 @@ BEGIN
             'is_answered', existing IS NOT NULL)
         INTO facts
         FROM (VALUES (tenant)) AS whose (id) LEFT JOIN tenant t ON t.id = whose.id;
-    is_written := facts = expected;
+    is_written := facts IS NOT DISTINCT FROM expected;
     IF NOT is_written THEN
         RETURN;
     END IF;
@@ -238,9 +267,13 @@ BEGIN
         VALUES (new_serial, new_authority, tenant, new_profile, wanted, reenrol_device.identity, new_subject,
                 new_spki, new_request, new_not_before, new_not_after, new_certificate, 'active', moment,
                 presented_serial);
+    -- A new key puts an end to what the old one is connected by; the same key leaves it alone.
     PERFORM record_change(new_change, tenant, moment, reenrol_device.identity, 'device.renewed', wanted,
         jsonb_build_object('identity', reenrol_device.identity, 'serial', encode(new_serial, 'hex'),
-                           'label', label_name, 'supersedes', encode(presented_serial, 'hex')));
+                           'label', label_name, 'supersedes', encode(presented_serial, 'hex'))
+        || CASE WHEN presented.spki_sha256 = new_spki THEN '{}'::jsonb
+                ELSE jsonb_build_object('affects', jsonb_build_array(
+                    jsonb_build_array('identity', reenrol_device.identity))) END);
 END $$;
 
 REVOKE EXECUTE ON FUNCTION enrol_device, reenrol_device FROM PUBLIC;

@@ -1,18 +1,20 @@
 """The keys that sign and verify tokens, as every worker holds them; `iam.keyset` says when which key does what.
 
 A new key is published an hour before it signs. So a worker that reads the set every minute, and again when it meets a
-`kid` that it does not know, always knows the key of a genuine token.
+`kid` that it does not know, always knows the key of a genuine token. How long ago that was is told by `Moment`.
 """
 
 import logging
+import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from iam import keyset
+from iam.directory import Moment, Monotonic
 from iam.errors import Refused
 from iam.identifiers import Clock, Random
 from iam.sealing import MasterKey
@@ -31,7 +33,7 @@ _log = logging.getLogger("doorward.keyring")
 class _Held:
     keys: tuple[keyset.TokenKey, ...]
     verifying: dict[str, EllipticCurvePublicKey]
-    read: datetime
+    read: Moment
 
 
 class KeyRing:
@@ -46,10 +48,12 @@ class KeyRing:
         *,
         rotate_every: timedelta,
         longest_token: timedelta,
+        monotonic: Monotonic = time.monotonic,
     ) -> None:
         self._database = database
         self._master_key = master_key
         self._clock = clock
+        self._monotonic = monotonic
         self._random = random
         self._rotate_every = rotate_every
         self._longest_token = longest_token
@@ -94,13 +98,13 @@ class KeyRing:
         self._held = None
 
     async def _fresh(self, age: timedelta) -> _Held:
-        now = self._clock()
-        if self._held is None or now - self._held.read > age:
+        now = Moment(self._clock(), self._monotonic())
+        if self._held is None or self._held.read.age_at(now) > age:
             # Everywhere: the keys belong to no tenant.
             async with self._database.transaction(EVERYWHERE) as transaction:
                 keys = tuple(await token_keys.all_token_keys(transaction))
             genuine = tuple(key for key in keys if self._is_genuine(key))
-            self._held = _Held(genuine, keyset.verifying_keys(genuine, now), now)
+            self._held = _Held(genuine, keyset.verifying_keys(genuine, now.clock), now)
         return self._held
 
     def _is_genuine(self, key: keyset.TokenKey) -> bool:

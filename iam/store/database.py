@@ -5,7 +5,9 @@ The rules:
 1. A transaction names the tenant whose rows it may see; PostgreSQL's row-level security holds it to that. A transaction
    that names none sees nothing. `EVERYWHERE` is for what has no tenant yet: proving an identity, jobs of the node.
 2. A change of state is recorded in the transaction that makes it: one line for the audit, one event for the outbox.
-3. A database that cannot be reached is a refusal (`Kind.UNAVAILABLE`), never a guess.
+3. The changes of a transaction all happen at its `now`, and their identifiers count up: sorted, they stand in the order
+   in which they were made.
+4. A database that cannot be reached is a refusal (`Kind.UNAVAILABLE`), never a guess.
 """
 
 from collections.abc import Sequence
@@ -21,6 +23,8 @@ from iam.identifiers import Random, uuid7
 
 Row = Any
 """A row of asyncpg: read by column name at the edge of a store and nowhere else."""
+
+_LEFTMOST_OF_RAND_B = 1 << 61
 
 
 class Everywhere:
@@ -87,6 +91,7 @@ class Transaction:
         self.now = now
         self.changes: list[Change] = []
         self._random = random
+        self._last_identifier: UUID | None = None
 
     async def fetch(self, query: str, *values: object) -> list[Row]:
         """Return all rows of `query`."""
@@ -112,12 +117,20 @@ class Transaction:
 
     async def record(self, change: Change) -> None:
         """Write the audit line and the event of `change`; they commit or vanish with the change itself."""
-        identifier = uuid7(self.now, self._random)
+        identifier = self._next_identifier()
         data = orjson.dumps(change.data).decode()
         await self.connection.execute(
             self.RECORD, identifier, change.tenant, self.now, change.actor, change.kind, change.subject, data
         )
         self.changes.append(change)
+
+    def _next_identifier(self) -> UUID:
+        # RFC 9562 6.2, method 2: random at first, then one more; a leftmost bit of zero keeps it from rolling over.
+        if self._last_identifier is None:
+            self._last_identifier = UUID(int=uuid7(self.now, self._random).int & ~_LEFTMOST_OF_RAND_B)
+        else:
+            self._last_identifier = UUID(int=self._last_identifier.int + 1)
+        return self._last_identifier
 
 
 class Database(Protocol):

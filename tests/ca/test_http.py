@@ -45,7 +45,13 @@ async def test_revoke_by_serial(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status"), [({"reason": "cACompromise"}, 400), ({"reason": "removeFromCRL"}, 400), ({"why": "x"}, 400)]
+    ("body", "status"),
+    [
+        ({"reason": "cACompromise"}, 400),
+        ({"reason": "removeFromCRL"}, 400),
+        ({"reason": "certificateHold"}, 400),
+        ({"why": "x"}, 400),
+    ],
 )
 async def test_reasons_that_are_none(world: World, body: dict[str, str], status: int) -> None:
     headers = await world.identity(world.system.id, ALL)

@@ -69,7 +69,7 @@ async def test_that_pkilint_finds_something_at_all(world: World, tmp_path: Path)
 
 @pytest.mark.parametrize("revoked", [0, 3])
 async def test_revocation_lists(world: World, tmp_path: Path, revoked: int) -> None:
-    reasons = [RevocationReason.UNSPECIFIED, RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD]
+    reasons = [RevocationReason.UNSPECIFIED, RevocationReason.KEY_COMPROMISE, RevocationReason.PRIVILEGE_WITHDRAWN]
     for reason in reasons[:revoked]:
         made = await world.service.issue_bootstrap("meter-001", actor="test")
         await world.revocation.revoke(EVERYWHERE, made.serial, reason, actor="test")

@@ -15,9 +15,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from callout.broker import Broker
+from callout.broker import Broker, Watch
 from callout.permissions import inbox
 from callout.service import CalloutService
+from iam.access import Denied
+from iam.errors import Refused
 from iam.model import SYSTEM_TENANT
 from tests.callout.brokers import (
     Mqtt,
@@ -26,6 +28,8 @@ from tests.callout.brokers import (
     access,
     allow,
     deny,
+    free_port,
+    now,
     tenant,
 )
 from tests.callout.conftest import MakeMqtt
@@ -512,6 +516,60 @@ class TestAnswers:
         while await make_mqtt(who.identity.id, token, port=server.mqtt).connect() != 0:
             assert time.monotonic() - began < 2.5
         await answering.stop()
+
+    async def test_a_server_that_is_not_there_keeps_no_other_waiting(
+        self, lonely_server: Callable[[], Server], people: People, service: CalloutService, make_mqtt: MakeMqtt
+    ) -> None:
+        server = lonely_server()
+        absent = Server(free_port(), free_port(), 0)
+        answering = Broker([absent.endpoint("callout"), server.endpoint("callout")], service)
+        await asyncio.wait_for(answering.start(), 2)
+        who = access(OWN)
+        token = people.add(who)
+        assert await make_mqtt(who.identity.id, token, port=server.mqtt).connect() == 0
+        watch = Watch([absent.endpoint("sys"), server.endpoint("sys")], people.current_access, now)
+        await asyncio.wait_for(watch.start(), 3)
+        stale = make_mqtt(who.identity.id, token, port=server.mqtt)
+        assert await stale.connect() == 0
+        people.accesses[who.identity.id] = Denied("suspended")
+        await watch.sweep()
+        assert await stale.was_cut()
+        await watch.stop()
+        await answering.stop()
+
+    async def test_a_watch_begins_and_ends_also_with_no_server_there_and_sees_the_one_that_comes(
+        self, lonely_server: Callable[[], Server], people: People, service: CalloutService, make_mqtt: MakeMqtt
+    ) -> None:
+        server = lonely_server()
+        assert server.process is not None
+        server.process.terminate()
+        server.process.wait()
+        answering = Broker([server.endpoint("callout")], service)
+        starting = asyncio.create_task(answering.start())
+        watch = Watch([server.endpoint("sys")], people.current_access, now)
+        await asyncio.wait_for(watch.start(), 3)
+        with pytest.raises(Refused):
+            await watch.sweep()
+        await asyncio.wait_for(watch.stop(), 1)
+        await asyncio.wait_for(watch.start(), 3)
+        lonely_server()
+        await asyncio.wait_for(starting, 2)
+        who = access(OWN)
+        client = make_mqtt(who.identity.id, people.add(who), port=server.mqtt)
+        assert await client.connect() == 0
+        async with asyncio.timeout(3):
+            while not watch.reconciler.connections.of(who.identity.id):  # noqa: ASYNC110 - the watch tells nobody
+                await asyncio.sleep(0.01)
+        await watch.stop()
+        await answering.stop()
+
+    async def test_a_callout_that_reached_no_server_stops(self, service: CalloutService) -> None:
+        answering = Broker([Server(free_port(), free_port(), 0).endpoint("callout")], service)
+        starting = asyncio.create_task(answering.start())
+        await asyncio.sleep(0.2)
+        starting.cancel()
+        await asyncio.wait_for(answering.stop(), 1)
+        assert not [task for task in asyncio.all_tasks() if "_join" in repr(task.get_coro())]
 
     async def test_a_server_may_come_later_than_the_callout(
         self, lonely_server: Callable[[], Server], people: People, service: CalloutService, make_mqtt: MakeMqtt

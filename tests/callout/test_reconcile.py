@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from callout.broker import Watch
-from callout.connections import Connection, Connections, connection_name, read_connection
+from callout.connections import Connection, Connections, Key, connection_name, read_connection
 from callout.reconcile import OTHER_NODES_HEAR_WITHIN, Reconciler
 from iam.access import Access, Denied
 from iam.errors import Kind, Refused
@@ -102,7 +102,7 @@ class TestLive:
         await watch.heard(identity_changed(who, "identity.suspended"))
         assert await client.was_cut(SOON)
 
-    @pytest.mark.parametrize("kind", ["certificate.revoked", "credential.revoked", "session.ended"])
+    @pytest.mark.parametrize("kind", ["certificate.revoked", "credential.revoked", "device.renewed", "session.ended"])
     async def test_a_proof_that_no_longer_holds_cuts_with_the_same_topics(
         self, watch: Watch, people: People, certified: Certified, kind: str
     ) -> None:
@@ -213,8 +213,9 @@ class TestLive:
         """The work of the reconciler alone; a broker takes 50 microseconds for each (nats.md)."""
         cut: list[object] = []
 
-        async def kick(key: object) -> None:
+        async def kick(key: object) -> bool:
             cut.append(key)
+            return True
 
         async def nobody(_: str) -> Access | Denied:
             return Denied("blocked")
@@ -231,8 +232,9 @@ class TestLive:
 class TestUnknownAccess:
     @staticmethod
     def reconciler(cut: list[object]) -> Reconciler:
-        async def kick(key: object) -> None:
+        async def kick(key: object) -> bool:
             cut.append(key)
+            return True
 
         async def unknown(_: str) -> Access | Denied:
             raise Refused(Kind.UNAVAILABLE, "No database.")
@@ -249,6 +251,87 @@ class TestUnknownAccess:
         assert cut == []
         await reconciler.heard(identity_changed(who))
         assert cut == [("N", 1)]
+
+
+class Stubborn:
+    """Brokers that cannot be reached for a while: a fault that no real one shows at will."""
+
+    def __init__(self) -> None:
+        self.reached = False
+        self.asked: list[Key] = []
+        self.reconciler = Reconciler(self.kick, self.access, now)
+
+    async def kick(self, key: Key) -> bool:
+        self.asked.append(key)
+        return self.reached
+
+    async def access(self, _: str) -> Access | Denied:
+        return Denied("suspended")
+
+    def connected(self, count: int = 1, server: str = "N") -> list[Connection]:
+        made = [Connection(server, number, WHO.identity.id, "0" * 16, START) for number in range(count)]
+        for one in made:
+            self.reconciler.connections.add(one)
+        return made
+
+
+WHO = access()
+
+
+class TestOwed:
+    async def test_a_cut_that_failed_is_tried_again_until_it_is_acknowledged(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "callout.reconcile")
+        brokers = Stubborn()
+        (connection,) = brokers.connected()
+        await brokers.reconciler.heard(identity_changed(WHO, "certificate.revoked"))
+        assert "cut connection" not in caplog.text
+        assert "could not be cut yet" in caplog.text
+        brokers.reached = True
+        asked = len(brokers.asked)
+        async with asyncio.timeout(3):
+            while len(brokers.asked) == asked:  # noqa: ASYNC110 - a second goes by
+                await asyncio.sleep(0.02)
+        assert brokers.asked[-1] == connection.key
+        assert "cut connection" in caplog.text
+        assert not len(brokers.reconciler.connections)
+
+    async def test_a_sweep_and_an_appearance_try_again(self) -> None:
+        brokers = Stubborn()
+        (connection,) = brokers.connected()
+        await brokers.reconciler.heard(identity_changed(WHO, "session.ended"))
+        asked = len(brokers.asked)
+        await brokers.reconciler.sweep({}, now())
+        assert len(brokers.asked) > asked
+        brokers.reached = True
+        await brokers.reconciler.appeared(connection)
+        assert not len(brokers.reconciler.connections)
+
+    @pytest.mark.parametrize("how", ["disappeared", "not listed"])
+    async def test_what_is_gone_is_owed_no_more(self, how: str) -> None:
+        brokers = Stubborn()
+        (connection,) = brokers.connected()
+        await brokers.reconciler.heard(identity_changed(WHO, "session.ended"))
+        if how == "disappeared":
+            brokers.reconciler.disappeared(connection.key)
+        else:
+            await brokers.reconciler.sweep({connection.server: []}, now())
+        asked = len(brokers.asked)
+        await brokers.reconciler.sweep({}, now())
+        assert len(brokers.asked) == asked
+
+    async def test_a_server_that_is_silent_is_asked_for_one_connection_and_others_for_theirs(self) -> None:
+        brokers = Stubborn()
+        brokers.connected(5, "M")
+        brokers.connected(5, "N")
+        await brokers.reconciler.heard(identity_changed(WHO, "session.ended"))
+        brokers.asked.clear()
+        await brokers.reconciler._pay()
+        assert sorted(brokers.asked) == [("M", 0), ("N", 0)]
+        brokers.reached = True
+        await brokers.reconciler._pay()
+        assert not len(brokers.reconciler.connections)
 
 
 class TestConnections:

@@ -3,11 +3,13 @@
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from iam.guard import Public
-from tests.api.conftest import Api, api  # noqa: F401 - the fixture of that name
+from iam.openapi import describe
+from tests.api.conftest import Answer, Api, api  # noqa: F401 - the fixture of that name
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -44,6 +46,35 @@ async def test_the_description_has_every_route_and_every_reference_leads_somewhe
     for route in routes:
         operation = document["paths"][route.path][route.method.lower()]
         assert (operation["security"] == []) is isinstance(route.need, Public)
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
+async def test_what_changes_only_with_the_program_is_made_once_and_sent_once(
+    api: Api,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+) -> None:
+    made: list[str] = []
+
+    def counted(*arguments: Any, **options: Any) -> dict[str, Any]:
+        made.append(path)
+        return describe(*arguments, **options)
+
+    monkeypatch.setattr("doorward.console.http.describe", counted)
+    first = await api.call("GET", path)
+    again = await api.call("GET", path)
+    assert (first.status, first.body) == (200, again.body)
+    assert made == [path]
+    tag = entity_tag(first)
+    for held in (tag, f'W/{tag}, "other"', "*"):
+        answer = await api.call("GET", path, headers={"If-None-Match": held})
+        assert (answer.status, answer.body, entity_tag(answer)) == (304, b"", tag)
+    answer = await api.call("GET", path, headers={"If-None-Match": '"other"'})
+    assert (answer.status, answer.body) == (200, first.body)
+
+
+def entity_tag(answer: Answer) -> str:
+    return next(value for name, value in answer.headers.items() if name.lower() == "etag")
 
 
 def references(value: object) -> list[str]:

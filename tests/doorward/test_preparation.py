@@ -88,6 +88,33 @@ async def test_other_names_make_another_certificate(
     assert [str(one) for one in held.get_values_for_type(x509.IPAddress)] == ["10.0.0.1"]
 
 
+@pytest.mark.parametrize(("file", "content"), [(0, b"broken"), (1, b"broken"), (1, None), (0, None)])
+async def test_files_that_are_broken_or_do_not_belong_together_are_made_anew(
+    tmp_path: Path,
+    database_urls: DatabaseUrls,
+    master: MasterKey,
+    clock: TurnableClock,
+    file: int,
+    content: bytes | None,
+) -> None:
+    files = server_certificate_files(tmp_path)
+    contents = []
+    for _ in range(2):
+        service = preparation(tmp_path, database_urls, master, clock)
+        await service.start()
+        await service.stop()
+        contents.append(files[file].read_bytes())
+        files[0].unlink()
+    service = preparation(tmp_path, database_urls, master, clock)
+    await service.start()
+    await service.stop()
+    files[file].write_bytes(contents[0] if content is None else content)
+    service = preparation(tmp_path, database_urls, master, clock)
+    await service.start()
+    await service.stop()
+    assert CertificateFiles(*files).read().certificates[0] == certificate_of(tmp_path)
+
+
 async def test_a_worker_takes_up_a_renewed_certificate_and_keeps_the_old_one_over_a_broken_file(
     tmp_path: Path,
     database_urls: DatabaseUrls,

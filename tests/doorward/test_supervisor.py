@@ -45,8 +45,11 @@ else:
 if mode != "silent":
     tell("ready")
     os.write(int(os.environ["DOORWARD_READY_FD"]), b"ready\\n")
-while True:
+while mode in ("silent", "hangs"):
     time.sleep(60)
+while True:
+    time.sleep(0.1)
+    os.write(int(os.environ["DOORWARD_READY_FD"]), b".")
 """
 
 # argv: folder with the certificates, then five ports. A whole node, as `doorward serve` makes it.
@@ -131,9 +134,22 @@ def is_gone(pid: int) -> bool:
     return RunningProcess.read(pid) is None
 
 
-def worker(folder: Path, name: str = "worker-1", *, ready_seconds: float = 10.0, drain_seconds: float = 10.0) -> Worker:
+def worker(
+    folder: Path,
+    name: str = "worker-1",
+    *,
+    ready_seconds: float = 10.0,
+    drain_seconds: float = 10.0,
+    silent_seconds: float = 10.0,
+) -> Worker:
     command = [sys.executable, "-I", "-S", "-c", WORKER, str(folder), name]
-    return Worker(name, command, ready_seconds=ready_seconds, drain_seconds=drain_seconds)
+    return Worker(
+        name,
+        command,
+        ready_seconds=ready_seconds,
+        drain_seconds=drain_seconds,
+        silent_seconds=silent_seconds,
+    )
 
 
 @asynccontextmanager
@@ -278,6 +294,26 @@ async def test_a_killed_worker_is_replaced(folder: Path) -> None:
             os.kill(events(folder, "ready")[-1][1], signal.SIGKILL)
         await until(lambda: len(events(folder, "ready")) == 4, "the last worker")
     assert [happened for _, _, happened in events(folder)][-1] == "drained"
+
+
+async def test_a_worker_that_was_stopped_is_killed_and_replaced(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running([worker(folder, silent_seconds=1.0)]):
+        await until(lambda: events(folder, "ready"), "the worker")
+        await asyncio.sleep(1.5)
+        assert len(events(folder, "began")) == 1, "one that shows signs of life is left alone"
+        pid = events(folder, "ready")[0][1]
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: len(events(folder, "ready")) == 2, "another one", 5.0)
+        assert is_gone(pid)
+    assert "worker-1: was silent for 1 s and was killed" in caplog.text
+
+
+async def test_a_worker_that_hangs_is_killed_and_replaced(folder: Path) -> None:
+    (folder / "mode").write_text("hangs")
+    async with running([worker(folder, silent_seconds=0.5)]):
+        await until(lambda: len(events(folder, "ready")) == 2, "another one", 5.0)
+        assert is_gone(events(folder, "ready")[0][1])
+        (folder / "mode").write_text("works")
 
 
 async def test_a_worker_that_always_dies_is_started_for_ever_and_recovers(folder: Path) -> None:

@@ -82,15 +82,18 @@ async def test_a_binding_lets_one_bootstrap_certificate_enrol_a_device(est: EstW
     bootstrap, path = await est.bootstrap("batch"), "/api/v1/est/bindings/meter-001"
     limited = await est.world.identity(est.world.system.id, ALL, ["meter-002"])
     stranger = await est.world.identity(await est.world.tenant("acme"), ALL)
+    issuer = {"issuerPublicKeySha256": est.world.authorities.by_name("factory").spki_sha256.hex()}
     async with serving(est.world, all_routes(est)) as client:
         for who, where, body, status in (
             (headers, path, {}, 400),
-            (headers, path, {"serial": "xyz"}, 400),
-            (headers, path.replace("001", "009"), {"serial": "01"}, 404),
-            (limited, path, {"serial": "01"}, 404),
-            (stranger, path, {"serial": "01"}, 404),
-            (headers, path, {"serial": "01"}, 204),
-            (headers, path, {"serial": bootstrap.serial.hex()}, 204),
+            (headers, path, {"serial": "xyz", **issuer}, 400),
+            (headers, path, {"serial": "01"}, 400),
+            (headers, path, issuer, 400),
+            (headers, path.replace("001", "009"), {"serial": "01", **issuer}, 404),
+            (limited, path, {"serial": "01", **issuer}, 404),
+            (stranger, path, {"serial": "01", **issuer}, 404),
+            (headers, path, {"serial": "01", **issuer}, 204),
+            (headers, path, {"serial": bootstrap.serial.hex(), **issuer}, 204),
         ):
             assert (await client.put(where, headers=who, json=body)).status == status, body
     csr = b64(request(ec.generate_private_key(ec.SECP256R1()), "meter-001"))

@@ -1,10 +1,12 @@
 """simpleenroll over real TLS, with curl and openssl as clients."""
 
 import asyncio
+import json
 import subprocess
 from base64 import b64decode
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from cryptography import x509
@@ -16,6 +18,7 @@ from ca.inventory import AuthorityKind, RevocationReason
 from certs.profile import check_against_profile, load_profile
 from est.profiles import EnrolmentMode
 from est.rules import Refusal
+from est.store import BootstrapBinding, IssuerAndSerial, bind_bootstrap
 from iam.errors import Refused
 from iam.store.database import EVERYWHERE
 from tests.est.world import Answer, EstWorld, Holder, b64, only, request
@@ -41,6 +44,14 @@ async def refusal_of(est: EstWorld, label: str, holder: Holder, csr: bytes) -> s
         await est.service.enrol(label, (holder.der,), b64(csr))
     assert await est.written() == before
     return refused.value.reason.partition(":")[0]
+
+
+async def bind_serial(est: EstWorld, serial: bytes) -> None:
+    """Bind meter-001 to the certificate of our factory that has this serial number."""
+    factory = est.world.authorities.by_name("factory").spki_sha256
+    async with est.world.pool.transaction(EVERYWHERE) as transaction:
+        binding = BootstrapBinding(None, IssuerAndSerial(factory, serial))
+        await bind_bootstrap(transaction, "meter-001", est.world.system.id, binding)
 
 
 async def test_openssl_and_curl_alone_enrol_a_device(est: EstWorld, tmp_path: Path) -> None:
@@ -164,6 +175,21 @@ async def test_the_same_request_again_gets_the_same_certificate(est: EstWorld) -
     before = await est.written()
     assert certificate_in(await est.enrol("simpleenroll", bootstrap, csr)) == first
     assert await est.written() == before
+
+
+async def test_a_lost_answer_is_given_again_for_the_same_key_signed_anew(est: EstWorld) -> None:
+    bootstrap, key = await est.bootstrap("meter-001"), new_key()
+    first = await est.service.enrol("default", (bootstrap.der,), b64(request(key, "meter-001")))
+    before = await est.written()
+    assert await est.service.enrol("default", (bootstrap.der,), b64(request(key, "meter-001"))) == first
+    assert await est.written() == before
+
+
+async def test_an_allowed_replacement_with_the_same_key_is_a_new_certificate(est: EstWorld) -> None:
+    bootstrap, key = await est.bootstrap("meter-001"), new_key()
+    first = await est.service.enrol("default", (bootstrap.der,), b64(request(key, "meter-001")))
+    await est.world.execute("UPDATE device SET replacement_allowed = true")
+    assert await est.service.enrol("default", (bootstrap.der,), b64(request(key, "meter-001"))) != first
 
 
 async def test_twenty_times_the_same_request_at_once_is_one_certificate(est: EstWorld) -> None:
@@ -298,6 +324,20 @@ async def test_an_allowed_replacement_counts_once_and_revokes_what_was(est: EstW
     assert entry is not None
 
 
+async def test_a_replacement_is_told_to_whoever_holds_the_replaced_one(est: EstWorld) -> None:
+    old = await est.enrolled("meter-001")
+    identity = await est.world.value("SELECT identity_id FROM device")
+    await est.world.execute("UPDATE device SET replacement_allowed = true")
+    await est.enrolled("meter-001")
+    data = {"reason": "superseded", "device": "meter-001", "identity": identity, "affects": [["identity", identity]]}
+    announced = [one for one in est.world.changes if one.kind == "certificate.revoked"]
+    assert [(one.subject, one.actor, dict(one.data)) for one in announced] == [(old.serial.hex(), identity, data)]
+    for journal in ("outbox", "audit_pending"):
+        query = f"SELECT subject, data::text FROM {journal} WHERE kind = 'certificate.revoked'"  # noqa: S608 - from the line above
+        (recorded,) = await est.world.rows(query)
+        assert (recorded["subject"], json.loads(recorded["data"])) == (old.serial.hex(), data)
+
+
 async def test_of_many_replacements_at_once_one_counts(est: EstWorld) -> None:
     await est.enrolled("meter-001")
     await est.world.execute("UPDATE device SET replacement_allowed = true")
@@ -360,6 +400,14 @@ async def test_a_compromised_key_does_not_come_back(est: EstWorld) -> None:
 # --- Labels ---------------------------------------------------------------------------------------------------------
 
 
+async def test_a_bootstrap_key_that_was_compromised_enrols_nothing_under_any_certificate(est: EstWorld) -> None:
+    first = await est.bootstrap("meter-001")
+    made = await est.world.service.issue_bootstrap("meter-001", first.key.public_key(), actor="test")
+    second = est.hold(x509.load_pem_x509_certificates(made.chain), first.key)
+    await est.world.revocation.revoke(EVERYWHERE, first.serial, RevocationReason.KEY_COMPROMISE, actor="test")
+    assert await refusal_of(est, "default", second, request(new_key(), "meter-001")) == Refusal.REVOKED.name
+
+
 async def test_a_pattern_lets_one_bootstrap_certificate_enrol_many(est: EstWorld) -> None:
     await est.label("meters", identifier_pattern="meter-*")
     batch = await est.bootstrap("batch-2026")
@@ -376,10 +424,22 @@ async def test_pre_registered_devices_enrol_by_what_they_are_bound_to(est: EstWo
     assert await refusal_of(est, "strict", batch, csr) == Refusal.NOT_REGISTERED.name
     await est.world.device("meter-001", est.world.system.id)
     assert await refusal_of(est, "strict", batch, csr) == Refusal.NOT_BOUND.name
-    bind = "INSERT INTO bootstrap_binding (device_identifier, tenant_id, serial) VALUES ('meter-001', $1, $2)"
-    await est.world.execute(bind, est.world.system.id, batch.serial)
+    await bind_serial(est, batch.serial)
     assert await refusal_of(est, "strict", other, csr) == Refusal.NOT_BOUND.name
     await est.service.enrol("strict", (batch.der,), b64(csr))
+
+
+async def test_a_serial_number_of_another_factory_is_not_what_was_bound(est: EstWorld) -> None:
+    """RFC 5280 4.1.2.2: a serial number is unique for one issuer only."""
+    issuing, factory = (est.world.authorities.by_name(name) for name in ("issuing", "factory"))
+    await est.label("both", mode=EnrolmentMode.PRE_REGISTERED, bootstrap_anchors=(issuing.der, factory.der))
+    bound = await est.bootstrap("meter-001")
+    await est.world.device("meter-001", est.world.system.id)
+    await bind_serial(est, bound.serial)
+    forged = est.signed_by(est.authority(AuthorityKind.ISSUING), "meter-001", serial=bound.certificate.serial_number)
+    csr = request(new_key(), "meter-001")
+    assert await refusal_of(est, "both", forged, csr) == Refusal.NOT_BOUND.name
+    await est.service.enrol("both", (bound.der,), b64(csr))
 
 
 async def test_a_binding_by_key_outlives_the_bootstrap_certificate(est: EstWorld) -> None:
@@ -399,8 +459,7 @@ async def test_a_binding_by_key_outlives_the_bootstrap_certificate(est: EstWorld
 
 async def test_a_binding_counts_under_any_mode(est: EstWorld) -> None:
     await est.world.device("meter-001", est.world.system.id)
-    bind = "INSERT INTO bootstrap_binding (device_identifier, tenant_id, serial) VALUES ('meter-001', $1, $2)"
-    await est.world.execute(bind, est.world.system.id, (await est.bootstrap("meter-001")).serial)
+    await bind_serial(est, (await est.bootstrap("meter-001")).serial)
     csr = request(new_key(), "meter-001")
     assert await refusal_of(est, "default", await est.bootstrap("meter-001"), csr) == Refusal.NOT_BOUND.name
 
@@ -413,3 +472,15 @@ async def test_a_change_of_a_label_takes_effect_within_two_seconds(est: EstWorld
     est.world.clock.move(timedelta(seconds=2))
     csr = request(new_key(), "meter-002")
     assert await refusal_of(est, "meters", batch, csr) == Refusal.NOT_NAMED.name
+
+
+async def test_facts_that_are_missing_are_not_those_that_were_expected(est: EstWorld) -> None:
+    """Nothing equals NULL, and what equals nothing would be taken for what was expected."""
+    unknown = uuid4()
+    (found,) = await est.world.rows(
+        "SELECT is_written, facts->>'is_within_label' AS is_within_label"
+        " FROM enrol_device(NULL, now(), 'meter-001', $1,"
+        " 'default', 'device', '', '', '', '', '', '', '', $1, '', '', now(), now(), '', 'idt', $1)",
+        unknown,
+    )
+    assert found == {"is_written": False, "is_within_label": "false"}

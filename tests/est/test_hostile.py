@@ -217,7 +217,7 @@ BODIES: list[tuple[str, bytes, int]] = [
         ),
         403,
     ),
-    ("64 KiB and one byte", b"A" * (64 * 1024 + 1), 413),
+    ("32 KiB and one byte", b"A" * (32 * 1024 + 1), 413),
     ("a megabyte", b"A" * 1_000_000, 413),
 ]
 

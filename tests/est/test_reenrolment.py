@@ -1,6 +1,7 @@
 """simplereenroll: renewing and rekeying over real TLS, and what stands against it."""
 
 import asyncio
+import json
 from base64 import b64decode
 from datetime import timedelta
 
@@ -59,13 +60,16 @@ async def test_curl_renews(est: EstWorld, *, rekey: bool) -> None:
     assert await est.world.value("SELECT count(*) FROM device_key") == 1 + rekey
 
 
-async def test_a_renewal_touches_nobodys_access(est: EstWorld) -> None:
+@pytest.mark.parametrize("rekey", [False, True])
+async def test_a_new_key_touches_its_connections_and_the_same_key_nobody(est: EstWorld, *, rekey: bool) -> None:
     device = await est.enrolled("meter-001")
-    await renewed(est, device, new_key())
+    await renewed(est, device, new_key() if rekey else device.key)
     (event,) = [one for one in est.world.changes if one.kind == "device.renewed"]
-    assert event.data == {"identity": await est.world.value("SELECT identity_id FROM device")}
-    recorded = await est.world.value("SELECT data::text FROM outbox WHERE kind = 'device.renewed'")
-    assert "affects" not in recorded
+    identity = await est.world.value("SELECT identity_id FROM device")
+    affected = {"affects": [["identity", identity]]} if rekey else {}
+    assert event.data == {"identity": identity, **affected}
+    recorded = json.loads(await est.world.value("SELECT data::text FROM outbox WHERE kind = 'device.renewed'"))
+    assert recorded.get("affects", []) == affected.get("affects", [])
 
 
 async def test_the_same_request_again_gets_the_same_certificate(est: EstWorld) -> None:
@@ -75,6 +79,18 @@ async def test_the_same_request_again_gets_the_same_certificate(est: EstWorld) -
     before = await est.written()
     assert await est.service.reenrol("default", (device.der,), csr) == first
     assert await est.written() == before
+
+
+@pytest.mark.parametrize("rekey", [False, True])
+async def test_a_lost_answer_is_given_again_for_the_same_key_signed_anew(est: EstWorld, *, rekey: bool) -> None:
+    device = await est.enrolled("meter-001")
+    key = new_key() if rekey else device.key
+    first = await est.service.reenrol("default", (device.der,), b64(request(key, "meter-001")))
+    before = await est.written()
+    assert await est.service.reenrol("default", (device.der,), b64(request(key, "meter-001"))) == first
+    assert await est.written() == before
+    successor = est.hold([only(first)], key)
+    assert await est.service.reenrol("default", (successor.der,), b64(request(key, "meter-001"))) != first
 
 
 async def test_twenty_times_the_same_request_at_once_is_one_certificate(est: EstWorld) -> None:
@@ -123,21 +139,44 @@ async def test_grace_does_not_outlive_a_revocation(est: EstWorld) -> None:
 
 async def test_a_revoked_certificate_never(est: EstWorld) -> None:
     device = await est.enrolled("meter-001")
-    await est.world.revocation.revoke(EVERYWHERE, device.serial, RevocationReason.CERTIFICATE_HOLD, actor="test")
+    await est.world.revocation.revoke(EVERYWHERE, device.serial, RevocationReason.UNSPECIFIED, actor="test")
     assert await refusal_of(est, device) == Refusal.REVOKED.name
 
 
 async def test_an_expired_one_only_where_the_label_says_so(est: EstWorld) -> None:
-    device = await est.enrolled("meter-001")
     await est.label("late", expired_may_renew=True)
+    device, strict = await est.enrolled("meter-001", label="late"), await est.enrolled("meter-002")
     est.world.clock.move(100 * DAY)
-    assert await refusal_of(est, device) == Refusal.EXPIRED.name
+    csr = request(new_key(), "meter-002")
+    assert await refusal_of(est, strict, csr) == Refusal.EXPIRED.name
+    assert await refusal_of(est, strict, csr, "late") == Refusal.OTHER_LABEL.name
     await renewed(est, device, new_key(), "late")
 
 
+@pytest.mark.parametrize("other", ["default", "lax"])
+async def test_a_device_renews_under_its_own_label_and_no_other(est: EstWorld, other: str) -> None:
+    await est.label("lax", previous_grace=timedelta(hours=1))
+    own = "lax" if other == "default" else "default"
+    device = await est.enrolled("meter-001", label=own)
+    assert await refusal_of(est, device, label=other) == Refusal.OTHER_LABEL.name
+    await renewed(est, device, new_key(), own)
+    assert await refusal_of(est, device, label=other) == Refusal.OTHER_LABEL.name
+
+
+async def test_after_its_label_was_deleted_a_device_renews_under_another_by_the_strictest_rules(est: EstWorld) -> None:
+    await est.label("meters")
+    await est.label("lax", previous_grace=timedelta(hours=1), expired_may_renew=True)
+    device = await est.enrolled("meter-001", label="meters")
+    await est.world.execute("DELETE FROM enrolment_profile WHERE name = 'meters'")
+    successor = await renewed(est, device, new_key(), "lax")
+    assert await refusal_of(est, device, label="lax") == Refusal.SUPERSEDED.name
+    est.world.clock.move(100 * DAY)
+    assert await refusal_of(est, successor, label="lax") == Refusal.EXPIRED.name
+
+
 async def test_an_expired_and_revoked_one_not_even_there(est: EstWorld) -> None:
-    device = await est.enrolled("meter-001")
     await est.label("late", expired_may_renew=True)
+    device = await est.enrolled("meter-001", label="late")
     await est.world.revocation.revoke(EVERYWHERE, device.serial, RevocationReason.UNSPECIFIED, actor="test")
     est.world.clock.move(100 * DAY)
     assert await refusal_of(est, device, label="late") == Refusal.REVOKED.name
@@ -187,6 +226,13 @@ async def test_going_back_to_an_older_key_is_allowed_unless_it_was_compromised(e
     third = await renewed(est, second, first.key)
     await est.world.revocation.revoke(EVERYWHERE, second.serial, RevocationReason.KEY_COMPROMISE, actor="test")
     assert await refusal_of(est, third, request(second.key, "meter-001")) == Refusal.KEY_COMPROMISED.name
+
+
+async def test_a_key_that_was_compromised_renews_nothing_under_any_certificate(est: EstWorld) -> None:
+    first = await est.enrolled("meter-001")
+    second = await renewed(est, first, first.key)
+    await est.world.revocation.revoke(EVERYWHERE, first.serial, RevocationReason.KEY_COMPROMISE, actor="test")
+    assert await refusal_of(est, second) == Refusal.REVOKED.name
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from est.rules import (
     REPEAT,
     Binding,
     Decision,
+    DeviceLabel,
     DeviceState,
     EnrolmentFacts,
     KeyOwner,
@@ -83,6 +84,7 @@ ENROL: list[tuple[EnrolmentProfile, EnrolmentFacts, Decision]] = [
     (JITP, replace(NEW, key_owner=KeyOwner.OTHER), Refuse(Refusal.KEY_TAKEN)),
     (JITP, replace(NEW, key_owner=KeyOwner.AUTHORITY), Refuse(Refusal.KEY_TAKEN)),
     (JITP, replace(NEW, key_owner=KeyOwner.COMPROMISED), Refuse(Refusal.KEY_COMPROMISED)),
+    (JITP, replace(KNOWN, is_answered=True, key_owner=KeyOwner.COMPROMISED), Refuse(Refusal.KEY_COMPROMISED)),
 ]
 
 SAME = RenewalFacts(PresentedState.ACTIVE, KeyOwner.THIS)
@@ -105,6 +107,10 @@ REENROL: list[tuple[RenewalFacts, Decision]] = [
     (replace(SAME, is_identity_active=False, is_answered=True), Refuse(Refusal.IDENTITY_SUSPENDED)),
     (replace(SAME, key_owner=KeyOwner.OTHER), Refuse(Refusal.KEY_TAKEN)),
     (replace(SAME, key_owner=KeyOwner.COMPROMISED), Refuse(Refusal.KEY_COMPROMISED)),
+    (replace(SAME, key_owner=KeyOwner.COMPROMISED, is_answered=True), Refuse(Refusal.KEY_COMPROMISED)),
+    (replace(SAME, label=DeviceLabel.OTHER), Refuse(Refusal.OTHER_LABEL)),
+    (replace(SAME, label=DeviceLabel.OTHER, is_answered=True), Refuse(Refusal.OTHER_LABEL)),
+    (replace(SAME, label=DeviceLabel.DELETED), PROCEED),
 ]
 
 
@@ -115,7 +121,15 @@ def test_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts, decision: Decis
 
 @pytest.mark.parametrize(("facts", "decision"), REENROL)
 def test_reenrol(facts: RenewalFacts, decision: Decision) -> None:
-    assert decide_reenrol(facts) == decision
+    assert decide_reenrol(facts, has_expired=False) == decision
+
+
+@pytest.mark.parametrize(
+    ("label_of_device", "decision"),
+    [(DeviceLabel.OWN, PROCEED), (DeviceLabel.DELETED, Refuse(Refusal.EXPIRED))],
+)
+def test_what_has_expired_renews_under_its_own_label_alone(label_of_device: DeviceLabel, decision: Decision) -> None:
+    assert decide_reenrol(replace(SAME, label=label_of_device), has_expired=True) == decision
 
 
 @pytest.mark.parametrize("facts", [facts for _, facts, _ in ENROL])
@@ -132,7 +146,7 @@ def test_what_is_expected_is_let_through() -> None:
     for profile in (JITP, STRICT):
         assert decide_enrol(profile, expected_enrolment(profile)) == PROCEED
     for same_key in (False, True):
-        assert decide_reenrol(expected_renewal(same_key=same_key)) == PROCEED
+        assert decide_reenrol(expected_renewal(same_key=same_key), has_expired=False) == PROCEED
 
 
 def test_each_refusal_has_its_own_sentence() -> None:

@@ -109,6 +109,7 @@ class EstWorld:
         ends: timedelta = DAY,
         usage: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
         is_authority: bool = False,
+        serial: int | None = None,
     ) -> Holder:
         """Make a certificate that our own code would not make, in files."""
         name, authority_key = authority
@@ -119,7 +120,7 @@ class EstWorld:
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identifier)]))
             .issuer_name(name)
             .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
+            .serial_number(serial or x509.random_serial_number())
             .not_valid_before(now + begins)
             .not_valid_after(now + ends)
             .add_extension(x509.BasicConstraints(is_authority, None), critical=True)

@@ -1,8 +1,9 @@
 """`iam.directory`: what is believed, how long, and what makes it forgotten."""
 
 import asyncio
+import time
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -101,6 +102,47 @@ async def test_a_standing_is_believed_as_long_as_the_feed_allows(
     clock.turn(timedelta(seconds=1.1))
     await directory.standing("a")
     assert len(source.reads) == 2
+
+
+@pytest.mark.parametrize(("fed", "limit"), [(True, AGE_LIMIT), (False, AGE_LIMIT_UNFED)])
+async def test_a_clock_that_is_set_back_prolongs_nothing(
+    source: Source, clock: TurnableClock, fed: bool, limit: timedelta
+) -> None:
+    seconds = 0.0
+    directory = Directory(source.read, clock, lambda: fed, monotonic=lambda: seconds)
+    await directory.standing("a")
+    clock.turn(-timedelta(hours=1))
+    seconds = limit.total_seconds() - 0.1
+    await directory.standing("a")
+    assert len(source.reads) == 1
+    seconds = limit.total_seconds() + 0.1
+    await directory.standing("a")
+    assert len(source.reads) == 2
+
+
+async def test_an_event_looks_at_nobody_whom_it_does_not_touch(clock: TurnableClock) -> None:
+    async def read(_: str) -> Standing:
+        return Standing(Denied("read"), (uuid4(),), (PARENT, uuid4()), frozenset())
+
+    directory = Directory(read, clock, lambda: True)
+    for number in range(20_000):
+        await directory._read_until_settled(str(number))
+    effects = [Effect(kind, str(uuid4())) for kind in (Affected.ROLE, Affected.TENANT) for _ in range(50)]
+    began = time.perf_counter()
+    directory.apply(effects)
+    assert time.perf_counter() - began < 0.005
+    directory.apply([Effect(Affected.TENANT, str(PARENT))])
+    assert (directory._held, directory._touched_by) == ({}, {})
+
+
+async def test_what_has_left_is_in_no_index(source: Source, directory: Directory) -> None:
+    for identity in ("a", "b", "c", "d"):
+        await directory.standing(identity)
+    assert set(map(frozenset, directory._touched_by.values())) == {frozenset({"b", "c", "d"})}
+    for identity in ("b", "c", "d"):
+        directory.apply([Effect(Affected.IDENTITY, identity)])
+    assert directory._touched_by == {}
+    assert source.reads == ["a", "b", "c", "d"]
 
 
 async def test_the_one_asked_for_longest_ago_leaves_first(source: Source, directory: Directory) -> None:
