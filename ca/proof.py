@@ -33,7 +33,7 @@ from iam.errors import unauthenticated
 from iam.identifiers import Clock
 from iam.store.database import EVERYWHERE, Database
 
-CERTIFICATE_EVENTS = frozenset({"certificate.revoked", "device.enrolled", "device.renewed"})
+CERTIFICATE_EVENTS = frozenset({"certificate.revoked", "device.renewed"})
 """What is told in `iam.events` about certificates; each has the `identity` in its data."""
 
 

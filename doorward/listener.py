@@ -55,6 +55,7 @@ class ListenerLimits:
     close_seconds: float = 2.0
     """How long closing waits for what is not sent and for the client's end."""
     max_connections: int = 10_000
+    max_connections_per_address: int = 1_024
     max_handshakes: int = 1_024
     max_handshakes_per_address: int = 64
     max_header_line_bytes: int = 8_190
@@ -258,6 +259,7 @@ async def serve_https(
         partial(HTTPConnection, server, limits, access_log),
         Admission(
             max_connections=limits.max_connections,
+            max_connections_per_address=limits.max_connections_per_address,
             max_handshakes=limits.max_handshakes,
             max_handshakes_per_address=limits.max_handshakes_per_address,
         ),

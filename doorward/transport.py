@@ -177,7 +177,7 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
             self._endpoint.admission.end_handshake(self._address)
             log.debug("connection from %s lost during its handshake", self._address)
         self.phase = Phase.LOST
-        self._endpoint.admission.leave()
+        self._endpoint.admission.leave(self._address)
         self._endpoint.connections.discard(self)
         self._stop_timers()
         self._lose_inner(self._lost_because or exc)

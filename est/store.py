@@ -120,10 +120,10 @@ async def enrol_device(
 
     def changes(row: Row) -> Sequence[Change]:
         tenant, who = row["tenant"], row["identity"]
-        affected = {"identity": who, **affects_identity(who)}
-        revoked = {"reason": "superseded", "device": attempt.device, **affected}
+        revoked = {"reason": "superseded", "device": attempt.device, "identity": who, **affects_identity(who)}
         return (
-            Change(tenant, who, "device.enrolled", attempt.device, affected),
+            # Nobody's access: whoever is new was never heard of, and what was replaced is told of as revoked.
+            Change(tenant, who, "device.enrolled", attempt.device, {"identity": who}),
             *(Change(tenant, who, "certificate.revoked", one.hex(), revoked) for one in row["replaced"] or ()),
         )
 

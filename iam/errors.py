@@ -35,7 +35,8 @@ class Kind(Enum):
     UNSUPPORTED = "unsupported"
     """A part of a standard that this server does not offer."""
     UNAVAILABLE = "unavailable"
-    """Something that this decision needs is gone: the store, a signing key. Nothing was done."""
+    """Something that this decision needs is gone: the store, a signing key. Unless the connection was lost while
+    committing, nothing was done."""
 
 
 class Refused(Exception):

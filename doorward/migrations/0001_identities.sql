@@ -179,7 +179,7 @@ CREATE TABLE audit_pending (LIKE outbox INCLUDING ALL);
 
 -- What touches somebody's access or certificate is published first: the order of `iam/store/journal.py`.
 CREATE INDEX outbox_urgent ON outbox (
-    (NOT (data ? 'affects' OR kind IN ('certificate.revoked', 'device.enrolled', 'device.renewed'))), id);
+    (NOT (data ? 'affects' OR kind IN ('certificate.revoked', 'device.renewed'))), id);
 
 -- The audit: append-only, each line bound to the one before by SHA-256.
 CREATE TABLE audit (

@@ -170,8 +170,7 @@ BEGIN
                 new_spki, new_request, new_not_before, new_not_after, new_certificate, 'active', moment);
     PERFORM record_change(new_change, tenant, moment, enrol_device.identity, 'device.enrolled', wanted,
         jsonb_build_object('identity', enrol_device.identity, 'serial', encode(new_serial, 'hex'),
-                           'label', label_name, 'bootstrap', encode(presented_serial, 'hex'),
-                           'affects', jsonb_build_array(jsonb_build_array('identity', enrol_device.identity))));
+                           'label', label_name, 'bootstrap', encode(presented_serial, 'hex')));
 END $$;
 
 CREATE FUNCTION reenrol_device(

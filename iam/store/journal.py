@@ -25,7 +25,7 @@ FIRST = bytes(32)
 """What stands for the hash before the first line."""
 
 # What brokers and memories of access act on. The index `outbox_urgent` is made of the same expression.
-_URGENT = "(data ? 'affects' OR kind IN ('certificate.revoked', 'device.enrolled', 'device.renewed'))"
+_URGENT = "(data ? 'affects' OR kind IN ('certificate.revoked', 'device.renewed'))"
 _WAITING = f"""
     SELECT id, tenant_id, at, actor, kind, subject, data FROM outbox ORDER BY (NOT {_URGENT}), id LIMIT $1"""
 _PUBLISHED = "DELETE FROM outbox WHERE id = ANY ($1)"

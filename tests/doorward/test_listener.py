@@ -551,6 +551,19 @@ def test_connections_are_bounded(start: Callable[..., Server]) -> None:
     kept[1].close()
 
 
+def test_connections_from_one_address_are_bounded(start: Callable[..., Server]) -> None:
+    server = start(replace(QUICK, max_connections_per_address=2))
+    kept = [connect(server), connect(server)]
+    with pytest.raises(OSError, match=r"(?i)reset|EOF|abort"):
+        connect(server)
+    assert server.listener.admission.refused == {Refusal.CONNECTIONS_OF_ADDRESS: 1}
+    kept[0].close()
+    wait_for(lambda: server.listener.admission.connections == 1)
+    with connect(server) as connection:
+        assert ask(connection, "/who")
+    kept[1].close()
+
+
 @pytest.mark.parametrize("requests_before", [0, 1])
 def test_dripped_headers_are_cut_with_408(start: Callable[..., Server], requests_before: int) -> None:
     server = start(replace(QUICK, header_seconds=0.4))

@@ -383,7 +383,9 @@ def test_an_identity_that_does_not_fit_together_is_refused() -> None:
 
 
 def test_a_listener_admits_by_count_and_says_why_not() -> None:
-    admission = Admission(max_connections=4, max_handshakes=3, max_handshakes_per_address=2)
+    admission = Admission(
+        max_connections=4, max_connections_per_address=3, max_handshakes=3, max_handshakes_per_address=2
+    )
     assert [admission.enter("a"), admission.enter("a")] == [None, None]
     assert admission.enter("a") is Refusal.HANDSHAKES_OF_ADDRESS
     assert admission.enter("b") is None
@@ -393,10 +395,11 @@ def test_a_listener_admits_by_count_and_says_why_not() -> None:
     for address in ("a", "a", "b"):
         admission.end_handshake(address)
     assert admission.enter("c") is Refusal.CONNECTIONS
-    admission.leave()
+    admission.leave("b")
+    assert admission.enter("a") is Refusal.CONNECTIONS_OF_ADDRESS
     assert admission.enter("c") is None
     assert (admission.connections, admission.handshakes) == (4, 1)
-    assert admission.refused.total() == 3
+    assert admission.refused.total() == 4
 
 
 @pytest.mark.parametrize(

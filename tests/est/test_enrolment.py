@@ -136,8 +136,8 @@ async def test_the_change_is_recorded_and_announced(est: EstWorld) -> None:
     assert event == audited
     identity = await est.world.value("SELECT identity_id FROM device")
     announced = [one for one in est.world.changes if one.kind == "device.enrolled"]
-    assert [(one.subject, one.actor, one.data["affects"]) for one in announced] == [
-        ("meter-001", identity, [["identity", identity]])
+    assert [(one.subject, one.actor, one.data) for one in announced] == [
+        ("meter-001", identity, {"identity": identity})  # nobody's access changes: he was never heard of
     ]
 
 

@@ -112,7 +112,7 @@ def mixed_order() -> bytes:
     return ((prime - y) | (1 - sign) << 255).to_bytes(32, "little")  # (x, y) + (0, -1) = (-x, -y)
 
 
-@pytest.mark.parametrize("point", [*SMALL_ORDER, OFF_CURVE, mixed_order().hex()])
+@pytest.mark.parametrize("point", [*SMALL_ORDER, OFF_CURVE, mixed_order().hex()], ids=lambda _: "point")
 def test_a_bad_ed25519_point_is_refused_in_every_notation(point: str) -> None:
     raw = bytes.fromhex(point)
     blob = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + raw
@@ -237,6 +237,7 @@ LINE = ED.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).deco
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
         "-----BEGIN PUBLIC KEY-----",
     ],
+    ids=lambda _: "text",  # some are made of fresh keys, and every process has to call them the same
 )
 def test_what_is_no_key_is_refused_as_malformed(text: str) -> None:
     with pytest.raises(Refused) as caught:
@@ -482,6 +483,7 @@ def test_a_passphrase_opens_its_key_alone() -> None:
         LINE.encode(),
         written(P256.public_key())["PEM"],
     ],
+    ids=lambda _: "text",
 )
 def test_what_is_no_private_key_is_refused(text: bytes) -> None:
     with pytest.raises(Refused, match="not a private key") as caught:
