@@ -121,6 +121,15 @@ class HTTPConnection(web.RequestHandler):
         waiter = self._waiter
         return self._request_count == 0 or (waiter is not None and not waiter.done())
 
+    @property
+    def _expects_header(self) -> bool:
+        """Whether what comes next belongs to a block of headers: all that came before has its body whole.
+
+        The client may have its answer, and begin the next request, before the task that served it has come to rest.
+        """
+        request = self._current_request
+        return self.awaits_request or (not self._messages and (request is None or request.content.is_eof()))
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Expect the first block of headers."""
         super().connection_made(transport)
@@ -128,12 +137,12 @@ class HTTPConnection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and watch over a block of headers that is not complete."""
-        requests = self._request_count
+        requests, is_header = self._request_count, self._expects_header
         super().data_received(data)
         if self._request_count != requests:
             self._header_bytes = 0
             self._stop_header_timer()
-        elif data and self.awaits_request:
+        elif data and is_header:
             self._header_bytes += len(data)
             if self._header_bytes > self._limits.max_header_block_bytes:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -186,7 +195,13 @@ class HTTPConnection(web.RequestHandler):
 
     def _start_header_timer(self) -> None:
         seconds = self._limits.header_seconds
-        self._header_timer = self._loop.call_later(seconds, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
+        self._header_timer = self._loop.call_later(seconds, self._header_is_late)
+
+    def _header_is_late(self) -> None:
+        if self.awaits_request:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:  # an earlier request is still being served: its answer is not cut short
+            self._start_header_timer()
 
     def _stop_header_timer(self) -> None:
         if self._header_timer is not None:
