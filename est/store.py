@@ -205,7 +205,7 @@ async def _record(
             *values,
             changes=lambda row: changes(row) if row["is_written"] else (),
         )
-    except asyncpg.UniqueViolationError as error:
+    except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
         raise MeanwhileChanged from error
     facts = expected if row["is_written"] else decode(row["facts"])
     return Recorded(row["is_written"], facts, row["existing"])

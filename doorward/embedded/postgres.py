@@ -209,7 +209,7 @@ class EmbeddedPostgres:
     async def _initialise(self, programs: Path, account: Account) -> None:
         """Make the cluster with its roles and its database beside its place, then move it there."""
         incomplete = self._home.with_name("postgres.incomplete")
-        shutil.rmtree(incomplete, ignore_errors=True)
+        await _clear(incomplete)
         incomplete.mkdir(mode=0o700)
         cluster = incomplete / "cluster"
         make_private_folder(cluster, account)
@@ -276,6 +276,17 @@ class EmbeddedPostgres:
             return f"postgresql://{role}:{passwords[role]}@/{DATABASE}?host={quote(str(sockets), safe='')}"
 
         return PostgresAddresses(owner_dsn=dsn(OWNER), node_dsn=dsn(NODE), superuser_dsn=dsn(SUPERUSER))
+
+
+async def _clear(folder: Path) -> None:
+    """Remove what an earlier start left half made, once its initdb, which may still be dying, is gone."""
+
+    def writes_there(process: RunningProcess) -> bool:
+        is_server = Path(process.arguments[0]).name in ("initdb", "postgres")
+        return is_server and any(str(folder) in argument for argument in process.arguments)
+
+    await end_left_over(writes_there, signal.SIGKILL, STOP_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def locate_programs() -> Path:
