@@ -100,7 +100,8 @@ def trusted_root(named: Path | None, beside: Path) -> Path:
 
 
 def _refusal(error: urllib.error.HTTPError) -> Refused:
-    text = error.read().decode(errors="replace")
+    with error:
+        text = error.read().decode(errors="replace")
     try:
         problem = json.loads(text)
         detail = problem["detail"]
