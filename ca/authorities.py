@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ca.inventory import AuthorityKind
 from ca.issue import SERIAL_BYTES, Addresses, Template, authority, encoded_key
 from ca.keystore import Keystore, RootKey, Signer, SoftwareSigner
-from ca.store import StoredAuthority, insert_authority, list_authorities, lock_authorities, system_tenant
+from ca.store.authorities import StoredAuthority, insert_authority, list_authorities, lock_authorities, system_tenant
 from certs.chain import Anchor
 from certs.pem import read_certificate
 from certs.profile import load_profile

@@ -23,7 +23,7 @@ from typing import Any
 
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind, ProvedCertificate, judge_presented, stored_serial
-from ca.store import find_certificate
+from ca.store.certificates import find_certificate
 from certs.chain import Purpose, validate_chain
 from certs.errors import CertificateRefused
 from certs.pem import read_certificate

@@ -14,16 +14,14 @@ from uuid import UUID
 from ca.authorities import Authorities, Authority
 from ca.crl import LIFE, OFFLINE_LIFE, RevocationList, build_revocation_list
 from ca.inventory import AuthorityKind, CertificateStep, RevocationReason, StoredCertificate, next_status
-from ca.store import (
+from ca.store.certificates import live_certificates, lock_certificate, revoke_certificate
+from ca.store.revocation_lists import (
     PublishedList,
     count_revocations,
     insert_list,
     latest_list,
     list_revoked,
-    live_certificates,
-    lock_certificate,
     lock_revocations,
-    revoke_certificate,
 )
 from iam.errors import not_found
 from iam.events import affects_identity

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ca.authorities import Authorities, Authority
 from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate
 from ca.issue import SERIAL_BYTES, Holder, Issued, device_to_be, encoded_key, host
-from ca.store import find_certificate, insert_certificate, list_certificates, system_tenant
+from ca.store.authorities import system_tenant
+from ca.store.certificates import find_certificate, insert_certificate, list_certificates
 from certs.keys import PublicKey, check_public_key
 from certs.names import device_identifier
 from certs.pem import read_certificate, write_certificates

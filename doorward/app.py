@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ca.authorities import Authorities
-from ca.http import routes as authority_routes
+from ca.http import authorities as authority_routes
+from ca.http import certificates as certificate_routes
+from ca.http import publication
 from ca.keystore import Keystore
 from ca.proof import CERTIFICATE_EVENTS, CertificateProver
 from ca.revocation import RevocationService
@@ -27,8 +29,7 @@ from doorward.keys import callout_keys, master_key
 from doorward.outbox import Relay
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
-from est.http import profile_routes
-from est.http import routes as est_routes
+from est.http import operations, profiles
 from est.service import EstService
 from iam.access import Authenticated, Denied
 from iam.directory import Directory, Monotonic
@@ -208,11 +209,13 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *devices.device_routes(DeviceService(pool, clock, revocation.withdraw)),
         *devices.pairing_routes(PairingService(pool)),
         *challenge_routes(challenges, gate),
-        *authority_routes(certificates, revocation, authorities),
-        *profile_routes(ProfileService(pool, authorities, clock, random)),
+        *authority_routes.routes(authorities),
+        *certificate_routes.routes(certificates, revocation),
+        *publication.routes(revocation, authorities),
+        *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),
     ]
-    device_routes = est_routes(enrolment)
+    device_routes = operations.routes(enrolment)
 
     def described() -> list[Route]:
         return [*public_routes, *device_routes]

@@ -16,7 +16,7 @@ from typing import Any
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind
 from est.profiles import DEFAULT_LABEL, EnrolmentProfile
-from est.store import (
+from est.store.profiles import (
     BootstrapBinding,
     bind_bootstrap,
     delete_profile,

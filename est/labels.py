@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from est.profiles import EnrolmentProfile
 from est.profiles import label as checked_label
-from est.store import find_profile
+from est.store.profiles import find_profile
 from iam.directory import Moment, Monotonic
 from iam.errors import Refused, not_found
 from iam.identifiers import Clock

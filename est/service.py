@@ -44,16 +44,15 @@ from est.rules import (
     judge_request,
     requested_device,
 )
-from est.store import (
+from est.store.enrolments import (
     Attempt,
     MeanwhileChanged,
     Recorded,
     StatementDatabase,
     enrol_device,
-    find_profile,
-    insert_profile,
     reenrol_device,
 )
+from est.store.profiles import find_profile, insert_profile
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random, identity_id, uuid7
 from iam.store.database import Change

@@ -15,7 +15,7 @@ import nats
 from nats.errors import Error as NatsError
 
 from ca.keystore import Keystore
-from ca.store import list_authorities
+from ca.store.authorities import list_authorities
 from certs.pem import read_certificate
 from doorward.addresses import Addresses, nats_trust, read_addresses
 from doorward.clock import utc_now

@@ -4,7 +4,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.http import routes
+from ca.http import authorities, certificates, publication
 from tests.ca.world import World, serving
 
 ALL = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
@@ -14,7 +14,11 @@ CERTIFICATES = "/api/v1/ca/certificates"
 
 
 def all_routes(world: World) -> list:  # type: ignore[type-arg]
-    return routes(world.service, world.revocation, world.authorities)
+    return [
+        *authorities.routes(world.authorities),
+        *certificates.routes(world.service, world.revocation),
+        *publication.routes(world.revocation, world.authorities),
+    ]
 
 
 async def test_authorities(world: World) -> None:

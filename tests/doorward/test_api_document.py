@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from ca.http import routes as authority_routes
+from ca.http import authorities as authority_routes
+from ca.http import certificates as certificate_routes
+from ca.http import publication
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
-from est.http import profile_routes
-from est.http import routes as est_routes
+from est.http import operations, profiles
 from iam.guard import Needs, Public, Route, SignedIn
 from iam.http import audit, devices, identities, login, tenancy
 from iam.permissions import Resource
@@ -32,10 +33,12 @@ def _all_routes() -> Sequence[Route]:
         *devices.device_routes(nothing),
         *devices.pairing_routes(nothing),
         *challenge_routes(nothing, nothing),
-        *authority_routes(nothing, nothing, nothing),
-        *profile_routes(nothing),
+        *authority_routes.routes(nothing),
+        *certificate_routes.routes(nothing, nothing),
+        *publication.routes(nothing, nothing),
+        *profiles.routes(nothing),
         *audit.routes(nothing),
-        *est_routes(nothing),
+        *operations.routes(nothing),
         *console_routes(nothing, nothing, list, "", ""),
     ]
 

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from certs.pem import write_certificates
-from est.http import profile_routes
+from est.http import profiles
 from est.profiles import EnrolmentMode
 from iam.guard import Route
 from tests.ca.world import World, serving
@@ -18,7 +18,7 @@ PATH = "/api/v1/est/profiles"
 
 
 def all_routes(est: EstWorld) -> list[Route]:
-    return profile_routes(est.profiles)
+    return profiles.routes(est.profiles)
 
 
 def anchors(world: World, name: str = "factory") -> str:

@@ -18,7 +18,7 @@ from ca.inventory import AuthorityKind, RevocationReason
 from certs.profile import check_against_profile, load_profile
 from est.profiles import EnrolmentMode
 from est.rules import Refusal
-from est.store import BootstrapBinding, IssuerAndSerial, bind_bootstrap
+from est.store.profiles import BootstrapBinding, IssuerAndSerial, bind_bootstrap
 from iam.errors import Refused
 from iam.store.database import EVERYWHERE
 from tests.est.world import Answer, EstWorld, Holder, b64, only, request

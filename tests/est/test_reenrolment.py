@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.inventory import AuthorityKind, RevocationReason
-from ca.store import lock_certificate, revoke_certificate
+from ca.store.certificates import lock_certificate, revoke_certificate
 from est.rules import Refusal
 from iam.errors import Refused
 from iam.store.database import EVERYWHERE

@@ -27,10 +27,10 @@ from certs.pkcs7 import parse_certs_only
 from doorward.listener import ListenerLimits, listening_sockets, serve_https
 from doorward.tls import ServerIdentity, ServerTLS
 from est.administration import ProfileService
-from est.http import routes
+from est.http.operations import routes
 from est.profiles import EnrolmentMode, EnrolmentProfile
 from est.service import EstService
-from est.store import insert_profile
+from est.store.profiles import insert_profile
 from iam.access import Authenticated
 from iam.errors import unauthenticated
 from iam.guard import Guard

@@ -1,4 +1,4 @@
-"""Enrolment in SQL: the two statements that record it, and the profiles.
+"""Enrolment in SQL: the two statements that record it.
 
 An enrolment is one statement and so one round trip: a function of migration 0003 that finds the facts, compares them
 with those that the decision was made on, and writes if they are the same. Its answer comes after its commit.
@@ -6,7 +6,7 @@ with those that the decision was made on, and writes if they are the same. Its a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -14,7 +14,7 @@ import asyncpg
 
 from ca.issue import Issued
 from certs.csr import CertificateRequest
-from est.profiles import EnrolmentMode, EnrolmentProfile
+from est.profiles import EnrolmentProfile
 from est.rules import (
     EnrolmentFacts,
     RenewalFacts,
@@ -22,10 +22,8 @@ from est.rules import (
     decode_renewal_facts,
     encode_facts,
 )
-from iam.errors import conflict
 from iam.events import affects_identity
-from iam.paging import Page, PageQuery, decode_cursor, page_of
-from iam.store.database import Change, Database, Row, Transaction
+from iam.store.database import Change, Database, Row
 
 Facts = TypeVar("Facts", EnrolmentFacts, RenewalFacts)
 
@@ -81,22 +79,6 @@ class Attempt:
     def is_same_key(self) -> bool:
         """Whether the new certificate is for the key of the one presented."""
         return self.presented_spki_sha256 == self.request.spki_sha256
-
-
-@dataclass(frozen=True, slots=True)
-class IssuerAndSerial:
-    """What names a certificate: a serial number is unique for one issuer only (RFC 5280 4.1.2.2)."""
-
-    issuer_spki_sha256: bytes
-    serial: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapBinding:
-    """Which bootstrap certificate a device is bound to, by its key or its name; at least one of the two is there."""
-
-    spki_sha256: bytes | None
-    certificate: IssuerAndSerial | None
 
 
 class MeanwhileChanged(Exception):
@@ -222,123 +204,4 @@ def _new(attempt: Attempt) -> tuple[object, ...]:
         issued.not_before,
         issued.not_after,
         issued.der,
-    )
-
-
-_PROFILE = """
-    SELECT id, tenant_id, name, mode, authority_id, certificate_profile, bootstrap_anchors, identifier_pattern,
-           role_name, expired_may_renew, previous_grace_seconds, created_at
-    FROM enrolment_profile"""
-
-_BY_NAME = f"{_PROFILE} WHERE name = $1"
-
-
-async def find_profile(transaction: Transaction, name: str) -> EnrolmentProfile | None:
-    """Return the profile of that label, if this transaction may see one."""
-    row = await transaction.fetchrow(_BY_NAME, name)
-    return _profile_from(row) if row else None
-
-
-_LIST = f"{_PROFILE} WHERE tenant_id = $1 AND name > $2 ORDER BY name LIMIT $3"
-
-
-async def list_profiles(transaction: Transaction, tenant: UUID, query: PageQuery) -> Page[EnrolmentProfile]:
-    """Return a tenant's profiles, by name."""
-    after = decode_cursor(query.cursor, 1) or ("",)
-    found = [_profile_from(row) for row in await transaction.fetch(_LIST, tenant, after[0], query.limit + 1)]
-    return page_of(found, query.limit, [(one.name,) for one in found])
-
-
-_INSERT_PROFILE = """
-    INSERT INTO enrolment_profile (id, tenant_id, name, mode, authority_id, certificate_profile, bootstrap_anchors,
-                                   identifier_pattern, role_name, expired_may_renew, previous_grace_seconds,
-                                   created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"""
-
-
-async def insert_profile(transaction: Transaction, one: EnrolmentProfile) -> None:
-    """Store a new profile; raise `Refused` (conflict) if its label is taken, by whichever tenant."""
-    try:
-        await transaction.execute(
-            _INSERT_PROFILE,
-            one.id,
-            one.tenant,
-            one.name,
-            one.mode,
-            one.authority,
-            one.certificate_profile,
-            list(one.bootstrap_anchors),
-            one.identifier_pattern,
-            one.role_name,
-            one.expired_may_renew,
-            _seconds(one.previous_grace),
-            one.created,
-        )
-    except asyncpg.UniqueViolationError as error:
-        raise conflict(f"The label {one.name} is taken.") from error
-
-
-_UPDATE_PROFILE = """
-    UPDATE enrolment_profile
-    SET mode = $2, certificate_profile = $3, bootstrap_anchors = $4, identifier_pattern = $5, role_name = $6,
-        expired_may_renew = $7, previous_grace_seconds = $8
-    WHERE id = $1"""
-
-
-async def update_profile(transaction: Transaction, one: EnrolmentProfile) -> None:
-    """Replace what a profile says; its label, tenant and authority stay."""
-    await transaction.execute(
-        _UPDATE_PROFILE,
-        one.id,
-        one.mode,
-        one.certificate_profile,
-        list(one.bootstrap_anchors),
-        one.identifier_pattern,
-        one.role_name,
-        one.expired_may_renew,
-        _seconds(one.previous_grace),
-    )
-
-
-_DELETE_PROFILE = "DELETE FROM enrolment_profile WHERE id = $1"
-
-
-async def delete_profile(transaction: Transaction, identifier: UUID) -> None:
-    """Delete a profile; what was enrolled under it stays."""
-    await transaction.execute(_DELETE_PROFILE, identifier)
-
-
-_BIND = """
-    INSERT INTO bootstrap_binding (device_identifier, tenant_id, spki_sha256, issuer_spki_sha256, serial)
-    VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (device_identifier) DO UPDATE
-    SET spki_sha256 = excluded.spki_sha256, issuer_spki_sha256 = excluded.issuer_spki_sha256,
-        serial = excluded.serial"""
-
-
-async def bind_bootstrap(transaction: Transaction, device: str, tenant: UUID, binding: BootstrapBinding) -> None:
-    """Bind a device to a bootstrap certificate."""
-    named = binding.certificate
-    issuer, serial = (named.issuer_spki_sha256, named.serial) if named else (None, None)
-    await transaction.execute(_BIND, device, tenant, binding.spki_sha256, issuer, serial)
-
-
-def _seconds(period: timedelta) -> int:
-    return int(period.total_seconds())
-
-
-def _profile_from(row: Row) -> EnrolmentProfile:
-    return EnrolmentProfile(
-        id=row["id"],
-        tenant=row["tenant_id"],
-        name=row["name"],
-        mode=EnrolmentMode(row["mode"]),
-        authority=row["authority_id"],
-        certificate_profile=row["certificate_profile"],
-        bootstrap_anchors=tuple(row["bootstrap_anchors"]),
-        identifier_pattern=row["identifier_pattern"],
-        role_name=row["role_name"],
-        expired_may_renew=row["expired_may_renew"],
-        previous_grace=timedelta(seconds=row["previous_grace_seconds"]),
-        created=row["created_at"],
     )

@@ -1,91 +1,14 @@
-"""Authorities, certificates and revocation lists in SQL."""
+"""Certificates in SQL: recording, finding, revoking."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 
-from ca.crl import RevocationList, Revoked
-from ca.inventory import AuthorityKind, CertificateStatus, RevocationReason, StoredCertificate
+from ca.inventory import CertificateStatus, RevocationReason, StoredCertificate
 from iam.errors import conflict, not_found
-from iam.model import SYSTEM_TENANT
 from iam.paging import Page, PageQuery, decode_cursor, encode_cursor
 from iam.store.database import Row, Transaction
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAuthority:
-    """An authority as the store has it."""
-
-    id: UUID
-    name: str
-    kind: AuthorityKind
-    parent: UUID | None
-    certificate: bytes
-    spki_sha256: bytes
-    key_sealed: bytes | None
-
-
-_LOCK = "SELECT pg_advisory_xact_lock($1)"
-_AUTHORITY_LOCK = 0x63610001
-
-
-async def lock_authorities(transaction: Transaction) -> None:
-    """Wait until nobody else makes authorities; others wait until this transaction ends."""
-    await transaction.execute(_LOCK, _AUTHORITY_LOCK)
-
-
-_AUTHORITIES = """
-    SELECT id, name, kind, parent_id, certificate, spki_sha256, key_sealed FROM authority ORDER BY created_at, name"""
-
-
-async def list_authorities(transaction: Transaction) -> list[StoredAuthority]:
-    """Return all authorities, oldest first."""
-    return [
-        StoredAuthority(
-            row["id"],
-            row["name"],
-            AuthorityKind(row["kind"]),
-            row["parent_id"],
-            row["certificate"],
-            row["spki_sha256"],
-            row["key_sealed"],
-        )
-        for row in await transaction.fetch(_AUTHORITIES)
-    ]
-
-
-_INSERT_AUTHORITY = """
-    INSERT INTO authority (id, name, kind, parent_id, certificate, spki_sha256, key_sealed, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
-
-
-async def insert_authority(transaction: Transaction, one: StoredAuthority) -> None:
-    """Store a new authority."""
-    await transaction.execute(
-        _INSERT_AUTHORITY,
-        one.id,
-        one.name,
-        one.kind,
-        one.parent,
-        one.certificate,
-        one.spki_sha256,
-        one.key_sealed,
-        transaction.now,
-    )
-
-
-_SYSTEM_TENANT = "SELECT id FROM tenant WHERE name = $1"
-
-
-async def system_tenant(transaction: Transaction) -> UUID:
-    """Return the root tenant, which owns what is nobody else's; raise `Refused` (not found) if it is not made yet."""
-    found: UUID | None = await transaction.fetchval(_SYSTEM_TENANT, SYSTEM_TENANT)
-    if found is None:
-        raise not_found(f"tenant {SYSTEM_TENANT} yet: it is made before the authorities")
-    return found
-
 
 _CERTIFICATE = """
     SELECT serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject, spki_sha256,
@@ -201,74 +124,6 @@ async def revoke_certificate(transaction: Transaction, one: StoredCertificate, r
     await transaction.execute(_COUNT_REVOCATION, one.authority)
     if one.identity is not None:
         await transaction.execute(_REVOKE_DEVICE, one.identity)
-
-
-_LOCK_AUTHORITY = "SELECT revocations FROM authority WHERE id = $1 FOR NO KEY UPDATE"
-_REVOCATIONS = "SELECT revocations FROM authority WHERE id = $1"
-_LATEST_LIST = """
-    SELECT number, this_update, next_update, revocations, crl
-    FROM revocation_list WHERE authority_id = $1 ORDER BY number DESC LIMIT 1"""
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedList:
-    """A list, and the count of revocations that it was made at."""
-
-    content: RevocationList
-    revocations: int
-
-
-async def lock_revocations(transaction: Transaction, authority: UUID) -> int:
-    """Wait for revocations that are being written, keep others out until the end, and return how many there were."""
-    return int(await transaction.fetchval(_LOCK_AUTHORITY, authority))
-
-
-async def count_revocations(transaction: Transaction, authority: UUID) -> int:
-    """Return how many revocations there were, those being written aside."""
-    return int(await transaction.fetchval(_REVOCATIONS, authority))
-
-
-async def latest_list(transaction: Transaction, authority: UUID) -> PublishedList | None:
-    """Return the newest list of an authority."""
-    row = await transaction.fetchrow(_LATEST_LIST, authority)
-    if row is None:
-        return None
-    content = RevocationList(row["crl"], row["number"], row["this_update"], row["next_update"])
-    return PublishedList(content, row["revocations"])
-
-
-_REVOKED = """
-    SELECT serial, revoked_at, revocation_reason FROM certificate
-    WHERE authority_id = $1 AND status = 'revoked' AND not_after >= $2 ORDER BY serial"""
-
-
-async def list_revoked(transaction: Transaction, authority: UUID, ended_after: datetime) -> list[Revoked]:
-    """Return the revoked certificates of an authority that had not ended at that time."""
-    return [
-        Revoked(row["serial"], row["revoked_at"], RevocationReason(row["revocation_reason"]))
-        for row in await transaction.fetch(_REVOKED, authority, ended_after)
-    ]
-
-
-_INSERT_LIST = """
-    INSERT INTO revocation_list (authority_id, number, this_update, next_update, revocations, crl)
-    VALUES ($1, $2, $3, $4, $5, $6)"""
-_FORGET_LISTS = "DELETE FROM revocation_list WHERE authority_id = $1 AND number <= $2"
-_LISTS_KEPT = 3
-
-
-async def insert_list(transaction: Transaction, authority: UUID, content: RevocationList, revocations: int) -> None:
-    """Store a new list and forget the oldest; the newest is always kept, so that numbers rise."""
-    await transaction.execute(
-        _INSERT_LIST,
-        authority,
-        content.number,
-        content.this_update,
-        content.next_update,
-        revocations,
-        content.der,
-    )
-    await transaction.execute(_FORGET_LISTS, authority, content.number - _LISTS_KEPT)
 
 
 def _certificate_from(row: Row) -> StoredCertificate:

@@ -1,0 +1,1 @@
+"""The SQL of `ca`: rows in, frozen values out."""

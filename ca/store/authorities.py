@@ -1,0 +1,82 @@
+"""Authorities in SQL."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from ca.inventory import AuthorityKind
+from iam.errors import not_found
+from iam.model import SYSTEM_TENANT
+from iam.store.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAuthority:
+    """An authority as the store has it."""
+
+    id: UUID
+    name: str
+    kind: AuthorityKind
+    parent: UUID | None
+    certificate: bytes
+    spki_sha256: bytes
+    key_sealed: bytes | None
+
+
+_LOCK = "SELECT pg_advisory_xact_lock($1)"
+_AUTHORITY_LOCK = 0x63610001
+
+
+async def lock_authorities(transaction: Transaction) -> None:
+    """Wait until nobody else makes authorities; others wait until this transaction ends."""
+    await transaction.execute(_LOCK, _AUTHORITY_LOCK)
+
+
+_AUTHORITIES = """
+    SELECT id, name, kind, parent_id, certificate, spki_sha256, key_sealed FROM authority ORDER BY created_at, name"""
+
+
+async def list_authorities(transaction: Transaction) -> list[StoredAuthority]:
+    """Return all authorities, oldest first."""
+    return [
+        StoredAuthority(
+            row["id"],
+            row["name"],
+            AuthorityKind(row["kind"]),
+            row["parent_id"],
+            row["certificate"],
+            row["spki_sha256"],
+            row["key_sealed"],
+        )
+        for row in await transaction.fetch(_AUTHORITIES)
+    ]
+
+
+_INSERT_AUTHORITY = """
+    INSERT INTO authority (id, name, kind, parent_id, certificate, spki_sha256, key_sealed, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
+
+
+async def insert_authority(transaction: Transaction, one: StoredAuthority) -> None:
+    """Store a new authority."""
+    await transaction.execute(
+        _INSERT_AUTHORITY,
+        one.id,
+        one.name,
+        one.kind,
+        one.parent,
+        one.certificate,
+        one.spki_sha256,
+        one.key_sealed,
+        transaction.now,
+    )
+
+
+_SYSTEM_TENANT = "SELECT id FROM tenant WHERE name = $1"
+
+
+async def system_tenant(transaction: Transaction) -> UUID:
+    """Return the root tenant, which owns what is nobody else's; raise `Refused` (not found) if it is not made yet."""
+    found: UUID | None = await transaction.fetchval(_SYSTEM_TENANT, SYSTEM_TENANT)
+    if found is None:
+        raise not_found(f"tenant {SYSTEM_TENANT} yet: it is made before the authorities")
+    return found

@@ -1,0 +1,1 @@
+"""EST over HTTP, and the enrolment profiles over REST."""

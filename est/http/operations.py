@@ -1,0 +1,79 @@
+"""The operations of EST over HTTP (RFC 7030)."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from certs.csr import BASE64_MAXIMUM_BYTES
+from est.codec import (
+    CERTS_ONLY,
+    CSRATTRS,
+    NO_ATTRIBUTES,
+    PKCS7,
+    PKCS10,
+    answer_headers,
+    encode_base64,
+)
+from est.profiles import DEFAULT_LABEL
+from est.service import EstService
+from iam.errors import Kind, Refused
+from iam.guard import Answer, Call, Public, RawBody, Route, Speech
+
+_EST_TAG = "EST (RFC 7030)"
+_PREFIXES = ("/.well-known/est", "/.well-known/est/{label}")
+_BY_CERTIFICATE = Public("the client certificate of the TLS connection is judged by est.rules")
+_BY_NOBODY = Public("RFC 7030 4.1.1, 4.5.1: a client need not authenticate for this")
+_REQUEST = RawBody((PKCS10,), BASE64_MAXIMUM_BYTES)
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+def routes(service: EstService) -> list[Route]:
+    """Return the operations of EST, with and without a label."""
+
+    async def cacerts(call: Call) -> Answer:
+        return _encoded(await service.cacerts(_label(call)), PKCS7)
+
+    async def csrattrs(call: Call) -> Answer:
+        await service.require_label(_label(call))
+        return _encoded(NO_ATTRIBUTES, CSRATTRS)
+
+    async def simpleenroll(call: Call) -> Answer:
+        return _encoded(await service.enrol(_label(call), call.peer_chain, call.body), CERTS_ONLY)
+
+    async def simplereenroll(call: Call) -> Answer:
+        return _encoded(await service.reenrol(_label(call), call.peer_chain, call.body), CERTS_ONLY)
+
+    async def unsupported(call: Call) -> Answer:
+        await service.require_label(_label(call))
+        raise Refused(Kind.UNSUPPORTED, "This operation of EST is not offered here.")
+
+    operations: Sequence[tuple[str, str, Handler, Public, RawBody | None, str, str | None]] = (
+        ("GET", "cacerts", cacerts, _BY_NOBODY, None, "Fetch the authorities' certificates", PKCS7),
+        ("GET", "csrattrs", csrattrs, _BY_NOBODY, None, "Fetch what a request should hold", CSRATTRS),
+        ("POST", "simpleenroll", simpleenroll, _BY_CERTIFICATE, _REQUEST, "Enrol a device", CERTS_ONLY),
+        ("POST", "simplereenroll", simplereenroll, _BY_CERTIFICATE, _REQUEST, "Renew or rekey", CERTS_ONLY),
+        ("POST", "serverkeygen", unsupported, _BY_CERTIFICATE, None, "Not offered: make keys on the device", None),
+        ("POST", "fullcmc", unsupported, _BY_CERTIFICATE, None, "Not offered", None),
+    )
+    return [
+        Route(
+            method,
+            f"{prefix}/{name}",
+            handler,
+            need,
+            summary,
+            _EST_TAG,
+            body=body,
+            answers=answers,
+            speaks=Speech.PLAIN,
+        )
+        for prefix in _PREFIXES
+        for method, name, handler, need, body, summary, answers in operations
+    ]
+
+
+def _label(call: Call) -> str:
+    return call.path.get("label", DEFAULT_LABEL)
+
+
+def _encoded(der: bytes, content_type: str) -> Answer:
+    return Answer(content=encode_base64(der), headers=answer_headers(content_type))

@@ -1,0 +1,1 @@
+"""The SQL of `est`: rows in, frozen values out."""
