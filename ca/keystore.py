@@ -37,6 +37,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ca.encoding import encode_object_identifier
+from ca.signing import Message, PrivateKey, SigningAlgorithm, sign_message
 from certs.der import SEQUENCE, encode
 from certs.keys import (
     AUTHORITY_KEYS,
@@ -53,14 +54,6 @@ from iam.sealing import MasterKey, open_sealed, seal
 
 ROOT_FILE = "root.sealed"
 
-PrivateKey = (
-    ec.EllipticCurvePrivateKey
-    | ed25519.Ed25519PrivateKey
-    | rsa.RSAPrivateKey
-    | mldsa.MLDSA44PrivateKey
-    | mldsa.MLDSA65PrivateKey
-    | mldsa.MLDSA87PrivateKey
-)
 RSA_BITS = (2048, 3072, 4096)
 """The sizes that RSA keys are made in."""
 
@@ -142,6 +135,26 @@ class Signer(Protocol):
         """Sign `data`; raise `Refused` (unavailable) if the key is gone."""
 
 
+class MessageSigner(Signer, Protocol):
+    """A key that also signs what is no certificate."""
+
+    def sign_message(self, algorithm: SigningAlgorithm, message: Message) -> bytes:
+        """Sign a message; raise `Refused` (unavailable) if the key is gone, (invalid) if they do not fit."""
+
+
+class Token(Protocol):
+    """A hardware token that makes keys and keeps them; each raises `Refused` (unavailable) if it cannot be reached."""
+
+    def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> PublicKey:
+        """Make a key that never leaves the token; raise `Refused` (invalid) for one that it does not make."""
+
+    def signer(self, identifier: UUID, public_key: PublicKey) -> MessageSigner:
+        """Return the signer of a key that was made; the token is reached when it signs."""
+
+    def destroy(self, identifier: UUID) -> None:
+        """Destroy a key; nothing happens if it is not there."""
+
+
 class SoftwareSigner:
     """A key in this process's memory."""
 
@@ -160,6 +173,10 @@ class SoftwareSigner:
                 return key.sign(data, PKCS1v15(), self._scheme.hash_algorithm)
             case key:
                 return key.sign(data)
+
+    def sign_message(self, algorithm: SigningAlgorithm, message: Message) -> bytes:
+        """Sign a message by a named algorithm."""
+        return sign_message(self._private_key, algorithm, message)
 
 
 class Backend(StrEnum):
@@ -209,17 +226,19 @@ class RootKey:
     """The root's key, as its file has it, and the authority that it is bound to: its key has the same id."""
 
     authority: UUID
-    signer: Signer
+    signer: MessageSigner
 
 
 class Keystore:
-    """Seals and opens the keys of authorities.
+    """Seals and opens keys.
 
     Args:
         folder: Where the root's file is, or is missing.
+        token: The hardware token, where one is configured.
     """
 
-    def __init__(self, folder: Path, master_key: MasterKey, random: Random) -> None:
+    def __init__(self, folder: Path, master_key: MasterKey, random: Random, token: Token | None = None) -> None:
+        self.token = token
         self._folder = folder
         self._master_key = master_key
         self._random = random
@@ -229,7 +248,7 @@ class Keystore:
         """Where the root's key is kept unless it was taken away."""
         return self._folder / ROOT_FILE
 
-    def signer(self, one: StoredKey) -> Signer:
+    def signer(self, one: StoredKey) -> MessageSigner:
         """Return the signer of a stored key.
 
         Raises:
@@ -244,7 +263,9 @@ class Keystore:
                     raise _unavailable(f"the file of the key {one.id} is not here")
                 signer = root.signer
             case Backend.PKCS11:
-                raise _unavailable(f"the key {one.id} lies in a PKCS#11 token, and none is configured")
+                if self.token is None:
+                    raise _unavailable(f"the key {one.id} lies in a PKCS#11 token, and none is configured")
+                signer = self.token.signer(one.id, one.public_key)
         if _spki(signer.public_key) != one.spki:
             raise _unavailable(f"the key {one.id} is not the private half of its public key")
         return signer
@@ -254,7 +275,7 @@ class Keystore:
         plain = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         return seal(self._master_key, plain, context=_context(authority), random=self._random)
 
-    def open(self, authority: UUID, sealed: bytes) -> Signer:
+    def open(self, authority: UUID, sealed: bytes) -> MessageSigner:
         """Return the signer of a stored key.
 
         Raises:

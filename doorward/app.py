@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from ca.authorities import Authorities
 from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
 from ca.http import publication
 from ca.keystore import Keystore
+from ca.kms import KeyService
 from ca.proof import CERTIFICATE_EVENTS, CertificateProver
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
@@ -131,9 +133,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     gate = TokenGate(tokens, tenancy_service)
 
     # The authority.
+    keystore = Keystore(configuration.node.data / "keys", master, random)
     authorities = Authorities(
         pool,
-        Keystore(configuration.node.data / "keys", master, random),
+        keystore,
         clock,
         random,
         base_url=configuration.ca.publication_url,
@@ -212,6 +215,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *authority_routes.routes(authorities),
         *certificate_routes.routes(certificates, revocation),
         *publication.routes(revocation, authorities),
+        *key_routes.routes(KeyService(pool, keystore, clock, random)),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),
     ]
