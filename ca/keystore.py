@@ -8,7 +8,8 @@ The rules:
    only authorities had keys. What it opens to is the private half of the public key that is stored beside it.
 3. The root's key lies in one file, `root.sealed`, that an operator can take away: all works without it except signing a
    new authority and the root's own revocation list. It is opened for each use and kept in no memory.
-4. The file is written once, whole, for its owner alone, and never over another one.
+4. The file is written whole, for its owner alone, and never over another key: only the same key, sealed anew, takes its
+   place.
 """
 
 import base64
@@ -50,7 +51,7 @@ from certs.keys import (
 )
 from iam.errors import Kind, Refused
 from iam.identifiers import Random
-from iam.sealing import MasterKey, open_sealed, seal
+from iam.sealing import MasterKey, open_sealed, seal, sealed_head
 
 ROOT_FILE = "root.sealed"
 
@@ -273,7 +274,7 @@ class Keystore:
     def seal(self, authority: UUID, private_key: PrivateKey) -> bytes:
         """Return a private key as it may be stored, for the id that it will have."""
         plain = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        return seal(self._master_key, plain, context=_context(authority), random=self._random)
+        return seal(self._master_key, plain, context=sealing_context(authority), random=self._random)
 
     def open(self, authority: UUID, sealed: bytes) -> MessageSigner:
         """Return the signer of a stored key.
@@ -281,7 +282,9 @@ class Keystore:
         Raises:
             Refused: (unavailable) It was sealed under another master key, or is not what it claims to be.
         """
-        key = load_der_private_key(open_sealed(self._master_key, sealed, context=_context(authority)), password=None)
+        key = load_der_private_key(
+            open_sealed(self._master_key, sealed, context=sealing_context(authority)), password=None
+        )
         if not isinstance(key, PrivateKey):
             raise _unavailable(f"the key of authority {authority} is of a kind that does not sign here")
         return SoftwareSigner(key)
@@ -292,15 +295,8 @@ class Keystore:
         Raises:
             Refused: (unavailable) The file is here and cannot be used.
         """
-        try:
-            record = orjson.loads(self.root_file.read_bytes())
-            authority = UUID(record["authority"])
-            sealed = base64.b64decode(record["sealed"], validate=True)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
-            raise _unavailable(f"{self.root_file} cannot be read: {error}") from error
-        return RootKey(authority, self.open(authority, sealed))
+        record = self._root_record()
+        return None if record is None else RootKey(record[0], self.open(*record))
 
     def keep_root(self, authority: UUID, private_key: PrivateKey) -> None:
         """Write the root's file and bring it to the disk.
@@ -308,21 +304,49 @@ class Keystore:
         Raises:
             Refused: (unavailable) There is one already, or it cannot be written.
         """
-        record = {"authority": str(authority), "sealed": base64.b64encode(self.seal(authority, private_key)).decode()}
         written = self._folder / f".{ROOT_FILE}.{authority}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(orjson.dumps(record))
-                file.flush()
-                os.fsync(descriptor)
+            _write_root(written, authority, self.seal(authority, private_key))
             os.link(written, self.root_file)  # fails where a file is, unlike a rename
             _synchronise(self._folder)
         except OSError as error:
             raise _unavailable(f"{self.root_file} cannot be written: {error}") from error
         finally:
             written.unlink(missing_ok=True)
+
+    def reseal_root(self) -> bool:
+        """Seal the root's key anew, in place of what its file held, if another secret sealed it; tell whether it did.
+
+        Raises:
+            Refused: (unavailable) The file is not here, or cannot be opened or written.
+        """
+        record = self._root_record()
+        if record is None:
+            raise _unavailable(f"{self.root_file} is not here")
+        authority, sealed = record
+        if sealed.startswith(sealed_head(self._master_key.id)):
+            return False
+        plain = open_sealed(self._master_key, sealed, context=sealing_context(authority))
+        anew = seal(self._master_key, plain, context=sealing_context(authority), random=self._random)
+        written = self._folder / f".{ROOT_FILE}.{authority}"
+        try:
+            _write_root(written, authority, anew)
+            written.replace(self.root_file)
+            _synchronise(self._folder)
+        except OSError as error:
+            raise _unavailable(f"{self.root_file} cannot be written: {error}") from error
+        return True
+
+    def _root_record(self) -> tuple[UUID, bytes] | None:
+        """Return what the root's file holds, still sealed; None if it is not here."""
+        try:
+            record = orjson.loads(self.root_file.read_bytes())
+            return UUID(record["authority"]), base64.b64decode(record["sealed"], validate=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+            raise _unavailable(f"{self.root_file} cannot be read: {error}") from error
 
 
 def describe(
@@ -355,8 +379,19 @@ def _spki(key: PublicKey) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _context(authority: UUID) -> str:
-    return f"authority:{authority}"
+def sealing_context(key: UUID) -> str:
+    """Return what binds a sealed key to its id (rule 2)."""
+    return f"authority:{key}"
+
+
+def _write_root(path: Path, authority: UUID, sealed: bytes) -> None:
+    """Write a file of the root's key and bring it to the disk; raise `OSError`."""
+    record = {"authority": str(authority), "sealed": base64.b64encode(sealed).decode()}
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(orjson.dumps(record))
+        file.flush()
+        os.fsync(descriptor)
 
 
 def _synchronise(folder: Path) -> None:

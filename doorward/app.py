@@ -27,7 +27,8 @@ from doorward.config import Configuration
 from doorward.console.http import routes as console_routes
 from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
-from doorward.keys import callout_keys, master_key
+from doorward.keys import callout_keys, keys_folder
+from doorward.master_key import master_key
 from doorward.outbox import Relay
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
@@ -43,7 +44,7 @@ from iam.http import audit, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
-from iam.sealing import derive
+from iam.sealing import derive_all
 from iam.service.audit import AuditService
 from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
@@ -133,7 +134,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     gate = TokenGate(tokens, tenancy_service)
 
     # The authority.
-    keystore = Keystore(configuration.node.data / "keys", master, random)
+    keystore = Keystore(keys_folder(configuration), master, random)
     authorities = Authorities(
         pool,
         keystore,
@@ -154,7 +155,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory,
         people,
         login_service,
-        derive(master, "challenge"),
+        lambda: derive_all(master, "challenge"),
         clock,
         random,
         audience=configuration.public_url,

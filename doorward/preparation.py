@@ -25,6 +25,7 @@ from certs.pem import fingerprint_sha256, write_certificates
 from doorward.config import Configuration
 from doorward.database import Pool, migrate
 from doorward.embedded.process import write_private
+from doorward.keys import keys_folder
 from iam.errors import Refused
 from iam.identifiers import Clock, Random
 from iam.sealing import MasterKey
@@ -121,7 +122,7 @@ class Preparation:
     async def _authorities(self, pool: Pool) -> Authorities:
         authorities = Authorities(
             pool,
-            Keystore(self._configuration.node.data / "keys", self._master, self._random),
+            Keystore(keys_folder(self._configuration), self._master, self._random),
             self._clock,
             self._random,
             base_url=self._configuration.ca.publication_url,

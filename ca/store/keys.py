@@ -175,3 +175,11 @@ _IS_A_DEVICES = "SELECT EXISTS (SELECT FROM device_key WHERE spki_sha256 = $1)"
 async def is_key_of_device(transaction: Transaction, spki_sha256: bytes) -> bool:
     """Tell whether a device has, or ever had, this key; sees every tenant's devices only in a transaction that does."""
     return bool(await transaction.fetchval(_IS_A_DEVICES, spki_sha256))
+
+
+_HAS_FILE_KEY = "SELECT EXISTS (SELECT FROM kms_key WHERE backend = 'file')"
+
+
+async def has_file_key(transaction: Transaction) -> bool:
+    """Tell whether there is a key that lies in a file, which may be away."""
+    return bool(await transaction.fetchval(_HAS_FILE_KEY))

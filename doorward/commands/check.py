@@ -22,7 +22,8 @@ from doorward.clock import utc_now
 from doorward.commands.printing import print_json, print_lines
 from doorward.config import Configuration, known_keys
 from doorward.database import Pool
-from doorward.keys import random_bytes, read_master_key
+from doorward.keys import keys_folder, random_bytes
+from doorward.master_key import read_master_key
 from iam.errors import Refused
 from iam.service.audit import AuditService
 from iam.store.database import EVERYWHERE
@@ -153,7 +154,7 @@ async def _say_nothing(_: Exception) -> None:
 
 
 async def _authorities(configuration: Configuration, addresses: Addresses) -> str:
-    keystore = Keystore(configuration.node.data / "keys", read_master_key(configuration), random_bytes)
+    keystore = Keystore(keys_folder(configuration), read_master_key(configuration), random_bytes)
     # Everywhere: authorities belong to no tenant.
     async with _pool(addresses) as pool, pool.transaction(EVERYWHERE) as transaction:
         authorities = await list_authorities(transaction)
@@ -164,7 +165,7 @@ async def _authorities(configuration: Configuration, addresses: Addresses) -> st
             keystore.signer(one.key)
     ends = {one.name: read_certificate(one.certificate).not_valid_after_utc for one in authorities}
     names = [f"{name} until {end:%Y-%m-%d}" for name, end in ends.items()]
-    root = "here; it can be taken away" if (configuration.node.data / "keys" / "root.sealed").exists() else "taken away"
+    root = "here; it can be taken away" if (keys_folder(configuration) / "root.sealed").exists() else "taken away"
     return f"{', '.join(names)}; the root's key is {root}"
 
 
