@@ -155,6 +155,9 @@ class Token(Protocol):
     def destroy(self, identifier: UUID) -> None:
         """Destroy a key; nothing happens if it is not there."""
 
+    def check(self) -> str:
+        """Reach the token and return what it says of itself."""
+
 
 class SoftwareSigner:
     """A key in this process's memory."""

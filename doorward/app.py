@@ -12,7 +12,6 @@ from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
 from ca.http import publication
-from ca.keystore import Keystore
 from ca.kms import KeyService
 from ca.proof import CERTIFICATE_EVENTS, CertificateProver
 from ca.revocation import RevocationService
@@ -27,7 +26,7 @@ from doorward.config import Configuration
 from doorward.console.http import routes as console_routes
 from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
-from doorward.keys import callout_keys, keys_folder
+from doorward.keys import callout_keys, keystore
 from doorward.master_key import master_key
 from doorward.outbox import Relay
 from doorward.watching import WatchDuty
@@ -134,10 +133,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     gate = TokenGate(tokens, tenancy_service)
 
     # The authority.
-    keystore = Keystore(keys_folder(configuration), master, random)
+    keys = keystore(configuration, master, random)
     authorities = Authorities(
         pool,
-        keystore,
+        keys,
         clock,
         random,
         base_url=configuration.ca.publication_url,
@@ -216,7 +215,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *authority_routes.routes(authorities),
         *certificate_routes.routes(certificates, revocation),
         *publication.routes(revocation, authorities),
-        *key_routes.routes(KeyService(pool, keystore, clock, random)),
+        *key_routes.routes(KeyService(pool, keys, clock, random)),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),
     ]

@@ -1,4 +1,7 @@
-"""The node's own secrets beside the master key: the two keys of the callout, in files of their own, sealed under it."""
+"""What the node keeps keys in: sealed files for the callout's own, and the keystore of all others.
+
+The PIN of a hardware token comes from a file or from `DOORWARD_PKCS11_PIN`, and goes nowhere but to the token.
+"""
 
 import base64
 import os
@@ -6,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ca.keystore import Keystore, Token
 from callout.nkeys import Prefix, encode_seed
-from doorward.config import Configuration
+from doorward.config import ENVIRONMENT_PIN, Configuration, process_environment
 from doorward.embedded.process import write_private
 from iam.errors import Kind, Refused
 from iam.identifiers import Random
@@ -44,6 +48,30 @@ def callout_keys(configuration: Configuration, master: MasterKey, random: Random
         _sealed_file(issuer, master, random, lambda: _seed(Prefix.ACCOUNT, random)),
         _sealed_file(xkey, master, random, lambda: _seed(Prefix.CURVE, random)),
     )
+
+
+def keystore(configuration: Configuration, master: MasterKey, random: Random) -> Keystore:
+    """Return where this node keeps the keys that sign, with the hardware token if one is configured.
+
+    Raises:
+        Refused: (unavailable) There is a token and no PIN, or the package that reaches it is not installed.
+    """
+    return Keystore(keys_folder(configuration), master, random, token(configuration))
+
+
+def token(configuration: Configuration) -> Token | None:
+    """Return the hardware token, not yet reached; None if none is configured. Raises as `keystore` does."""
+    section = configuration.pkcs11
+    if section.module is None or section.token is None:
+        return None
+    pin = read_secret(section.pin_file) if section.pin_file else process_environment().get(ENVIRONMENT_PIN)
+    if not pin:
+        raise Refused(Kind.UNAVAILABLE, f"The PIN of the token {section.token} is missing: say pkcs11.pin_file.")
+    try:
+        from ca.pkcs11 import Pkcs11Token  # noqa: PLC0415 - an extra: only those who have a token install it
+    except ImportError as error:
+        raise Refused(Kind.UNAVAILABLE, "A token needs the package python-pkcs11: doorward[pkcs11].") from error
+    return Pkcs11Token(section.module, section.token, pin)
 
 
 def keys_folder(configuration: Configuration) -> Path:
