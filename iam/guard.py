@@ -315,6 +315,11 @@ async def _read_within(request: web.Request, limit: int) -> bytes:
     too_large = Refused(Kind.TOO_LARGE, f"A body here has at most {limit} bytes.")
     if request.content_length is not None and request.content_length > limit:
         raise too_large
+    if request.content.is_eof() and request.content.exception() is None:  # it came whole with its headers
+        content = request.content.read_nowait()
+        if len(content) > limit:
+            raise too_large
+        return content
     parts: list[bytes] = []
     size = 0
     try:
