@@ -9,6 +9,7 @@ import pytest
 
 from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
 from ca.http import publication
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
@@ -36,6 +37,7 @@ def _all_routes() -> Sequence[Route]:
         *authority_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing),
         *publication.routes(nothing, nothing),
+        *key_routes.routes(nothing),
         *profiles.routes(nothing),
         *audit.routes(nothing),
         *operations.routes(nothing),
