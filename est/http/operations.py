@@ -37,10 +37,12 @@ def routes(service: EstService) -> list[Route]:
         return _encoded(NO_ATTRIBUTES, CSRATTRS)
 
     async def simpleenroll(call: Call) -> Answer:
-        return _encoded(await service.enrol(_label(call), call.peer_chain, call.body), CERTS_ONLY)
+        return _encoded(await service.enrol(_label(call), call.peer_chain, call.body, call.channel_binding), CERTS_ONLY)
 
     async def simplereenroll(call: Call) -> Answer:
-        return _encoded(await service.reenrol(_label(call), call.peer_chain, call.body), CERTS_ONLY)
+        return _encoded(
+            await service.reenrol(_label(call), call.peer_chain, call.body, call.channel_binding), CERTS_ONLY
+        )
 
     async def unsupported(call: Call) -> Answer:
         await service.require_label(_label(call))
