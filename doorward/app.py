@@ -29,9 +29,13 @@ from doorward.jobs import Job, Leader, run_jobs
 from doorward.keys import callout_keys, keystore
 from doorward.master_key import master_key
 from doorward.outbox import Relay
+from doorward.preparation import signing_identity
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
+from est.decryption_keys import DecryptionKeys
+from est.http import decryption_keys as decryption_key_routes
 from est.http import operations, profiles
+from est.server_keys import ServerKeys
 from est.service import EstService
 from iam.directory import Directory, Monotonic
 from iam.events import Event, effects_of
@@ -66,6 +70,7 @@ class App:
     directory: Directory
     login: LoginService
     certificates: AuthorityService
+    enrolment: EstService
     authorities: Authorities
     revocation: RevocationService
     audit: AuditService
@@ -145,7 +150,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
-    enrolment = EstService(pool, authorities, clock, random)
+    decryption_keys = DecryptionKeys(pool, master, clock, random)
+    server_keys = ServerKeys(decryption_keys, lambda: signing_identity(configuration.node.data), random)
+    enrolment = EstService(pool, authorities, clock, random, server_keys=server_keys)
     await enrolment.ensure_default_profile(system.id)
     challenges = ChallengeService(
         pool,
@@ -209,6 +216,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *publication.routes(revocation, authorities),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
+        *decryption_key_routes.routes(decryption_keys),
         *audit.routes(audit_service),
     ]
     device_routes = operations.routes(enrolment)
@@ -221,6 +229,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory=directory,
         login=login_service,
         certificates=certificates,
+        enrolment=enrolment,
         authorities=authorities,
         revocation=revocation,
         audit=audit_service,
