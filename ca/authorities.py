@@ -162,7 +162,7 @@ class Authorities:
             der=one.certificate,
             spki_sha256=one.spki_sha256,
             signer=self._keystore.open(one.id, one.key_sealed) if one.key_sealed is not None else None,
-            addresses=self._addresses(one.name),
+            addresses=self._addresses(one.name, one.list_partitions[-1]),
         )
 
     def _make(self) -> list[StoredAuthority]:
@@ -202,7 +202,12 @@ class Authorities:
         sealed = self._keystore.seal(identifier, private_key)
         return StoredAuthority(identifier, kind.value, kind, root.id, issued.der, issued.spki_sha256, sealed)
 
-    def _addresses(self, name: str) -> Addresses | None:
+    def _addresses(self, name: str, partitions: int = 1) -> Addresses | None:
         if self._base_url is None:
             return None
-        return Addresses(f"{self._base_url}/crl/{name}.crl", f"{self._base_url}/ca/{name}.crt")
+        return Addresses(
+            revocation_list=f"{self._base_url}/crl/{name}.crl",
+            certificate=f"{self._base_url}/ca/{name}.crt",
+            responder=f"{self._base_url}/ocsp",
+            partitions=partitions,
+        )

@@ -11,7 +11,11 @@ from iam.store.database import Transaction
 
 @dataclass(frozen=True, slots=True)
 class StoredAuthority:
-    """An authority as the store has it."""
+    """An authority as the store has it.
+
+    Attributes:
+        list_partitions: Into how many partitions its revocation lists were ever cut, the present number last.
+    """
 
     id: UUID
     name: str
@@ -20,6 +24,7 @@ class StoredAuthority:
     certificate: bytes
     spki_sha256: bytes
     key_sealed: bytes | None
+    list_partitions: tuple[int, ...] = (1,)
 
 
 _LOCK = "SELECT pg_advisory_xact_lock($1)"
@@ -32,7 +37,8 @@ async def lock_authorities(transaction: Transaction) -> None:
 
 
 _AUTHORITIES = """
-    SELECT id, name, kind, parent_id, certificate, spki_sha256, key_sealed FROM authority ORDER BY created_at, name"""
+    SELECT id, name, kind, parent_id, certificate, spki_sha256, key_sealed, list_partitions
+    FROM authority ORDER BY created_at, name"""
 
 
 async def list_authorities(transaction: Transaction) -> list[StoredAuthority]:
@@ -46,6 +52,7 @@ async def list_authorities(transaction: Transaction) -> list[StoredAuthority]:
             row["certificate"],
             row["spki_sha256"],
             row["key_sealed"],
+            tuple(row["list_partitions"]),
         )
         for row in await transaction.fetch(_AUTHORITIES)
     ]
