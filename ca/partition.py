@@ -53,7 +53,13 @@ WHOLE: Final = Partition(1, 0)
 
 def partitions_of(counts: tuple[int, ...]) -> tuple[Partition, ...]:
     """Return all partitions of each of these numbers of them."""
-    return tuple(Partition(count, index) for count in counts for index in range(count))
+    return tuple(Partition(count, index) for count in sorted(set(counts)) for index in range(count))
+
+
+def counts_after(counts: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return all numbers that there ever were, once `count` is the present one: 1 first, the present one last."""
+    others = tuple(one for one in counts if one not in {1, count})
+    return (1, *others, count) if others or count != 1 else (1,)
 
 
 def delta_address(complete: str) -> str:

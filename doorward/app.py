@@ -13,8 +13,10 @@ from ca.http import certificates as certificate_routes
 from ca.http import publication
 from ca.keystore import Keystore
 from ca.proof import CERTIFICATE_EVENTS, CertificateProver
+from ca.publishing import ListPublisher, ListTerms
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
+from ca.shelf import ListShelf
 from callout.broker import Broker, Endpoint, Watch
 from callout.service import CalloutService
 from challenge.http import routes as challenge_routes
@@ -140,7 +142,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     )
     await authorities.ensure()
     certificates = AuthorityService(pool, authorities, clock, random)
-    revocation = RevocationService(pool, authorities, clock)
+    revocation = RevocationService(pool)
+    publisher = ListPublisher(pool, authorities, clock, ListTerms())
+    shelf = ListShelf(pool)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
@@ -211,7 +215,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
         *certificate_routes.routes(certificates, revocation),
-        *publication.routes(revocation, authorities),
+        *publication.routes(shelf, authorities),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),
     ]
@@ -237,7 +241,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         relay=relay,
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
-            Job("revocation lists", 1.0, revocation.publish_lists),
+            Job("revocation lists", 1.0, publisher.publish_lists),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),

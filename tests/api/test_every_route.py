@@ -16,6 +16,8 @@ _FILLED = {
     "serial": "00" * 16,
     "profileName": "acme-line",
     "authority": "root",
+    "partitions": "2",
+    "partition": "0",
     "label": "default",
 }
 
@@ -164,6 +166,9 @@ async def test_the_public_routes_are_these_and_no_others(api: Api) -> None:
         ("POST", "/auth/verify"),
         ("POST", "/identity/register"),
         ("GET", "/crl/{authority}.crl"),
+        ("GET", "/crl/{authority}/delta.crl"),
+        ("GET", "/crl/{authority}/{partitions}/{partition}.crl"),
+        ("GET", "/crl/{authority}/{partitions}/{partition}/delta.crl"),
         ("GET", "/ca/{authority}.crt"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
