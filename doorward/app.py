@@ -11,9 +11,12 @@ from ca.authorities import Authorities
 from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
 from ca.http import publication
+from ca.http import status as status_routes
 from ca.keystore import Keystore
 from ca.proof import CERTIFICATE_EVENTS, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
+from ca.responders import Responders, ResponderTerms
+from ca.responding import StatusService
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
 from ca.shelf import ListShelf
@@ -82,6 +85,8 @@ class App:
     passwords: PasswordHasher
     api_routes: Sequence[Route]
     est_routes: Sequence[Route]
+    publication_routes: Sequence[Route]
+    status: StatusService
     guard: Guard
 
 
@@ -133,18 +138,34 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     gate = TokenGate(tokens, tenancy_service)
 
     # The authority.
+    keystore = Keystore(configuration.node.data / "keys", master, random)
     authorities = Authorities(
         pool,
-        Keystore(configuration.node.data / "keys", master, random),
+        keystore,
         clock,
         random,
-        base_url=configuration.ca.publication_url,
+        base_url=configuration.publication_url,
     )
     await authorities.ensure()
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool)
-    publisher = ListPublisher(pool, authorities, clock, ListTerms())
+    published = configuration.publication
+    publisher = ListPublisher(
+        pool,
+        authorities,
+        clock,
+        ListTerms(published.list_life, published.offline_list_life, published.delta_life),
+    )
     shelf = ListShelf(pool)
+    responders = Responders(
+        pool,
+        authorities,
+        keystore,
+        clock,
+        random,
+        ResponderTerms(published.responder_life, published.offline_list_life),
+    )
+    status = StatusService(pool, authorities, responders, clock, life=published.answer_life)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
@@ -194,18 +215,21 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory.apply(effects)
         for change in changes:
             prover.hear(change.kind, change.data)
+            status.hear(change.kind, change.subject)
         if effects or any(change.kind in CERTIFICATE_EVENTS for change in changes):
             bus.wake_relay()
 
     def heard(event: Event) -> None:
         directory.apply(event.effects)
         prover.hear(event.kind, event.data)
+        status.hear(event.kind, event.subject)
 
     pool.announce_to(committed)
     bus.on_event(heard)
     bus.on_gap(directory.clear)
     bus.on_gap(prover.clear)
 
+    publication_routes = [*publication.routes(shelf, authorities), *status_routes.routes(status, clock)]
     public_routes: list[Route] = [
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
@@ -215,7 +239,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
         *certificate_routes.routes(certificates, revocation),
-        *publication.routes(shelf, authorities),
+        *publication_routes,
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),
     ]
@@ -242,6 +266,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, publisher.publish_lists),
+            Job("OCSP responders", 5.0, responders.renew),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
@@ -249,6 +274,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         passwords=passwords,
         api_routes=public_routes,
         est_routes=device_routes,
+        publication_routes=publication_routes,
+        status=status,
         guard=Guard(gate),
     )
 
@@ -260,3 +287,4 @@ async def run_background(app: App) -> None:
         group.create_task(app.relay.run(), name="relay")
         group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
         group.create_task(app.duty.run(), name="watch")
+        group.create_task(app.status.watch(), name="status of certificates")

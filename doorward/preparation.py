@@ -124,7 +124,7 @@ class Preparation:
             Keystore(self._configuration.node.data / "keys", self._master, self._random),
             self._clock,
             self._random,
-            base_url=self._configuration.ca.publication_url,
+            base_url=self._configuration.publication_url,
         )
         await authorities.ensure()
         return authorities

@@ -18,12 +18,13 @@ _FILLED = {
     "authority": "root",
     "partitions": "2",
     "partition": "0",
+    "request": "MAA=",
     "label": "default",
 }
 
 
 def path_of(route: Route, *, tenant: str | None = None) -> str:
-    path = re.sub(r"\{(\w+)\}", lambda found: _FILLED[found[1]], route.path)
+    path = re.sub(r"\{(\w+)(?::[^}]*)?\}", lambda found: _FILLED[found[1]], route.path)
     return f"{path}?tenant={tenant}" if tenant and "{groupName}" not in route.path else path
 
 
@@ -170,6 +171,8 @@ async def test_the_public_routes_are_these_and_no_others(api: Api) -> None:
         ("GET", "/crl/{authority}/{partitions}/{partition}.crl"),
         ("GET", "/crl/{authority}/{partitions}/{partition}/delta.crl"),
         ("GET", "/ca/{authority}.crt"),
+        ("POST", "/ocsp"),
+        ("GET", "/ocsp/{request:.+}"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
         ("GET", "/openapi.json"),

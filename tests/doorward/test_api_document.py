@@ -10,6 +10,7 @@ import pytest
 from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
 from ca.http import publication
+from ca.http import status as status_routes
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
 from est.http import operations, profiles
@@ -36,6 +37,7 @@ def _all_routes() -> Sequence[Route]:
         *authority_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing),
         *publication.routes(nothing, nothing),
+        *status_routes.routes(nothing, nothing),
         *profiles.routes(nothing),
         *audit.routes(nothing),
         *operations.routes(nothing),
