@@ -12,10 +12,15 @@ from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
 from ca.http import publication
+from ca.http import status as status_routes
 from ca.kms import KeyService
 from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
+from ca.publishing import ListPublisher, ListTerms
+from ca.responders import Responders, ResponderTerms
+from ca.responding import StatusService
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
+from ca.shelf import ListShelf
 from callout.broker import Broker, Endpoint, Watch
 from callout.service import CalloutService
 from challenge.http import routes as challenge_routes
@@ -85,6 +90,8 @@ class App:
     passwords: PasswordHasher
     api_routes: Sequence[Route]
     est_routes: Sequence[Route]
+    publication_routes: Sequence[Route]
+    status: StatusService
     guard: Guard
 
 
@@ -142,11 +149,28 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         keys,
         clock,
         random,
-        base_url=configuration.ca.publication_url,
+        base_url=configuration.publication_url,
     )
     await authorities.ensure()
     certificates = AuthorityService(pool, authorities, clock, random)
-    revocation = RevocationService(pool, authorities, clock)
+    revocation = RevocationService(pool)
+    published = configuration.publication
+    publisher = ListPublisher(
+        pool,
+        authorities,
+        clock,
+        ListTerms(published.list_life, published.offline_list_life, published.delta_life),
+    )
+    shelf = ListShelf(pool)
+    responders = Responders(
+        pool,
+        authorities,
+        keys,
+        clock,
+        random,
+        ResponderTerms(published.responder_life, published.offline_list_life),
+    )
+    status = StatusService(pool, authorities, responders, clock, life=published.answer_life)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
@@ -192,18 +216,21 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory.apply(effects)
         for change in changes:
             prover.hear(change.kind, change.data)
+            status.hear(change.kind, change.subject)
         if effects or any(change.kind in CERTIFICATE_EVENTS for change in changes):
             bus.wake_relay()
 
     def heard(event: Event) -> None:
         directory.apply(event.effects)
         prover.hear(event.kind, event.data)
+        status.hear(event.kind, event.subject)
 
     pool.announce_to(committed)
     bus.on_event(heard)
     bus.on_gap(directory.clear)
     bus.on_gap(prover.clear)
 
+    publication_routes = [*publication.routes(shelf, authorities), *status_routes.routes(status, clock)]
     public_routes: list[Route] = [
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
@@ -213,8 +240,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
         *certificate_routes.routes(certificates, revocation),
-        *publication.routes(revocation, authorities),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
+        *publication_routes,
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *decryption_key_routes.routes(decryption_keys),
         *audit.routes(audit_service),
@@ -242,7 +269,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         relay=relay,
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
-            Job("revocation lists", 1.0, revocation.publish_lists),
+            Job("revocation lists", 1.0, publisher.publish_lists),
+            Job("OCSP responders", 5.0, responders.renew),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
@@ -250,6 +278,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         passwords=passwords,
         api_routes=public_routes,
         est_routes=device_routes,
+        publication_routes=publication_routes,
+        status=status,
         guard=Guard(gate),
     )
 
@@ -261,3 +291,4 @@ async def run_background(app: App) -> None:
         group.create_task(app.relay.run(), name="relay")
         group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
         group.create_task(app.duty.run(), name="watch")
+        group.create_task(app.status.watch(), name="status of certificates")

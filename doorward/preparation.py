@@ -141,7 +141,7 @@ class Preparation:
             self._keystore,
             self._clock,
             self._random,
-            base_url=self._configuration.ca.publication_url,
+            base_url=self._configuration.publication_url,
         )
         await authorities.ensure()
         return authorities
