@@ -165,7 +165,7 @@ class Authorities:
             der=one.certificate,
             spki_sha256=one.spki_sha256,
             signer=None if one.key is None or one.key.backend is Backend.FILE else self._keystore.signer(one.key),
-            addresses=self._addresses(one.name),
+            addresses=self._addresses(one.name, one.list_partitions[-1]),
         )
 
     def _make(self, tenant: UUID) -> list[StoredAuthority]:
@@ -207,7 +207,12 @@ class Authorities:
         key = describe(identifier, tenant, kind, public_key, backend=Backend.SEALED, sealed=sealed, now=now)
         return StoredAuthority(identifier, kind.value, kind, root.id, issued.der, issued.spki_sha256, key)
 
-    def _addresses(self, name: str) -> Addresses | None:
+    def _addresses(self, name: str, partitions: int = 1) -> Addresses | None:
         if self._base_url is None:
             return None
-        return Addresses(f"{self._base_url}/crl/{name}.crl", f"{self._base_url}/ca/{name}.crt")
+        return Addresses(
+            revocation_list=f"{self._base_url}/crl/{name}.crl",
+            certificate=f"{self._base_url}/ca/{name}.crt",
+            responder=f"{self._base_url}/ocsp",
+            partitions=partitions,
+        )

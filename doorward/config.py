@@ -25,6 +25,7 @@ from iam.errors import Kind, Refused
 ENVIRONMENT_PREFIX = "DOORWARD_"
 DEFAULT_FILE = "doorward.toml"
 EMBEDDED_ACCOUNT = "APP"
+_ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - what is listened on, not what others connect to
 
 
 def _list_from_text(value: object) -> object:
@@ -57,6 +58,9 @@ def _between(shortest: timedelta, longest: timedelta) -> Callable[[timedelta], t
 Words = Annotated[tuple[str, ...], BeforeValidator(_list_from_text)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
 Lifetime = Annotated[Seconds, AfterValidator(_between(timedelta(seconds=1), timedelta(days=7)))]
+ListLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=10), timedelta(days=365)))]
+AnswerLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=1), timedelta(days=7)))]
+ResponderLife = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=90)))]
 Rotation = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=365)))]
 
 
@@ -166,8 +170,8 @@ class CaSection(Section):
 
     publication_url: str | None = Field(
         None,
-        description="Where relying parties find `/crl/<authority>.crl` and `/ca/<authority>.crt`, for the URLs in"
-        " certificates; without it certificates carry none.",
+        description="Where relying parties find `/crl/<authority>.crl`, `/ca/<authority>.crt` and `/ocsp`, for the URLs"
+        " in certificates; `http://<publication.host>:<publication.port>` if not said.",
         pattern=r"^https?://[^\s?#]*[^\s?#/]$",
     )
 
@@ -182,6 +186,27 @@ class Pkcs11Section(Section):
     )
 
 
+class PublicationSection(Section):
+    """What relying parties ask for: revocation lists, authorities' certificates and OCSP, over plain HTTP."""
+
+    enabled: bool = Field(True, description="Whether there is a listener for them.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    list_life: ListLife = Field(
+        timedelta(days=1), description="Seconds for which a revocation list counts; a new one is made at half of them."
+    )
+    offline_list_life: ListLife = Field(
+        timedelta(days=90), description="The same for the root, whose key may be away; also for its OCSP responder."
+    )
+    delta_life: ListLife = Field(timedelta(hours=1), description="The same for what changed since a list.")
+    answer_life: AnswerLife = Field(
+        timedelta(hours=1), description="Seconds for which an OCSP answer counts; it is prepared anew at half of them."
+    )
+    responder_life: ResponderLife = Field(
+        timedelta(days=7), description="Seconds for which the certificate of an OCSP responder counts; renewed at half."
+    )
+
+
 class Configuration(Section):
     """All of it."""
 
@@ -193,6 +218,7 @@ class Configuration(Section):
     tokens: TokensSection = TokensSection()
     ca: CaSection = CaSection()
     pkcs11: Pkcs11Section = Pkcs11Section()
+    publication: PublicationSection = PublicationSection()
 
     @property
     def public_url(self) -> str:
@@ -204,6 +230,15 @@ class Configuration(Section):
         """How devices reach EST: under the API's name, at its own port."""
         host = urlsplit(self.public_url).hostname or self.est.host
         return f"https://{host}:{self.est.port}"
+
+    @property
+    def publication_url(self) -> str | None:
+        """Where relying parties find what is published; None if nobody publishes it."""
+        listen = self.publication
+        if self.ca.publication_url is not None or not listen.enabled:
+            return self.ca.publication_url
+        host = urlsplit(self.public_url).hostname if listen.host in _ALL_ADDRESSES else listen.host
+        return f"http://[{host}]:{listen.port}" if host and ":" in host else f"http://{host}:{listen.port}"
 
     @property
     def embeds_database(self) -> bool:

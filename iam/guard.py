@@ -17,6 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from io import BytesIO
 from typing import Any, Protocol, TypeVar, get_origin
 from uuid import uuid4
 
@@ -76,6 +77,7 @@ _OF_CERTIFICATE: dict[RefusalKind, Kind] = {
 BODY_DEADLINE_SECONDS = 15.0
 JSON_LIMIT_BYTES = 256 * 1024
 _TENANT_PARAMETER = "tenant"
+_PIECE_BYTES = 65_536
 
 JSON = "application/json"
 
@@ -145,6 +147,7 @@ class Call:
         path: The variables of the path.
         body: The checked body: an instance of the route's model, bytes, or None.
         peer_chain: The client certificates of the TLS connection in DER, leaf first; not judged yet.
+        channel_binding: What only the two ends of the TLS connection know; None where it does not end here.
     """
 
     request: web.Request
@@ -179,6 +182,13 @@ class Call:
         transport = self.request.transport
         chain: Sequence[bytes] = transport.get_extra_info("peer_chain", ()) if transport else ()
         return chain
+
+    @property
+    def channel_binding(self) -> bytes | None:
+        """What only the two ends of this TLS connection know (RFC 5929 3, RFC 9266); None without TLS of ours."""
+        transport = self.request.transport
+        binding: bytes | None = transport.get_extra_info("channel_binding") if transport else None
+        return binding or None
 
     def permits(self, action: Action, resource: Resource, *, device: str | None = None) -> bool:
         """Tell whether the caller may also do this, in the same tenant."""
@@ -328,6 +338,11 @@ async def _read_within(request: web.Request, limit: int) -> bytes:
     too_large = Refused(Kind.TOO_LARGE, f"A body here has at most {limit} bytes.")
     if request.content_length is not None and request.content_length > limit:
         raise too_large
+    if request.content.is_eof() and request.content.exception() is None:  # it came whole with its headers
+        content = request.content.read_nowait()
+        if len(content) > limit:
+            raise too_large
+        return content
     parts: list[bytes] = []
     size = 0
     try:
@@ -359,7 +374,9 @@ def render(answer: Answer) -> web.Response:
     if answer.content is None:
         return web.Response(status=answer.status, headers=headers)
     if isinstance(answer.content, bytes):
-        return web.Response(status=answer.status, body=answer.content, headers=headers)
+        # What is long is sent in pieces, each as soon as the client has taken those before it, and never copied whole.
+        body = answer.content if len(answer.content) <= _PIECE_BYTES else BytesIO(answer.content)
+        return web.Response(status=answer.status, body=body, headers=headers)
     content = answer.content
     if isinstance(content, BaseModel):
         content = content.model_dump(by_alias=True, exclude_none=True, mode="json")

@@ -13,7 +13,11 @@ from iam.store.database import Transaction
 
 @dataclass(frozen=True, slots=True)
 class StoredAuthority:
-    """An authority as the store has it, with its key; None where it is known by its certificate alone."""
+    """An authority as the store has it, with its key; None where it is known by its certificate alone.
+
+    Attributes:
+        list_partitions: Into how many partitions its revocation lists were ever cut, the present number last.
+    """
 
     id: UUID
     name: str
@@ -22,6 +26,7 @@ class StoredAuthority:
     certificate: bytes
     spki_sha256: bytes
     key: StoredKey | None
+    list_partitions: tuple[int, ...] = (1,)
 
 
 _LOCK = "SELECT pg_advisory_xact_lock($1)"
@@ -35,7 +40,7 @@ async def lock_authorities(transaction: Transaction) -> None:
 
 _AUTHORITIES = f"""
     SELECT authority.id AS authority_id, authority.name AS authority_name, kind, parent_id, certificate,
-           authority.spki_sha256 AS authority_spki_sha256, {KEY_COLUMNS}
+           authority.spki_sha256 AS authority_spki_sha256, list_partitions, {KEY_COLUMNS}
     FROM authority LEFT JOIN kms_key k ON k.id = authority.key_id ORDER BY authority.created_at, authority.name"""
 
 
@@ -50,6 +55,7 @@ async def list_authorities(transaction: Transaction) -> list[StoredAuthority]:
             row["certificate"],
             row["authority_spki_sha256"],
             None if row["id"] is None else key_from(row),
+            tuple(row["list_partitions"]),
         )
         for row in await transaction.fetch(_AUTHORITIES)
     ]
