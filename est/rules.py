@@ -69,6 +69,9 @@ class Refusal(Enum):
     OTHER_NAMES = (Kind.FORBIDDEN, "The only alternative name may be the URI of the device in the common name.")
     NAMES_DIFFER = (Kind.FORBIDDEN, "Subject and alternative name must be identical to the certificate's.")
     NOT_NAMED = (Kind.FORBIDDEN, "The client certificate does not entitle to this device identifier.")
+    NOT_LINKED = (Kind.FORBIDDEN, "The request's challengePassword must link it to this TLS connection.")
+    LINKED_ELSEWHERE = (Kind.FORBIDDEN, "The request's challengePassword is not that of this TLS connection.")
+    NO_CONNECTION_TO_LINK = (Kind.FORBIDDEN, "TLS ends at a proxy: no request can be linked to a connection there.")
 
     NOT_REGISTERED = (Kind.FORBIDDEN, "This label enrols only devices that were registered before.")
     NOT_BOUND = (Kind.FORBIDDEN, "The device is bound to another bootstrap certificate, or to none.")

@@ -18,15 +18,16 @@ from uuid import UUID
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ca.authorities import Authorities
+from ca.authorities import Authorities, Authority
 from ca.inventory import AuthorityKind, stored_serial
 from ca.issue import SERIAL_BYTES, device
 from certs.chain import ValidChain
 from certs.csr import CertificateRequest, decode_base64_request, parse_request
 from certs.errors import CertificateRefused
-from certs.names import DeviceIdentifier
+from certs.names import DeviceIdentifier, subject_identifier
 from certs.pkcs7 import certs_only
 from est.labels import Labels
+from est.possession import decide_possession
 from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile
 from est.rules import (
     Decision,
@@ -53,6 +54,7 @@ from est.store.enrolments import (
     reenrol_device,
 )
 from est.store.profiles import find_profile, insert_profile
+from est.wishes import csr_attributes
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random, identity_id, uuid7
 from iam.store.database import Change
@@ -110,16 +112,39 @@ class EstService:
             found.append(self._authorities.by_id(parent))
         return certs_only(one.der for one in found)
 
+    async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
+        """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
+        profile = await self._labels.profile(label)
+        issuer = self._authorities.by_id(profile.authority)
+        template = self._authorities.template(issuer, profile.certificate_profile)
+        return csr_attributes(profile, template.profile, self._named(profile, issuer, chain))
+
+    def _named(self, profile: EnrolmentProfile, issuer: Authority, chain: Sequence[bytes]) -> DeviceIdentifier | None:
+        """Return the one device that a client can become by what it showed, if there is just one."""
+        now = self._clock()
+        presented = judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew)
+        if isinstance(presented, Refuse) and profile.names_by_certificate:
+            presented = judge_peer(chain, profile.anchors, now)
+        if isinstance(presented, Refuse):
+            return None
+        try:
+            return subject_identifier(presented.leaf.subject)
+        except CertificateRefused:
+            return None
+
     async def require_label(self, label: str) -> None:
         """Raise `Refused` (not found) if there is no such label."""
         await self._labels.profile(label)
 
-    async def enrol(self, label: str, chain: Sequence[bytes], body: bytes) -> bytes:
+    async def enrol(
+        self, label: str, chain: Sequence[bytes], body: bytes, channel_binding: bytes | None = None
+    ) -> bytes:
         """Give a device its first certificate (RFC 7030 4.2.1); return it alone, as certs-only in DER.
 
         Args:
             chain: What the client presented in TLS, in DER, leaf first.
             body: The request as it came, in base64.
+            channel_binding: The value that links a request to its TLS connection; None where there is none of ours.
 
         Raises:
             Refused: By one of `est.rules.Refusal`; (not found) no such label; (unavailable) nothing is known.
@@ -127,7 +152,7 @@ class EstService:
         profile = await self._labels.profile(label)
         now = self._clock()
         presented = _accepted(judge_peer(chain, profile.anchors, now))
-        request = _parsed(body)
+        request = _linked(profile, _parsed(body), channel_binding)
         wanted = _accepted(requested_device(request))
         _accepted(decide_identifier(profile, presented.leaf, wanted))
         attempt = self._attempt(profile, presented, request, wanted, now)
@@ -138,13 +163,15 @@ class EstService:
             attempt,
         )
 
-    async def reenrol(self, label: str, chain: Sequence[bytes], body: bytes) -> bytes:
+    async def reenrol(
+        self, label: str, chain: Sequence[bytes], body: bytes, channel_binding: bytes | None = None
+    ) -> bytes:
         """Renew or rekey a device's certificate (RFC 7030 4.2.2); arguments, answer and errors as for `enrol`."""
         profile = await self._labels.profile(label)
         now = self._clock()
         issuer = self._authorities.by_id(profile.authority)
         presented = _accepted(judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew))
-        request = _parsed(body)
+        request = _linked(profile, _parsed(body), channel_binding)
         _accepted(decide_names(request, presented.leaf))
         wanted = _accepted(requested_device(request))
         attempt = self._attempt(profile, presented, request, wanted, now)
@@ -227,6 +254,14 @@ def _parsed(body: bytes) -> CertificateRequest:
         return parse_request(decode_base64_request(body))
     except CertificateRefused as refusal:
         raise judge_request(refusal).as_error() from refusal
+
+
+def _linked(
+    profile: EnrolmentProfile, request: CertificateRequest, channel_binding: bytes | None
+) -> CertificateRequest:
+    """Return the request if it is linked to its connection as far as the label wants."""
+    _accepted(decide_possession(profile.proof_of_possession, request.challenge_password, channel_binding))
+    return request
 
 
 def _accepted(answer: Answered | Refuse) -> Answered:

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 
 from ca.inventory import AuthorityKind
 from ca.keystore import SoftwareSigner
@@ -201,6 +201,7 @@ def request(
     *,
     alternative_names: Sequence[x509.GeneralName] | None = None,
     extensions: Sequence[x509.ExtensionType] = (),
+    challenge_password: str | None = None,
 ) -> bytes:
     """Return a CSR in DER, with the URI of the device unless told otherwise."""
     names = (
@@ -214,6 +215,8 @@ def request(
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     for one in extensions:
         builder = builder.add_extension(one, critical=False)
+    if challenge_password is not None:
+        builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, challenge_password.encode())
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
