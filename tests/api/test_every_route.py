@@ -14,8 +14,9 @@ _FILLED = {
     "deviceIdentifier": "meter-001",
     "credential": "01a20178-f90f-7bba-a235-94678758872d",
     "serial": "00" * 16,
-    "profileName": "acme-line",
+    "secret": "01a20178-f90f-7bba-a235-94678758872d",
     "keyIdentifier": "6b31",
+    "approval": "01a20178-f90f-7bba-a235-94678758872d",
     "authority": "root",
     "label": "default",
 }
