@@ -126,6 +126,16 @@ class Authorities:
                 return one
         raise not_found(f"{kind} authority")
 
+    def published_chain(self, identifier: UUID) -> tuple[bytes, ...]:
+        """Return what a client that trusts this authority needs, in DER: it, and those above it up to the root.
+
+        Each of them leads to one that signs itself, and is there too (RFC 7030 4.1.3).
+        """
+        found = [self.by_id(identifier)]
+        while (parent := found[-1].parent) is not None:
+            found.append(self.by_id(parent))
+        return tuple(one.der for one in found)
+
     def template(self, issuer: Authority, profile: str) -> Template:
         """Return what the issuer makes certificates of that profile by.
 

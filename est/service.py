@@ -132,14 +132,11 @@ class EstService:
         """Return the authorities that the label shows (RFC 7030 4.1.3), as certs-only in DER: each up to its root."""
         profile = await self._labels.profile(label)
         shown = profile.settings.distribution
-        found = [self._authorities.by_id(profile.authority)] if shown.own else []
+        named = [profile.authority] if shown.own else []
         if shown.system:
-            found.append(self._authorities.current(AuthorityKind.ISSUING))
-        found += [self._authorities.by_id(one) for one in shown.others]
-        for one in found:  # it grows: every certificate chains to a self-signed one in the same answer
-            if one.parent is not None:
-                found.append(self._authorities.by_id(one.parent))
-        return certs_only(dict.fromkeys(one.der for one in found))
+            named.append(self._authorities.current(AuthorityKind.ISSUING).id)
+        found = [one for each in (*named, *shown.others) for one in self._authorities.published_chain(each)]
+        return certs_only(dict.fromkeys(found))
 
     async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
         """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
