@@ -1,0 +1,145 @@
+"""Certification requests: what a device asks for, put together for the connection on which it asks.
+
+1. A request names the device twice: by its one common name and by the URI `urn:doorward:device:<identifier>`. Renewing
+   asks for the names of the certificate that is renewed, exactly as they stand there (RFC 7030 4.2.2).
+2. A proof of possession is the connection's own secret, in base64 (RFC 4648 4), as the challengePassword (RFC 7030
+   3.5): so a request that proves is signed anew for each connection, by the same key.
+3. The request is put together by hand on `certs.der`, so that whatever can sign may hold the key.
+"""
+
+from base64 import b64encode
+from dataclasses import dataclass, replace
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from certs.der import (
+    BIT_STRING,
+    CONTEXT_0,
+    INTEGER,
+    OBJECT_IDENTIFIER,
+    OCTET_STRING,
+    SEQUENCE,
+    SET,
+    UTF8_STRING,
+    encode,
+)
+from certs.names import alternative_name, device_alternative_name, device_identifier, device_subject
+from est.client.keys import PrivateKey, Signer, SoftwareSigner
+
+_BOOLEAN_TRUE = b"\x01\x01\xff"
+_CHALLENGE_PASSWORD = encode(OBJECT_IDENTIFIER, bytes.fromhex("2a864886f70d010907"))  # RFC 2985 5.4.1
+_EXTENSION_REQUEST = encode(OBJECT_IDENTIFIER, bytes.fromhex("2a864886f70d01090e"))  # RFC 2985 5.4.2
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A further attribute of a request: its type, and its one value, each in DER."""
+
+    type: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTemplate:
+    """A request that is not signed yet.
+
+    Attributes:
+        extensions: What else is asked for beside the alternative names.
+        attributes: What else the request says, in DER.
+        proves_possession: Whether it is bound to the connection, by rule 2.
+    """
+
+    signer: Signer
+    subject: x509.Name
+    alternative_names: tuple[x509.GeneralName, ...]
+    extensions: tuple[x509.Extension[x509.ExtensionType], ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    proves_possession: bool = False
+
+    def proving(self) -> "RequestTemplate":
+        """Return the same request, bound to the connection on which it is sent."""
+        return replace(self, proves_possession=True)
+
+    def sign(self, channel_binding: bytes | None = None) -> bytes:
+        """Return the request in DER (RFC 2986 4).
+
+        Args:
+            channel_binding: What only the two ends of the connection know; needed if the request proves possession.
+        """
+        attributes = list(self.attributes)
+        if extensions := self._extensions():
+            attributes.append(Attribute(_EXTENSION_REQUEST, encode(SEQUENCE, *extensions)))
+        if self.proves_possession:
+            if channel_binding is None:
+                raise ValueError("a proof of possession needs a connection")
+            password = encode(UTF8_STRING, b64encode(channel_binding))
+            attributes.append(Attribute(_CHALLENGE_PASSWORD, password))
+        # X.690 11.6: a SET OF is in ascending order of its encodings.
+        encoded = sorted(encode(SEQUENCE, one.type, encode(SET, one.value)) for one in attributes)
+        name = self.subject.public_bytes()
+        information = encode(SEQUENCE, encode(INTEGER, b"\0"), name, self.signer.spki, encode(CONTEXT_0, *encoded))
+        signature = encode(BIT_STRING, b"\0", self.signer.sign(information))
+        return encode(SEQUENCE, information, self.signer.algorithm, signature)
+
+    def _extensions(self) -> list[bytes]:
+        found = [_extension(one.oid, one.value, critical=one.critical) for one in self.extensions]
+        if self.alternative_names:
+            names = x509.SubjectAlternativeName(self.alternative_names)
+            found.append(_extension(names.oid, names, critical=not list(self.subject)))
+        return found
+
+
+def enrolment_request(key: PrivateKey | Signer, identifier: str) -> RequestTemplate:
+    """Return the request for a device's first certificate, or for a successor of one of ours.
+
+    Raises:
+        CertificateRefused: It is no device identifier.
+    """
+    checked = device_identifier(identifier)
+    return RequestTemplate(_signer(key), device_subject(checked), device_alternative_name(checked))
+
+
+def renewal_request(key: PrivateKey | Signer, certificate: x509.Certificate) -> RequestTemplate:
+    """Return the request for the successor of any certificate, with its names exactly.
+
+    Raises:
+        CertificateRefused: The certificate's extensions cannot be read.
+    """
+    return RequestTemplate(_signer(key), certificate.subject, alternative_name(certificate))
+
+
+def make_request(key: PrivateKey | Signer, identifier: str) -> bytes:
+    """Return a signed request for the certificate of a device, in DER: for enrolling as for renewing.
+
+    Raises:
+        CertificateRefused: It is no device identifier.
+    """
+    return enrolment_request(key, identifier).sign()
+
+
+def _signer(key: PrivateKey | Signer) -> Signer:
+    if isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey):
+        return SoftwareSigner(key)
+    return key
+
+
+def _extension(oid: x509.ObjectIdentifier, value: x509.ExtensionType, *, critical: bool) -> bytes:
+    return extension_der(object_identifier(oid.dotted_string), value.public_bytes(), critical=critical)
+
+
+def extension_der(oid: bytes, value: bytes, *, critical: bool) -> bytes:
+    """Return an Extension (RFC 5280 4.1): its type in DER, and the DER that its octet string holds."""
+    return encode(SEQUENCE, oid, _BOOLEAN_TRUE if critical else b"", encode(OCTET_STRING, value))
+
+
+def object_identifier(dotted: str) -> bytes:
+    """Return an OBJECT IDENTIFIER in DER (X.690 8.19)."""
+    first, second, *others = map(int, dotted.split("."))
+    content = bytearray()
+    for arc in (first * 40 + second, *others):
+        septets = [arc & 0x7F]
+        while arc := arc >> 7:
+            septets.append(0x80 | arc & 0x7F)
+        content += bytes(reversed(septets))
+    return encode(OBJECT_IDENTIFIER, bytes(content))
