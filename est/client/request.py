@@ -10,8 +10,8 @@
 from base64 import b64encode
 from dataclasses import dataclass, replace
 
+from asn1crypto.core import ObjectIdentifier
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from certs.der import (
     BIT_STRING,
@@ -119,27 +119,15 @@ def make_request(key: PrivateKey | Signer, identifier: str) -> bytes:
 
 
 def _signer(key: PrivateKey | Signer) -> Signer:
-    if isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey):
+    if isinstance(key, PrivateKey):
         return SoftwareSigner(key)
     return key
 
 
 def _extension(oid: x509.ObjectIdentifier, value: x509.ExtensionType, *, critical: bool) -> bytes:
-    return extension_der(object_identifier(oid.dotted_string), value.public_bytes(), critical=critical)
+    return extension_der(ObjectIdentifier(oid.dotted_string).dump(), value.public_bytes(), critical=critical)
 
 
 def extension_der(oid: bytes, value: bytes, *, critical: bool) -> bytes:
     """Return an Extension (RFC 5280 4.1): its type in DER, and the DER that its octet string holds."""
     return encode(SEQUENCE, oid, _BOOLEAN_TRUE if critical else b"", encode(OCTET_STRING, value))
-
-
-def object_identifier(dotted: str) -> bytes:
-    """Return an OBJECT IDENTIFIER in DER (X.690 8.19)."""
-    first, second, *others = map(int, dotted.split("."))
-    content = bytearray()
-    for arc in (first * 40 + second, *others):
-        septets = [arc & 0x7F]
-        while arc := arc >> 7:
-            septets.append(0x80 | arc & 0x7F)
-        content += bytes(reversed(septets))
-    return encode(OBJECT_IDENTIFIER, bytes(content))

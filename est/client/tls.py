@@ -106,7 +106,9 @@ def _identify(context: SSL.Context, identification: Identification) -> None:
         context.use_certificate(leaf)
         for one in intermediates:
             context.add_extra_chain_cert(one)
-        context.use_privatekey(read_key(identification.key.read_bytes()))
+        read_key(identification.key.read_bytes())  # which says in words what OpenSSL would not, or ask a person for
+        # Loaded by OpenSSL itself, which knows more kinds than pyOpenSSL takes (ML-DSA).
+        context.use_privatekey_file(str(identification.key))
         context.check_privatekey()
     except (OSError, CertificateRefused, KeyUnusable, SSL.Error) as error:
         words = reason(error) if isinstance(error, SSL.Error) else str(error)
