@@ -67,6 +67,19 @@ class RequestTemplate:
         Args:
             channel_binding: What only the two ends of the connection know; needed if the request proves possession.
         """
+        information = self._information(channel_binding)
+        signature = encode(BIT_STRING, b"\0", self.signer.sign(information))
+        return encode(SEQUENCE, information, self.signer.algorithm, signature)
+
+    def is_signed_as(self, request: bytes) -> bool:
+        """Say whether a signed request asks for just this, bound to no connection."""
+        try:
+            return x509.load_der_x509_csr(request).tbs_certrequest_bytes == self._information(None)
+        except ValueError:
+            return False
+
+    def _information(self, channel_binding: bytes | None) -> bytes:
+        """Return what is signed: the CertificationRequestInfo (RFC 2986 4.1)."""
         attributes = list(self.attributes)
         if extensions := self._extensions():
             attributes.append(Attribute(_EXTENSION_REQUEST, encode(SEQUENCE, *extensions)))
@@ -78,9 +91,7 @@ class RequestTemplate:
         # X.690 11.6: a SET OF is in ascending order of its encodings.
         encoded = sorted(encode(SEQUENCE, one.type, encode(SET, one.value)) for one in attributes)
         name = self.subject.public_bytes()
-        information = encode(SEQUENCE, encode(INTEGER, b"\0"), name, self.signer.spki, encode(CONTEXT_0, *encoded))
-        signature = encode(BIT_STRING, b"\0", self.signer.sign(information))
-        return encode(SEQUENCE, information, self.signer.algorithm, signature)
+        return encode(SEQUENCE, encode(INTEGER, b"\0"), name, self.signer.spki, encode(CONTEXT_0, *encoded))
 
     def _extensions(self) -> list[bytes]:
         found = [_extension(one.oid, one.value, critical=one.critical) for one in self.extensions]
