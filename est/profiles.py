@@ -115,6 +115,11 @@ class EnrolmentProfile:
         """The bootstrap anchors, pinned."""
         return tuple(Anchor.from_certificate(read_certificate(der)) for der in self.bootstrap_anchors)
 
+    @property
+    def names_by_certificate(self) -> bool:
+        """Whether a bootstrap certificate enrols the device that it names, and no other."""
+        return self.mode is EnrolmentMode.JITP and self.identifier_pattern is None
+
     def covers(self, identifier: str) -> bool:
         """Tell whether the pattern, if there is one, covers a device identifier."""
         return self.identifier_pattern is not None and fnmatchcase(identifier, self.identifier_pattern)

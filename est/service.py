@@ -18,13 +18,13 @@ from uuid import UUID
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ca.authorities import Authorities
+from ca.authorities import Authorities, Authority
 from ca.inventory import AuthorityKind, stored_serial
 from ca.issue import SERIAL_BYTES, device
 from certs.chain import ValidChain
 from certs.csr import CertificateRequest, decode_base64_request, parse_request
 from certs.errors import CertificateRefused
-from certs.names import DeviceIdentifier
+from certs.names import DeviceIdentifier, subject_identifier
 from certs.pkcs7 import certs_only
 from est.labels import Labels
 from est.possession import decide_possession
@@ -54,6 +54,7 @@ from est.store.enrolments import (
     reenrol_device,
 )
 from est.store.profiles import find_profile, insert_profile
+from est.wishes import csr_attributes
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random, identity_id, uuid7
 from iam.store.database import Change
@@ -110,6 +111,26 @@ class EstService:
         while (parent := found[-1].parent) is not None:
             found.append(self._authorities.by_id(parent))
         return certs_only(one.der for one in found)
+
+    async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
+        """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
+        profile = await self._labels.profile(label)
+        issuer = self._authorities.by_id(profile.authority)
+        template = self._authorities.template(issuer, profile.certificate_profile)
+        return csr_attributes(profile, template.profile, self._named(profile, issuer, chain))
+
+    def _named(self, profile: EnrolmentProfile, issuer: Authority, chain: Sequence[bytes]) -> DeviceIdentifier | None:
+        """Return the one device that a client can become by what it showed, if there is just one."""
+        now = self._clock()
+        presented = judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew)
+        if isinstance(presented, Refuse) and profile.names_by_certificate:
+            presented = judge_peer(chain, profile.anchors, now)
+        if isinstance(presented, Refuse):
+            return None
+        try:
+            return subject_identifier(presented.leaf.subject)
+        except CertificateRefused:
+            return None
 
     async def require_label(self, label: str) -> None:
         """Raise `Refused` (not found) if there is no such label."""

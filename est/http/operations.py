@@ -6,7 +6,6 @@ from certs.csr import BASE64_MAXIMUM_BYTES
 from est.codec import (
     CERTS_ONLY,
     CSRATTRS,
-    NO_ATTRIBUTES,
     PKCS7,
     PKCS10,
     answer_headers,
@@ -33,8 +32,7 @@ def routes(service: EstService) -> list[Route]:
         return _encoded(await service.cacerts(_label(call)), PKCS7)
 
     async def csrattrs(call: Call) -> Answer:
-        await service.require_label(_label(call))
-        return _encoded(NO_ATTRIBUTES, CSRATTRS)
+        return _encoded(await service.csr_attributes(_label(call), call.peer_chain), CSRATTRS)
 
     async def simpleenroll(call: Call) -> Answer:
         return _encoded(await service.enrol(_label(call), call.peer_chain, call.body, call.channel_binding), CERTS_ONLY)
