@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from certs.csrattrs import WantedRequest, parse_csr_attributes
 from certs.errors import CertificateRefused
 from certs.pem import read_certificates, write_certificates
 from certs.pkcs7 import parse_certs_only
@@ -30,7 +31,10 @@ from est.client.failure import EstFailure, Failure
 from est.client.request import RequestTemplate
 from est.client.tls import Deadline, Identification, TLSConnection, client_context
 from est.client.trust import read_fingerprint, recognised_root
-from est.codec import PKCS7, PKCS10, encode_base64
+from est.codec import CSRATTRS, PKCS7, PKCS10, encode_base64
+
+_NOTHING_WANTED = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND, HTTPStatus.NOT_IMPLEMENTED})
+"""RFC 7030 4.5.2: a server may answer so where it wants nothing in particular."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 2.1
 
@@ -128,6 +132,20 @@ class EstClient:
     def cacerts(self) -> tuple[x509.Certificate, ...]:
         """Return the authorities of the label, its root among them (RFC 7030 4.1); raise `EstFailure`."""
         return _certificates(self._der(self._ask("GET", "cacerts"), PKCS7))
+
+    def csrattrs(self) -> WantedRequest:
+        """Return what the server wants a request to hold (RFC 7030 4.5): empty where it has nothing to say.
+
+        Raises:
+            EstFailure: The server did not answer, or what it says cannot be read.
+        """
+        reply = self._ask("GET", "csrattrs")
+        if reply.status in _NOTHING_WANTED:
+            return WantedRequest()
+        try:
+            return parse_csr_attributes(self._der(reply, CSRATTRS))
+        except CertificateRefused as refusal:
+            raise EstFailure(Failure.MALFORMED, refusal.reason, status=reply.status) from refusal
 
     def enroll(self, request: bytes | RequestTemplate) -> x509.Certificate:
         """Return the first certificate of a device (RFC 7030 4.2.1); raise `EstFailure`.

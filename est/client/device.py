@@ -1,28 +1,30 @@
 """What a device does: enrols, renews, waits for approval, one step after the other in its folder.
 
 1. Whoever calls holds the folder's lock (`est.client.folder`).
-2. Before a key is made the server is asked what a request should hold (csrattrs, RFC 7030 4.5), unless all of it is
-   said. A server that has nothing to say there is no obstacle.
+2. Before a key is made the server is asked what a request should hold (csrattrs, RFC 7030 4.5; `est.client.wanted`).
+   What the device's owner says counts more.
 3. A step that fails leaves the folder such that the same step can be made again, and finds the answer that was lost.
 4. Roots that the trusted server names as successors are taken in (`est.client.trust`), unless that is turned off.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from cryptography import x509
 
+from certs.csrattrs import WantedRequest
 from certs.pem import read_certificates, write_certificates
 from est.client.client import Authorization, EstClient, utc_now
 from est.client.failure import EstFailure, Failure
 from est.client.folder import DeviceFolder, FolderUnusable, read
 from est.client.keys import KeyKind, kind_of
 from est.client.renewal import wait_for_approval
-from est.client.request import enrolment_request, renewal_request
+from est.client.request import RequestTemplate, enrolment_request, renewal_request
 from est.client.tls import Identification
 from est.client.trust import succeeding_roots
+from est.client.wanted import as_wanted, wanted_kind
 
 _T = TypeVar("_T")
 
@@ -65,8 +67,11 @@ class Wish:
     follows_roots: bool = True
 
 
-def enrol(folder: DeviceFolder, server: Server, wish: Wish) -> x509.Certificate:
+def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = False) -> x509.Certificate:
     """Get a device its first certificate, with the bootstrap certificate of its folder if there is one.
+
+    A key that waits, or that has a certificate already, is asked with again, and gets the same certificate: only if
+    `anew` a new one is made in its place.
 
     Raises:
         EstFailure: By the server; (pending) call again later.
@@ -81,10 +86,14 @@ def enrol(folder: DeviceFolder, server: Server, wish: Wish) -> x509.Certificate:
             "or a token."
         )
     client = server.client(read(folder.root), bootstrap)
-    key = folder.begin(wish.kind or KeyKind.P256)
-    template = enrolment_request(key, identifier)
-    if wish.proves_possession:
-        template = template.proving()
+    wanted = client.csrattrs()
+    if anew:
+        folder.give_up()
+    if not anew and folder.pending_key() is None and folder.is_pair():
+        key = folder.key()
+    else:
+        key = folder.begin(wish.kind or wanted_kind(wanted.key) or KeyKind.P256)
+    template = _wished(enrolment_request(key, identifier), wanted, wish, names_are_fixed=False)
     certificate = client.enroll(folder.resume(template))
     folder.finish(certificate)
     return certificate
@@ -104,15 +113,19 @@ def renew(folder: DeviceFolder, server: Server, wish: Wish, *, rekey: bool = Fal
     client = server.client(read(folder.root), folder.own)
     if wish.follows_roots:
         follow_roots(folder, client, server.clock())
+    wanted = client.csrattrs()
     key = folder.key()
     if rekey or folder.pending_key() is not None:
-        key = folder.begin(wish.kind or kind_of(key))
-    template = renewal_request(key, present)
-    if wish.proves_possession:
-        template = template.proving()
+        key = folder.begin(wish.kind or wanted_kind(wanted.key) or kind_of(key))
+    template = _wished(renewal_request(key, present), wanted, wish, names_are_fixed=True)
     certificate = client.reenroll(folder.resume(template))
     folder.finish(certificate)
     return certificate
+
+
+def _wished(template: RequestTemplate, wanted: WantedRequest, wish: Wish, *, names_are_fixed: bool) -> RequestTemplate:
+    made = as_wanted(template, wanted, names_are_fixed=names_are_fixed)
+    return made if wish.proves_possession is None else replace(made, proves_possession=wish.proves_possession)
 
 
 def follow_roots(folder: DeviceFolder, client: EstClient, now: datetime) -> tuple[x509.Certificate, ...]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from asn1crypto.core import ObjectIdentifier
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from certs.der import SEQUENCE, encode
+from certs.der import NULL, SEQUENCE, encode, encode_object_identifier
 from certs.errors import CertificateRefused
 from certs.keys import KeyAlgorithm, key_algorithm
 
@@ -37,7 +36,6 @@ PrivateKey = (
 )
 
 _RSA_EXPONENT = 65537
-_NULL = b"\x05\x00"
 
 
 class KeyKind(StrEnum):
@@ -90,8 +88,8 @@ _HASHES: dict[str, HashAlgorithm] = {"secp256r1": SHA256(), "secp384r1": SHA384(
 def signature_algorithm(algorithm: KeyAlgorithm) -> bytes:
     """Return the AlgorithmIdentifier by which such a key signs a request, in DER."""
     # RFC 4055 5: the parameters of RSA are NULL; those of the others are absent.
-    parameters = _NULL if algorithm is KeyAlgorithm.RSA else b""
-    return encode(SEQUENCE, ObjectIdentifier(_SIGNATURES[algorithm]).dump(), parameters)
+    parameters = NULL if algorithm is KeyAlgorithm.RSA else b""
+    return encode(SEQUENCE, encode_object_identifier(_SIGNATURES[algorithm]), parameters)
 
 
 @dataclass(frozen=True, slots=True)

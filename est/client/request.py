@@ -10,9 +10,9 @@
 from base64 import b64encode
 from dataclasses import dataclass, replace
 
-from asn1crypto.core import ObjectIdentifier
 from cryptography import x509
 
+from certs.csrattrs import WantedExtension
 from certs.der import (
     BIT_STRING,
     CONTEXT_0,
@@ -21,13 +21,14 @@ from certs.der import (
     OCTET_STRING,
     SEQUENCE,
     SET,
+    TRUE,
     UTF8_STRING,
     encode,
+    encode_object_identifier,
 )
 from certs.names import alternative_name, device_alternative_name, device_identifier, device_subject
 from est.client.keys import PrivateKey, Signer, SoftwareSigner
 
-_BOOLEAN_TRUE = b"\x01\x01\xff"
 _CHALLENGE_PASSWORD = encode(OBJECT_IDENTIFIER, bytes.fromhex("2a864886f70d010907"))  # RFC 2985 5.4.1
 _EXTENSION_REQUEST = encode(OBJECT_IDENTIFIER, bytes.fromhex("2a864886f70d01090e"))  # RFC 2985 5.4.2
 
@@ -45,15 +46,14 @@ class RequestTemplate:
     """A request that is not signed yet.
 
     Attributes:
-        extensions: What else is asked for beside the alternative names.
+        extensions: What is asked for, the alternative names among it; each with a value.
         attributes: What else the request says, in DER.
         proves_possession: Whether it is bound to the connection, by rule 2.
     """
 
     signer: Signer
     subject: x509.Name
-    alternative_names: tuple[x509.GeneralName, ...]
-    extensions: tuple[x509.Extension[x509.ExtensionType], ...] = ()
+    extensions: tuple[WantedExtension, ...] = ()
     attributes: tuple[Attribute, ...] = ()
     proves_possession: bool = False
 
@@ -81,8 +81,8 @@ class RequestTemplate:
     def _information(self, channel_binding: bytes | None) -> bytes:
         """Return what is signed: the CertificationRequestInfo (RFC 2986 4.1)."""
         attributes = list(self.attributes)
-        if extensions := self._extensions():
-            attributes.append(Attribute(_EXTENSION_REQUEST, encode(SEQUENCE, *extensions)))
+        if self.extensions:
+            attributes.append(Attribute(_EXTENSION_REQUEST, encode(SEQUENCE, *map(_extension, self.extensions))))
         if self.proves_possession:
             if channel_binding is None:
                 raise ValueError("a proof of possession needs a connection")
@@ -93,13 +93,6 @@ class RequestTemplate:
         name = self.subject.public_bytes()
         return encode(SEQUENCE, encode(INTEGER, b"\0"), name, self.signer.spki, encode(CONTEXT_0, *encoded))
 
-    def _extensions(self) -> list[bytes]:
-        found = [_extension(one.oid, one.value, critical=one.critical) for one in self.extensions]
-        if self.alternative_names:
-            names = x509.SubjectAlternativeName(self.alternative_names)
-            found.append(_extension(names.oid, names, critical=not list(self.subject)))
-        return found
-
 
 def enrolment_request(key: PrivateKey | Signer, identifier: str) -> RequestTemplate:
     """Return the request for a device's first certificate, or for a successor of one of ours.
@@ -108,7 +101,7 @@ def enrolment_request(key: PrivateKey | Signer, identifier: str) -> RequestTempl
         CertificateRefused: It is no device identifier.
     """
     checked = device_identifier(identifier)
-    return RequestTemplate(_signer(key), device_subject(checked), device_alternative_name(checked))
+    return RequestTemplate(_signer(key), device_subject(checked), _alternative_names(device_alternative_name(checked)))
 
 
 def renewal_request(key: PrivateKey | Signer, certificate: x509.Certificate) -> RequestTemplate:
@@ -117,7 +110,7 @@ def renewal_request(key: PrivateKey | Signer, certificate: x509.Certificate) -> 
     Raises:
         CertificateRefused: The certificate's extensions cannot be read.
     """
-    return RequestTemplate(_signer(key), certificate.subject, alternative_name(certificate))
+    return RequestTemplate(_signer(key), certificate.subject, _alternative_names(alternative_name(certificate)))
 
 
 def make_request(key: PrivateKey | Signer, identifier: str) -> bytes:
@@ -135,10 +128,12 @@ def _signer(key: PrivateKey | Signer) -> Signer:
     return key
 
 
-def _extension(oid: x509.ObjectIdentifier, value: x509.ExtensionType, *, critical: bool) -> bytes:
-    return extension_der(ObjectIdentifier(oid.dotted_string).dump(), value.public_bytes(), critical=critical)
+def _alternative_names(names: tuple[x509.GeneralName, ...]) -> tuple[WantedExtension, ...]:
+    extension = x509.SubjectAlternativeName(names)
+    return (WantedExtension(extension.oid, extension.public_bytes()),) if names else ()
 
 
-def extension_der(oid: bytes, value: bytes, *, critical: bool) -> bytes:
-    """Return an Extension (RFC 5280 4.1): its type in DER, and the DER that its octet string holds."""
-    return encode(SEQUENCE, oid, _BOOLEAN_TRUE if critical else b"", encode(OCTET_STRING, value))
+def _extension(one: WantedExtension) -> bytes:
+    """Return an Extension (RFC 5280 4.1) in DER."""
+    kind = encode_object_identifier(one.oid.dotted_string)
+    return encode(SEQUENCE, kind, TRUE if one.critical else b"", encode(OCTET_STRING, one.value or b""))

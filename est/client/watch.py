@@ -26,7 +26,7 @@ from est.client.device import Server, Wish, renew
 from est.client.failure import EstFailure, Failure
 from est.client.files import FolderBusy, write_whole
 from est.client.folder import DeviceFolder, FolderUnusable
-from est.client.renewal import Life, Moment, Window, life, wait_after_failure, wait_for_approval
+from est.client.renewal import Moment, Window, life, wait_after_failure, wait_for_approval
 
 _LONGEST_SLEEP = timedelta(minutes=1)
 _BUSY_SLEEP = timedelta(seconds=2)
@@ -127,7 +127,7 @@ class Watch:
         self._command = command
         self._report = report
         self._chance = chance
-        self._status = Status()
+        self._status = self._written = Status()
         self._stop, self._wake, self._is_told = Event(), Event(), False
 
     def stop(self) -> None:
@@ -171,7 +171,7 @@ class Watch:
             if (at := _time(self._status.nextAttempt)) and at - self._server.clock() > timedelta(days=1):
                 self._status = replace(self._status, nextAttempt=None)
             standing = life(certificate, self._window)
-            self._write(certificate, standing)
+            self._write(certificate)
             self._report("watching", {"serial": serial_of(certificate), "due": standing.due.isoformat()})
 
     def _step(self) -> timedelta:
@@ -183,31 +183,32 @@ class Watch:
         told, self._is_told = self._is_told, False
         waits_until = _time(self._status.nextAttempt) or standing.due
         if told or (standing.moment(now) in {Moment.DUE, Moment.EXPIRED} and now >= waits_until):
-            certificate = self._attempt(certificate, standing)
+            certificate = self._attempt(certificate)
             self._run_command(certificate)
             standing = life(certificate, self._window)
-        self._write(certificate, standing)
+        self._write(certificate)
         next_look = _time(self._status.nextAttempt) or standing.due
         return max(timedelta(seconds=1), next_look - self._server.clock())
 
-    def _attempt(self, certificate: x509.Certificate, standing: Life) -> x509.Certificate:
+    def _attempt(self, certificate: x509.Certificate) -> x509.Certificate:
         """Renew; return the certificate that there is then."""
         try:
             renewed = renew(self._folder, self._server, self._wish, rekey=self._rekey)
         except EstFailure as failure:
-            self._failed(failure.failure, str(failure), failure.retry_after, standing)
+            self._failed(failure.failure, str(failure), failure.retry_after, certificate)
             return certificate
         except (FolderUnusable, OSError) as error:
-            self._failed(_FOLDER, str(error), None, standing)
+            self._failed(_FOLDER, str(error), None, certificate)
             return certificate
         now = self._server.clock().isoformat()
         self._status = Status(lastSuccess=now, commandRanFor=self._status.commandRanFor)
+        self._write(renewed)
         self._report("renewed", {"serial": serial_of(renewed), "notAfter": renewed.not_valid_after_utc.isoformat()})
         return renewed
 
-    def _failed(self, failure: str, detail: str, retry_after: int | None, standing: Life) -> None:
+    def _failed(self, failure: str, detail: str, retry_after: int | None, certificate: x509.Certificate) -> None:
         now = self._server.clock()
-        left = standing.ends - now
+        left = certificate.not_valid_after_utc - now
         if failure == Failure.PENDING:
             state, failures, wait = State.PENDING, 0, wait_for_approval(left, retry_after)
         else:
@@ -221,6 +222,7 @@ class Watch:
             detail=detail,
             nextAttempt=(now + wait).isoformat(),
         )
+        self._write(certificate)
         told = {"failure": str(failure), "detail": detail, "nextAttempt": self._status.nextAttempt}
         self._report("pending" if failure == Failure.PENDING else "failed", dict(told))
 
@@ -230,14 +232,15 @@ class Watch:
         if self._status.commandRanFor == serial:
             return
         failed = self._command.run(self._folder, certificate) if self._command is not None else None
-        if failed is None:
-            self._status = replace(self._status, commandRanFor=serial, commandFailed=None)
-            if self._command is not None:
-                self._report("command-ran", {"serial": serial})
-        else:
+        if failed is not None:
             self._status = replace(self._status, commandFailed=failed)
+            self._write(certificate)
             self._report("command-failed", {"serial": serial, "detail": failed})
-        self._write(certificate, life(certificate, self._window))
+            return
+        self._status = replace(self._status, commandRanFor=serial, commandFailed=None)
+        self._write(certificate)
+        if self._command is not None:
+            self._report("command-ran", {"serial": serial})
 
     def _certificate(self) -> x509.Certificate:
         certificate = self._folder.certificate()
@@ -245,7 +248,8 @@ class Watch:
             raise FolderUnusable(f"{self._folder.own.certificate} is not there: enrol first.")
         return certificate
 
-    def _write(self, certificate: x509.Certificate, standing: Life) -> None:
+    def _write(self, certificate: x509.Certificate) -> None:
+        standing = life(certificate, self._window)
         status = replace(
             self._status,
             serial=serial_of(certificate),
@@ -253,8 +257,9 @@ class Watch:
             due=standing.due.isoformat(),
             updated=self._server.clock().isoformat(),
         )
-        if replace(status, updated="") != replace(self._status, updated=""):
+        if replace(status, updated="") != replace(self._written, updated=""):
             write_whole(self._folder.status, json.dumps(asdict(status), indent=2).encode() + b"\n")
+            self._written = status
         self._status = status
 
 

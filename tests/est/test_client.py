@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
+from certs.csrattrs import WantedExtension
 from certs.errors import CertificateRefused
 from certs.pem import write_certificates
 from est.client import (
@@ -34,8 +35,6 @@ from est.client.keys import kind_of, public_bytes
 from est.client.tls import client_context
 from est.profiles import ProofOfPossession
 from tests.est.world import EstWorld, Holder
-
-SIGNS = x509.KeyUsage(True, *[False] * 8)
 
 
 def client_of(est: EstWorld, holder: Holder | None = None, *, label: str | None = None) -> EstClient:
@@ -202,11 +201,9 @@ async def test_every_kind_of_key(est: EstWorld, kind: KeyKind) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KeyKind if not kind.startswith("ML-DSA")])
 def test_requests_are_what_openssl_reads(kind: KeyKind, tmp_path: Path) -> None:
     file = tmp_path / "request.der"
-    template = replace(
-        enrolment_request(make_key(kind), "meter-001"),
-        extensions=(x509.Extension(x509.KeyUsage.oid, True, SIGNS),),
-        proves_possession=True,
-    )
+    template = enrolment_request(make_key(kind), "meter-001").proving()
+    signs = WantedExtension(x509.KeyUsage.oid, x509.KeyUsage(True, *[False] * 8).public_bytes(), critical=True)
+    template = replace(template, extensions=(*template.extensions, signs))
     file.write_bytes(template.sign(b"\x01" * 32))
     said = openssl("req", "-in", file, "-inform", "DER", "-noout", "-verify", "-text")
     for line in ("CN = meter-001", "URI:urn:doorward:device:meter-001", "Digital Signature", "challengePassword"):

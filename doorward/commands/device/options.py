@@ -30,7 +30,9 @@ def add_device_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Add the commands that speak with a server as a device does."""
     cacerts = _command(commands, "cacerts", "show the authorities of a server, and keep its root by a fingerprint")
     _with_server(cacerts)
-    cacerts.add_argument("--out", type=Path, metavar="DIR", help="folder for cacerts.pem, and root.pem if not there yet")
+    cacerts.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for cacerts.pem, and root.pem by --fingerprint"
+    )
     cacerts.set_defaults(run=_run("cacerts"))
 
     csrattrs = _command(commands, "csrattrs", "show what the server wants a request to hold")

@@ -42,8 +42,7 @@ _TABLE: dict[Failure, tuple[Exit, str]] = {
     Failure.BUSY: (Exit.UNAVAILABLE, "Call again later: the key is kept."),
     Failure.UNTRUSTED: (
         Exit.UNTRUSTED,
-        "Compare the root's fingerprint with the one that the server's operator gives; look at --url, --root and the "
-        "clock.",
+        "Look at --url, at the clock, and whether the root's fingerprint is the one that the operator gave.",
     ),
     Failure.REFUSED: (Exit.REFUSED, "docs/devices.md says what each sentence means; the server's log says more."),
     Failure.PENDING: (Exit.PENDING, "An operator has to approve it; call again, or with --wait."),
