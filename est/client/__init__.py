@@ -6,28 +6,47 @@ believes, `request.py` what it asks for, `renewal.py` and `watch.py` when it ren
 """
 
 from est.client.client import Authorization, BasicSecret, BearerToken, EstClient
+from est.client.device import Server, Wish, enrol, renew, until_approved
 from est.client.failure import EstFailure, Failure
+from est.client.files import FolderBusy
+from est.client.folder import DeviceFolder, FolderUnusable
 from est.client.keys import KeyKind, KeyUnusable, PrivateKey, Signer, make_key, read_key, write_key
+from est.client.renewal import Life, Moment, Window, life
 from est.client.request import RequestTemplate, enrolment_request, make_request, renewal_request
 from est.client.tls import Identification
+from est.client.watch import Command, Watch
 
 __all__ = [
     "Authorization",
     "BasicSecret",
     "BearerToken",
+    "Command",
+    "DeviceFolder",
     "EstClient",
     "EstFailure",
     "Failure",
+    "FolderBusy",
+    "FolderUnusable",
     "Identification",
     "KeyKind",
     "KeyUnusable",
+    "Life",
+    "Moment",
     "PrivateKey",
     "RequestTemplate",
+    "Server",
     "Signer",
+    "Watch",
+    "Window",
+    "Wish",
+    "enrol",
     "enrolment_request",
+    "life",
     "make_key",
     "make_request",
     "read_key",
+    "renew",
     "renewal_request",
+    "until_approved",
     "write_key",
 ]
