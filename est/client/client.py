@@ -14,7 +14,7 @@ import binascii
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
@@ -26,8 +26,10 @@ from certs.csrattrs import WantedRequest, parse_csr_attributes
 from certs.errors import CertificateRefused
 from certs.pem import read_certificates, write_certificates
 from certs.pkcs7 import parse_certs_only
-from est.client.exchange import Question, Reply, exchange, good
+from est.client.exchange import Question, Reply, exchange, good, parts
 from est.client.failure import EstFailure, Failure
+from est.client.keys import PrivateKey, public_bytes
+from est.client.opening import Opener, open_key, plain_key
 from est.client.request import RequestTemplate
 from est.client.tls import Deadline, Identification, TLSConnection, client_context
 from est.client.trust import read_fingerprint, recognised_root
@@ -36,6 +38,8 @@ from est.codec import CSRATTRS, PKCS7, PKCS10, encode_base64
 _NOTHING_WANTED = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND, HTTPStatus.NOT_IMPLEMENTED})
 """RFC 7030 4.5.2: a server may answer so where it wants nothing in particular."""
 
+_MULTIPART = "multipart/mixed"
+PKCS8 = "application/pkcs8"
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 2.1
 
 
@@ -64,6 +68,14 @@ class BearerToken:
         if _TOKEN.fullmatch(self.token) is None:
             raise ValueError("that is not a bearer token")
         return f"Bearer {self.token}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMade:
+    """A key that the server made, and its certificate."""
+
+    key: PrivateKey = field(repr=False)
+    certificate: x509.Certificate
 
 
 Authorization = BasicSecret | BearerToken
@@ -158,6 +170,32 @@ class EstClient:
     def reenroll(self, request: bytes | RequestTemplate) -> x509.Certificate:
         """Return the successor of the certificate presented (RFC 7030 4.2.2); arguments and errors as for `enroll`."""
         return self._certificate("simplereenroll", request)
+
+    def serverkeygen(self, template: RequestTemplate, opener: Opener | None = None) -> ServerMade:
+        """Have the server make a key, and return it with its certificate (RFC 7030 4.4).
+
+        Args:
+            template: What the certificate is asked for; its key and signature count for nothing.
+            opener: What the key is to be encrypted under; within TLS it is sent as it is if None.
+
+        Raises:
+            EstFailure: The server refused, or what came is not a key and the certificate of that key.
+        """
+        if opener is not None:
+            template = replace(template, attributes=(*template.attributes, *opener.attributes()))
+        reply = self._ask("POST", "serverkeygen", _Request(template))
+        good(reply, _MULTIPART, self._clock())
+        wanted = PKCS8 if opener is None else PKCS7
+        found = parts(reply)
+        match found:
+            # Both parts are of one type if the key is encrypted: the first is the key (RFC 7030 4.4.2).
+            case (first, second) if first.media_type == wanted and second.media_type == PKCS7:
+                sealed = self._der(first, wanted)
+                key = plain_key(sealed) if opener is None else open_key(sealed, opener)
+                return ServerMade(key, only_certificate(self._der(second, PKCS7), public_bytes(key)))
+            case _:
+                kinds = ", ".join(one.media_type for one in found) or "nothing"
+                raise EstFailure(Failure.MALFORMED, f"the answer is not a key and its certificate, but {kinds}")
 
     def _certificate(self, operation: str, request: bytes | RequestTemplate) -> x509.Certificate:
         sent = _Request(request)

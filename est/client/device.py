@@ -19,7 +19,8 @@ from certs.pem import read_certificates, write_certificates
 from est.client.client import Authorization, EstClient, utc_now
 from est.client.failure import EstFailure, Failure
 from est.client.folder import DeviceFolder, FolderUnusable, read
-from est.client.keys import KeyKind, kind_of
+from est.client.keys import KeyKind, kind_of, make_key
+from est.client.opening import Opener
 from est.client.renewal import wait_for_approval
 from est.client.request import RequestTemplate, enrolment_request, renewal_request
 from est.client.tls import Identification
@@ -97,6 +98,25 @@ def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = Fals
     certificate = client.enroll(folder.resume(template))
     folder.finish(certificate)
     return certificate
+
+
+def have_key_made(folder: DeviceFolder, server: Server, wish: Wish, opener: Opener | None = None) -> x509.Certificate:
+    """Have the server make a device's key (RFC 7030 4.4), for one that cannot make a good one; errors as for `enrol`.
+
+    If the answer is lost, so is the key: asked again, the server makes another.
+
+    Args:
+        opener: What the key is to be encrypted under on its way; as it is, within TLS, if None.
+    """
+    folder.recover()
+    identifier = folder.identifier()
+    bootstrap = folder.bootstrap if folder.bootstrap.certificate.exists() else None
+    client = server.client(read(folder.root), bootstrap)
+    # RFC 7030 4.4.1: the request's own key and signature are ignored.
+    template = enrolment_request(make_key(), identifier)
+    made = client.serverkeygen(_wished(template, client.csrattrs(), wish, names_are_fixed=False), opener)
+    folder.take(made.key, made.certificate)
+    return made.certificate
 
 
 def renew(folder: DeviceFolder, server: Server, wish: Wish, *, rekey: bool = False) -> x509.Certificate:

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.message import Message
+from email.parser import BytesParser
+from email.policy import compat32
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from io import BufferedReader
@@ -110,6 +112,20 @@ def good(reply: Reply, media_type: str, now: datetime) -> bytes:
         sentence = f"the answer is {reply.media_type or 'of no type'}, not {media_type}: is this an EST server?"
         raise EstFailure(Failure.MALFORMED, _one_line(sentence), status=reply.status)
     return reply.content
+
+
+def parts(reply: Reply) -> tuple[Reply, ...]:
+    """Return the parts of a multipart answer, each as if it had come alone; raise `EstFailure` (malformed).
+
+    An answer that ends before its last boundary, or has anything odd, has none.
+    """
+    head = f"Content-Type: {reply.headers.get('Content-Type', '')}\r\n\r\n".encode("latin-1", "replace")
+    message = BytesParser(policy=compat32).parsebytes(head + reply.content)
+    if message.defects or not message.is_multipart():
+        raise EstFailure(Failure.MALFORMED, "the answer's parts are not whole", status=reply.status)
+    found: list[Message] = [one for one in message.walk() if one is not message]
+    # The body is left as it came: what it says of its encoding is not read (RFC 8951 3.1).
+    return tuple(Reply(reply.status, one, str(one.get_payload()).encode("ascii", "replace")) for one in found)
 
 
 def _failure(reply: Reply, now: datetime) -> EstFailure:

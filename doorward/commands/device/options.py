@@ -81,10 +81,13 @@ def add_device_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
     _with_folder(keygen)
     _with_server(keygen)
     keygen.add_argument("--id", dest="identifier", help="device identifier, if device.id does not say it")
-    keygen.add_argument("--key-type", choices=KEY_KINDS, metavar="KIND", help=f"the kind to ask for: {_kinds()}")
-    keygen.add_argument(
-        "--encrypted", action="store_true", help="have the key encrypted to the bootstrap certificate's key"
+    opens = keygen.add_mutually_exclusive_group()
+    opens.add_argument(
+        "--encrypted", action="store_true", help="have the key encrypted to that of the bootstrap certificate"
     )
+    opens.add_argument("--decrypt-key", type=Path, metavar="F", help="the same, to this private key (PEM; RSA, EC)")
+    opens.add_argument("--decrypt-secret", type=Path, metavar="F", help="the same, under this secret, in hexadecimal")
+    keygen.add_argument("--decrypt-id", metavar="HEX", help="how the server knows that key or secret")
     _with_waiting(keygen)
     keygen.set_defaults(run=_run("serverkeygen"))
 

@@ -1,57 +1,47 @@
 """What the device commands do: options to `est.client`, and its answers to a person or a program.
 
 1. Each command holds the folder's lock while it changes it, and only then.
-2. Server and label of an enrolment are remembered in `est.json`, since a device renews where and as what it enrolled.
-3. People are told on standard error how the waiting goes; standard output has the result alone, and with --json one
+2. People are told on standard error how the waiting goes; standard output has the result alone, and with --json one
    JSON value (`renew --watch`: one for each event, a line each).
 """
 
 import argparse
-import json
-import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from random import random
 
 import orjson
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from rich.console import Console
 
-from certs.csrattrs import WantedRequest
 from certs.errors import CertificateRefused
-from certs.pem import fingerprint_sha256, write_certificates
+from certs.pem import write_certificates
+from doorward.commands.device.given import command_of, keep_root, opener_for, remember, server_of, stranger, wish_of
 from doorward.commands.device.outcome import Exit, failed, interrupted, unusable
-from doorward.commands.login import trusted_root
+from doorward.commands.device.shown import print_status, show_certificate, shown_authority, shown_wanted
 from doorward.commands.printing import print_json, print_lines
-from est.client import BasicSecret, BearerToken, EstClient, EstFailure, KeyKind
-from est.client.client import Authorization
-from est.client.device import Server, Wish, enrol, renew, until_approved
+from est.client import EstFailure
+from est.client.device import Server, Wish, enrol, have_key_made, renew, until_approved
 from est.client.files import FolderBusy, write_whole
-from est.client.folder import DeviceFolder, FolderUnusable, read
+from est.client.folder import DeviceFolder, FolderUnusable
+from est.client.keys import KeyUnusable
 from est.client.renewal import Moment, Window, life
-from est.client.trust import is_root
 from est.client.watch import Command, Watch, read_status, serial_of
 from iam.errors import Refused
 
-_URL = "https://127.0.0.1:9443"
-_SETTINGS = "est.json"
-
 
 def _cacerts(parsed: argparse.Namespace) -> Exit:
-    client = _stranger(parsed)
+    client = stranger(parsed)
     found = client.cacerts()
     if parsed.out is not None:
         parsed.out.mkdir(parents=True, exist_ok=True)
         write_whole(parsed.out / "cacerts.pem", write_certificates(found))
         if parsed.fingerprint is not None and not (parsed.out / "root.pem").exists():
             DeviceFolder(parsed.out).keep_roots(client.anchors())
-    shown = [_shown_authority(one) for one in found]
+    shown = [shown_authority(one) for one in found]
     if parsed.json:
         print_json({"authorities": shown})
         return Exit.DONE
@@ -62,7 +52,7 @@ def _cacerts(parsed: argparse.Namespace) -> Exit:
 
 
 def _csrattrs(parsed: argparse.Namespace) -> Exit:
-    shown = _shown_wanted(_stranger(parsed).csrattrs())
+    shown = shown_wanted(stranger(parsed).csrattrs())
     if parsed.json:
         print_json(shown)
     elif not any(shown.values()):
@@ -79,9 +69,9 @@ def _enroll(parsed: argparse.Namespace) -> Exit:
         if parsed.identifier is not None:
             folder.keep_identifier(parsed.identifier)
         identifier = folder.identifier()
-        server = _server(parsed, identifier)
-        _keep_root(parsed, folder, server)
-        wish, anew = _wish(parsed), parsed.start_over
+        server = server_of(parsed, identifier)
+        keep_root(parsed, folder, server)
+        wish, anew = wish_of(parsed), parsed.start_over
 
         def ask() -> x509.Certificate:
             nonlocal anew
@@ -89,25 +79,39 @@ def _enroll(parsed: argparse.Namespace) -> Exit:
             return enrol(folder, server, wish, anew=begins)
 
         certificate = _approved(parsed, identifier, ask)
-        _remember(folder, server)
-        return _shown_certificate(folder, certificate, as_json=parsed.json)
+        remember(folder, server)
+        return show_certificate(folder, certificate, as_json=parsed.json)
+
+
+def _serverkeygen(parsed: argparse.Namespace) -> Exit:
+    folder = DeviceFolder(parsed.out)
+    with folder.lock():
+        if parsed.identifier is not None:
+            folder.keep_identifier(parsed.identifier)
+        identifier = folder.identifier()
+        server = server_of(parsed, identifier)
+        keep_root(parsed, folder, server)
+        opener = opener_for(parsed, folder)
+        certificate = _approved(parsed, identifier, lambda: have_key_made(folder, server, Wish(), opener))
+        remember(folder, server)
+        return show_certificate(folder, certificate, as_json=parsed.json)
 
 
 def _renew(parsed: argparse.Namespace) -> Exit:
     folder = DeviceFolder(parsed.out)
-    command = _command(parsed)
+    command = command_of(parsed)
     with folder.lock():
         folder.recover()
         identifier = folder.identifier()
-        server = _server(parsed, identifier)
-        _keep_root(parsed, folder, server)
+        server = server_of(parsed, identifier)
+        keep_root(parsed, folder, server)
         if parsed.start_over:
             folder.give_up()
-        wish = _wish(parsed)
+        wish = wish_of(parsed)
         if not parsed.watch:
             renewed = _approved(parsed, identifier, lambda: renew(folder, server, wish, rekey=parsed.rekey))
-            _remember(folder, server)
-            exit_status = _shown_certificate(folder, renewed, as_json=parsed.json)
+            remember(folder, server)
+            exit_status = show_certificate(folder, renewed, as_json=parsed.json)
             if command is not None and (wrong := command.run(folder, renewed)) is not None:
                 sys.stderr.write(f"doorward: The certificate is renewed, but the command failed: {wrong}\n")
                 return Exit.REFUSED
@@ -184,99 +188,8 @@ def _status(parsed: argparse.Namespace) -> Exit:
     if parsed.json:
         print_json(shown)
     else:
-        _print_status(shown)
+        print_status(shown)
     return exit_status
-
-
-def _print_status(shown: dict[str, object]) -> None:
-    watched = shown.pop("watch", None)
-    width = max(map(len, shown))
-    print_lines(*(f"{name:<{width}}  {_word(value)}" for name, value in shown.items()))
-    if isinstance(watched, dict):
-        print_lines("watch", *(f"  {name:<{width - 2}}  {value}" for name, value in watched.items() if value))
-
-
-def _word(value: object) -> object:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
-
-
-# --- What the options say -------------------------------------------------------------------------------------------
-
-
-def _stranger(parsed: argparse.Namespace) -> EstClient:
-    """Return a client for what may be asked by anybody."""
-    url, label = _place(parsed, parsed.out)
-    seconds = parsed.timeout.total_seconds()
-    if parsed.fingerprint is not None:
-        return EstClient(url, root_sha256=parsed.fingerprint, label=label, timeout_seconds=seconds)
-    root = trusted_root(parsed.root, parsed.out or Path())
-    return EstClient(url, anchors=read(root), label=label, timeout_seconds=seconds)
-
-
-def _server(parsed: argparse.Namespace, identifier: str) -> Server:
-    url, label = _place(parsed, parsed.out)
-    authorization = _authorization(parsed, identifier)
-    return Server(url, label, authorization, parsed.timeout.total_seconds())
-
-
-def _place(parsed: argparse.Namespace, folder: Path | None) -> tuple[str, str | None]:
-    """Return URL and label: as said, as remembered, or as it is usual (rule 2)."""
-    remembered: dict[str, str | None] = {}
-    if folder is not None:
-        with suppress(OSError, ValueError):
-            remembered = json.loads((folder / _SETTINGS).read_bytes())
-    label = parsed.label if parsed.label is not None else remembered.get("label")
-    return parsed.url or remembered.get("url") or _URL, label or None
-
-
-def _remember(folder: DeviceFolder, server: Server) -> None:
-    content = json.dumps({"url": server.url, "label": server.label}).encode() + b"\n"
-    file = folder.path / _SETTINGS
-    if not file.exists() or file.read_bytes() != content:
-        write_whole(file, content)
-
-
-def _keep_root(parsed: argparse.Namespace, folder: DeviceFolder, server: Server) -> None:
-    """See to it that the folder says whom to trust."""
-    if parsed.fingerprint is not None:
-        client = EstClient(server.url, root_sha256=parsed.fingerprint, label=server.label)
-        folder.keep_roots(client.anchors())
-    elif parsed.root is not None:
-        folder.keep_roots(read(parsed.root))
-    elif not folder.root.exists():
-        folder.keep_roots(read(trusted_root(None, folder.path)))
-
-
-def _authorization(parsed: argparse.Namespace, identifier: str) -> Authorization | None:
-    if parsed.secret_file is not None:
-        return BasicSecret(parsed.user or identifier, _line(parsed.secret_file))
-    if parsed.token_file is not None:
-        return BearerToken(_line(parsed.token_file))
-    return None
-
-
-def _line(file: Path) -> str:
-    return read(file).decode("utf-8", "replace").strip()
-
-
-def _wish(parsed: argparse.Namespace) -> Wish:
-    kind = KeyKind(parsed.key_type) if parsed.key_type else None
-    return Wish(kind, getattr(parsed, "prove", None), follows_roots=not getattr(parsed, "keep_root", False))
-
-
-def _command(parsed: argparse.Namespace) -> Command | None:
-    if parsed.shell_command is not None:
-        return Command(("/bin/sh", "-c", parsed.shell_command))
-    if parsed.command is not None:
-        try:
-            arguments = tuple(shlex.split(parsed.command))
-        except ValueError as error:
-            raise FolderUnusable(f"--exec: {error}.") from error
-        return Command(arguments) if arguments else None
-    return None
-
-
-# --- Waiting, and what is shown -------------------------------------------------------------------------------------
 
 
 def _approved(parsed: argparse.Namespace, identifier: str, ask: Callable[[], x509.Certificate]) -> x509.Certificate:
@@ -300,47 +213,6 @@ def _approved(parsed: argparse.Namespace, identifier: str, ask: Callable[[], x50
         return until_approved(ask, wait=wait, at_most=at_most)
 
 
-def _shown_certificate(folder: DeviceFolder, certificate: x509.Certificate, *, as_json: bool) -> Exit:
-    serial, until = serial_of(certificate), certificate.not_valid_after_utc.isoformat()
-    if as_json:
-        files = {"certificate": str(folder.own.certificate), "key": str(folder.own.key)}
-        print_json({**files, "serial": serial, "notAfter": until})
-    else:
-        print_lines(f"Certificate {serial}, valid until {until}:", f"  {folder.own.certificate}", f"  {folder.own.key}")
-    return Exit.DONE
-
-
-def _shown_authority(certificate: x509.Certificate) -> dict[str, object]:
-    return {
-        "subject": certificate.subject.rfc4514_string(),
-        "notAfter": certificate.not_valid_after_utc.isoformat(),
-        "isRoot": is_root(certificate),
-        "sha256": fingerprint_sha256(certificate.public_bytes(Encoding.DER)),
-    }
-
-
-def _shown_wanted(wanted: WantedRequest) -> dict[str, object]:
-    key = None
-    if wanted.key is not None:
-        name = "EC" if wanted.key.algorithm is None else wanted.key.algorithm.value
-        key = name if wanted.key.rsa_bits is None else f"{name}-{wanted.key.rsa_bits}"
-    return {
-        "proofOfPossession": wanted.challenge_password,
-        "key": key,
-        "signature": wanted.signature.dotted_string if wanted.signature else None,
-        "subject": [{"type": one.oid.dotted_string, "value": one.value} for one in wanted.subject],
-        "extensions": [
-            {
-                "type": one.oid.dotted_string,
-                "critical": one.critical,
-                "value": one.value.hex() if one.value is not None else None,
-            }
-            for one in wanted.extensions
-        ],
-        "unknown": [one.dotted_string for one in wanted.unknown],
-    }
-
-
 def _guarded(command: Callable[[argparse.Namespace], Exit]) -> Callable[[argparse.Namespace], int]:
     """Turn whatever ends a command into its exit status and its words."""
 
@@ -349,7 +221,7 @@ def _guarded(command: Callable[[argparse.Namespace], Exit]) -> Callable[[argpars
             return command(parsed)
         except EstFailure as failure:
             return failed(failure, as_json=parsed.json)
-        except (FolderUnusable, FolderBusy, CertificateRefused, Refused, ValueError) as error:
+        except (FolderUnusable, FolderBusy, KeyUnusable, CertificateRefused, Refused, ValueError) as error:
             sentence = str(error)
             return unusable(sentence[:1].upper() + sentence[1:].rstrip(".") + ".", as_json=parsed.json)
         except OSError as error:
@@ -367,6 +239,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
         "csrattrs": _csrattrs,
         "enroll": _enroll,
         "renew": _renew,
+        "serverkeygen": _serverkeygen,
         "status": _status,
     }.items()
 }
