@@ -27,9 +27,13 @@ from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
 from doorward.keys import callout_keys, master_key
 from doorward.outbox import Relay
+from doorward.preparation import signing_identity
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
+from est.decryption_keys import DecryptionKeys
+from est.http import decryption_keys as decryption_key_routes
 from est.http import operations, profiles
+from est.server_keys import ServerKeys
 from est.service import EstService
 from iam.access import Authenticated, Denied
 from iam.directory import Directory, Monotonic
@@ -66,6 +70,7 @@ class App:
     directory: Directory
     login: LoginService
     certificates: AuthorityService
+    enrolment: EstService
     authorities: Authorities
     revocation: RevocationService
     audit: AuditService
@@ -144,7 +149,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
-    enrolment = EstService(pool, authorities, clock, random)
+    decryption_keys = DecryptionKeys(pool, master, clock, random)
+    server_keys = ServerKeys(decryption_keys, lambda: signing_identity(configuration.node.data), random)
+    enrolment = EstService(pool, authorities, clock, random, server_keys=server_keys)
     await enrolment.ensure_default_profile(system.id)
     challenges = ChallengeService(
         pool,
@@ -213,6 +220,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *certificate_routes.routes(certificates, revocation),
         *publication.routes(revocation, authorities),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
+        *decryption_key_routes.routes(decryption_keys),
         *audit.routes(audit_service),
     ]
     device_routes = operations.routes(enrolment)
@@ -225,6 +233,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory=directory,
         login=login_service,
         certificates=certificates,
+        enrolment=enrolment,
         authorities=authorities,
         revocation=revocation,
         audit=audit_service,

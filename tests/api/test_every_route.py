@@ -15,6 +15,7 @@ _FILLED = {
     "credential": "01a20178-f90f-7bba-a235-94678758872d",
     "serial": "00" * 16,
     "profileName": "acme-line",
+    "keyIdentifier": "6b31",
     "authority": "root",
     "label": "default",
 }

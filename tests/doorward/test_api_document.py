@@ -12,6 +12,7 @@ from ca.http import certificates as certificate_routes
 from ca.http import publication
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
+from est.http import decryption_keys as decryption_key_routes
 from est.http import operations, profiles
 from iam.guard import Needs, Public, Route, SignedIn
 from iam.http import audit, devices, identities, login, tenancy
@@ -37,6 +38,7 @@ def _all_routes() -> Sequence[Route]:
         *certificate_routes.routes(nothing, nothing),
         *publication.routes(nothing, nothing),
         *profiles.routes(nothing),
+        *decryption_key_routes.routes(nothing),
         *audit.routes(nothing),
         *operations.routes(nothing),
         *console_routes(nothing, nothing, list, "", ""),
