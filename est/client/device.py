@@ -71,6 +71,8 @@ class Wish:
 def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = False) -> x509.Certificate:
     """Get a device its first certificate, with the bootstrap certificate of its folder if there is one.
 
+    A label may want a secret or a token instead or beside it, or nothing but an operator's approval.
+
     A key that waits, or that has a certificate already, is asked with again, and gets the same certificate: only if
     `anew` a new one is made in its place.
 
@@ -81,11 +83,6 @@ def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = Fals
     folder.recover()
     identifier = folder.identifier()
     bootstrap = folder.bootstrap if folder.bootstrap.certificate.exists() else None
-    if bootstrap is None and server.authorization is None:
-        raise FolderUnusable(
-            f"{folder.bootstrap.certificate} is not there: a first enrolment needs a bootstrap certificate, a secret "
-            "or a token."
-        )
     client = server.client(read(folder.root), bootstrap)
     wanted = client.csrattrs()
     if anew:

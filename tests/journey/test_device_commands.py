@@ -121,7 +121,7 @@ def test_a_command_line_that_is_not_understood(node: RunningNode, folder: Path) 
 
 def test_a_first_enrolment_needs_something_to_show(node: RunningNode, folder: Path) -> None:
     (folder / "bootstrap.pem").unlink()
-    assert "bootstrap certificate, a secret or a token" in device(node, "enroll", folder, status=1)["detail"]
+    assert device(node, "enroll", folder, status=1)["detail"] == "Present a client certificate."
     assert "enrol first" in device(node, "renew", folder, status=1)["detail"]
 
 
@@ -196,7 +196,7 @@ def test_a_command_is_no_shells(node: RunningNode, folder: Path, tmp_path: Path)
     assert (tmp_path / f"{certificate(folder).serial_number:032x}").exists()
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3])
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.06, 0.1, 0.2])
 def test_a_daemon_killed_while_it_renews_loses_nothing(node: RunningNode, folder: Path, delay: float) -> None:
     device(node, "enroll", folder)
     daemon = Daemon(node, folder, "--rekey")
@@ -212,7 +212,7 @@ def test_a_daemon_killed_while_it_renews_loses_nothing(node: RunningNode, folder
     assert not (folder / "next.key").exists()
 
 
-@pytest.mark.parametrize("delay", [0.2, 0.3, 0.35, 0.4, 0.45, 0.5])
+@pytest.mark.parametrize("delay", [0.3, 0.4, 0.45, 0.5, 0.6])
 def test_an_enrolment_killed_loses_nothing(node: RunningNode, folder: Path, delay: float) -> None:
     asks = subprocess.Popen(
         [sys.executable, "-m", "doorward", "device", "enroll", "--url", node.est, "--out", str(folder)],

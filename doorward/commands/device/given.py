@@ -20,6 +20,7 @@ from est.client.folder import DeviceFolder, FolderUnusable, read
 from est.client.keys import read_key
 from est.client.opening import Opener, SecretOpener, opener_of
 from est.client.watch import Command
+from est.profiles import DEFAULT_LABEL
 
 _URL = "https://127.0.0.1:9443"
 _SETTINGS = "est.json"
@@ -35,10 +36,10 @@ def stranger(parsed: argparse.Namespace) -> EstClient:
     return EstClient(url, anchors=read(root), label=label, timeout_seconds=seconds)
 
 
-def server_of(parsed: argparse.Namespace, identifier: str) -> Server:
+def server_of(parsed: argparse.Namespace) -> Server:
     """Return where the device asks, and with what."""
     url, label = _place(parsed, parsed.out)
-    authorization = _authorization(parsed, identifier)
+    authorization = _authorization(parsed, label)
     return Server(url, label, authorization, parsed.timeout.total_seconds())
 
 
@@ -71,9 +72,9 @@ def keep_root(parsed: argparse.Namespace, folder: DeviceFolder, server: Server) 
         folder.keep_roots(read(trusted_root(None, folder.path)))
 
 
-def _authorization(parsed: argparse.Namespace, identifier: str) -> Authorization | None:
+def _authorization(parsed: argparse.Namespace, label: str | None) -> Authorization | None:
     if parsed.secret_file is not None:
-        return BasicSecret(parsed.user or identifier, _line(parsed.secret_file))
+        return BasicSecret(parsed.user or label or DEFAULT_LABEL, _line(parsed.secret_file))
     if parsed.token_file is not None:
         return BearerToken(_line(parsed.token_file))
     return None

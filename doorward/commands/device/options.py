@@ -124,7 +124,7 @@ def _with_server(parser: argparse.ArgumentParser) -> None:
         "--root", type=Path, metavar="F", help="root certificate to trust (default: root.pem in the folder, or var's)"
     )
     trust.add_argument("--fingerprint", metavar="SHA256", help="trust the root of this fingerprint, and keep it")
-    server.add_argument("--user", metavar="NAME", help="user for --secret-file (default: the device identifier)")
+    server.add_argument("--user", metavar="NAME", help="user for --secret-file (default: the label)")
     proof = server.add_mutually_exclusive_group()
     proof.add_argument("--secret-file", type=Path, metavar="F", help="enrolment secret, for HTTP Basic")
     proof.add_argument("--token-file", type=Path, metavar="F", help="bearer token (JWT)")

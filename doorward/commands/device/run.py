@@ -69,7 +69,7 @@ def _enroll(parsed: argparse.Namespace) -> Exit:
         if parsed.identifier is not None:
             folder.keep_identifier(parsed.identifier)
         identifier = folder.identifier()
-        server = server_of(parsed, identifier)
+        server = server_of(parsed)
         keep_root(parsed, folder, server)
         wish, anew = wish_of(parsed), parsed.start_over
 
@@ -89,7 +89,7 @@ def _serverkeygen(parsed: argparse.Namespace) -> Exit:
         if parsed.identifier is not None:
             folder.keep_identifier(parsed.identifier)
         identifier = folder.identifier()
-        server = server_of(parsed, identifier)
+        server = server_of(parsed)
         keep_root(parsed, folder, server)
         opener = opener_for(parsed, folder)
         certificate = _approved(parsed, identifier, lambda: have_key_made(folder, server, Wish(), opener))
@@ -103,7 +103,7 @@ def _renew(parsed: argparse.Namespace) -> Exit:
     with folder.lock():
         folder.recover()
         identifier = folder.identifier()
-        server = server_of(parsed, identifier)
+        server = server_of(parsed)
         keep_root(parsed, folder, server)
         if parsed.start_over:
             folder.give_up()
@@ -203,7 +203,8 @@ def _approved(parsed: argparse.Namespace, identifier: str, ask: Callable[[], x50
         def wait(pause: timedelta, failure: EstFailure) -> None:
             ends = time.monotonic() + pause.total_seconds()
             if not console.is_terminal:
-                console.print(f"{failure} Asking again in {pause.total_seconds():.0f} s.", markup=False)
+                asking = f"{failure} Asking again in {pause.total_seconds():.0f} s."
+                console.print(asking, markup=False, soft_wrap=True)
             while (left := ends - time.monotonic()) > 0:
                 waited = timedelta(seconds=int(time.monotonic() - began))
                 shown.update(f"{identifier} waits for approval since {waited}; asking again in {left:.0f} s")
