@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from ca.authorities import Authorities
 from ca.http import authorities as authority_routes
@@ -33,13 +34,22 @@ from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
 from doorward.keys import callout_keys, keystore
 from doorward.master_key import master_key
+from doorward.outbound import HttpsOutbound
 from doorward.outbox import Relay
 from doorward.preparation import signing_identity
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
+from est.approvals import ApprovalService
+from est.authentication.approval import Approvals
+from est.authentication.openid import Issuers
+from est.authentication.secret import Secrets
+from est.authentication.table import Authentication
+from est.authentication.token import Tokens
+from est.authentication.webhook import Webhooks
 from est.decryption_keys import DecryptionKeys
+from est.http import credentials, dms, operations
 from est.http import decryption_keys as decryption_key_routes
-from est.http import operations, profiles
+from est.secrets import SecretService
 from est.server_keys import ServerKeys
 from est.service import EstService
 from iam.directory import Directory, Monotonic
@@ -75,9 +85,9 @@ class App:
     directory: Directory
     login: LoginService
     certificates: AuthorityService
-    enrolment: EstService
     authorities: Authorities
     revocation: RevocationService
+    enrolment: EstService
     audit: AuditService
     system: Tenant
     pool: Pool
@@ -174,10 +184,21 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
+    outbound = HttpsOutbound([ip_network(one) for one in configuration.est.outbound_networks])
+    authentication = Authentication(
+        Secrets(pool, passwords),
+        Tokens(pool, tokens.by_token, Issuers(outbound)),
+        Webhooks(outbound, master, random),
+        Approvals(pool, random),
+        frozenset(configuration.est.trusted_proxies),
+    )
     decryption_keys = DecryptionKeys(pool, master, clock, random)
     server_keys = ServerKeys(decryption_keys, lambda: signing_identity(configuration.node.data), random)
-    enrolment = EstService(pool, authorities, clock, random, server_keys=server_keys)
+    enrolment = EstService(pool, authorities, authentication, server_keys, clock, random)
     await enrolment.ensure_default_profile(system.id)
+    profiles = ProfileService(pool, revocation, master, clock, random)
+    enrolment_secrets = SecretService(pool, passwords, clock, random)
+    approvals = ApprovalService(pool)
     challenges = ChallengeService(
         pool,
         directory,
@@ -242,8 +263,11 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *certificate_routes.routes(certificates, revocation),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
         *publication_routes,
-        *profiles.routes(ProfileService(pool, authorities, clock, random)),
+        *dms.profile_routes(profiles, authorities),
+        *dms.binding_routes(profiles),
         *decryption_key_routes.routes(decryption_keys),
+        *credentials.secret_routes(enrolment_secrets),
+        *credentials.approval_routes(approvals),
         *audit.routes(audit_service),
     ]
     device_routes = operations.routes(enrolment)
@@ -256,9 +280,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory=directory,
         login=login_service,
         certificates=certificates,
-        enrolment=enrolment,
         authorities=authorities,
         revocation=revocation,
+        enrolment=enrolment,
         audit=audit_service,
         system=system,
         pool=pool,
@@ -271,9 +295,12 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, publisher.publish_lists),
             Job("OCSP responders", 5.0, responders.renew),
+            Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
+            Job("purge of enrolment secrets", 600.0, enrolment_secrets.purge),
+            Job("purge of approvals", 600.0, approvals.purge),
         ),
         passwords=passwords,
         api_routes=public_routes,

@@ -14,8 +14,8 @@ from ca.http import publication
 from ca.http import status as status_routes
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
+from est.http import credentials, dms, operations
 from est.http import decryption_keys as decryption_key_routes
-from est.http import operations, profiles
 from iam.guard import Needs, Public, Route, SignedIn
 from iam.http import audit, devices, identities, login, tenancy
 from iam.permissions import Resource
@@ -41,8 +41,11 @@ def _all_routes() -> Sequence[Route]:
         *publication.routes(nothing, nothing),
         *key_routes.routes(nothing),
         *status_routes.routes(nothing, nothing),
-        *profiles.routes(nothing),
+        *dms.profile_routes(nothing, nothing),
+        *dms.binding_routes(nothing),
         *decryption_key_routes.routes(nothing),
+        *credentials.secret_routes(nothing),
+        *credentials.approval_routes(nothing),
         *audit.routes(nothing),
         *operations.routes(nothing),
         *console_routes(nothing, nothing, list, "", ""),
