@@ -17,7 +17,7 @@ def all_routes(world: World) -> list:  # type: ignore[type-arg]
     return [
         *authorities.routes(world.authorities),
         *certificates.routes(world.service, world.revocation),
-        *publication.routes(world.revocation, world.authorities),
+        *publication.routes(world.shelf, world.authorities),
     ]
 
 
@@ -53,7 +53,6 @@ async def test_revoke_by_serial(world: World) -> None:
     [
         ({"reason": "cACompromise"}, 400),
         ({"reason": "removeFromCRL"}, 400),
-        ({"reason": "certificateHold"}, 400),
         ({"why": "x"}, 400),
     ],
 )
@@ -62,6 +61,17 @@ async def test_reasons_that_are_none(world: World, body: dict[str, str], status:
     serial = (await world.service.issue_bootstrap("meter-001", actor="test")).serial.hex()
     async with serving(world, all_routes(world)) as client:
         assert (await client.post(f"{CERTIFICATES}/{serial}/revoke", headers=headers, json=body)).status == status
+
+
+async def test_a_revocation_for_the_reason_hold_is_a_hold(world: World) -> None:
+    headers = await world.identity(world.system.id, ALL)
+    serial = (await world.service.issue_bootstrap("meter-001", actor="test")).serial
+    async with serving(world, all_routes(world)) as client:
+        path = f"{CERTIFICATES}/{serial.hex()}/revoke"
+        held = await (await client.post(path, headers=headers, json={"reason": "certificateHold"})).json()
+        listed = await (await client.get(CERTIFICATES, headers=headers, params={"status": "held"})).json()
+    assert (held["status"], held["reason"]) == ("held", "certificateHold")
+    assert [one["serial"] for one in listed["items"]] == [serial.hex()]
 
 
 @pytest.mark.parametrize("serial", ["xyz", "0", "", "00" * 21, "0x01", "%00%01"])
@@ -118,7 +128,7 @@ async def test_pages(world: World) -> None:
 
 
 async def test_lists_and_certificates_for_everyone(world: World) -> None:
-    await world.revocation.publish_lists()
+    await world.publisher.publish_lists()
     async with serving(world, all_routes(world)) as client:
         answer = await client.get("/crl/issuing.crl")
         content = await answer.read()
@@ -127,8 +137,23 @@ async def test_lists_and_certificates_for_everyone(world: World) -> None:
         same = await client.get("/crl/issuing.crl", headers={"If-None-Match": answer.headers["ETag"]})
         assert (same.status, await same.read()) == (304, b"")
         assert "max-age" in answer.headers["Cache-Control"]
+        modified = answer.headers["Last-Modified"]
+        for headers, status in (
+            ({"If-None-Match": "*"}, 304),
+            ({"If-None-Match": f'W/{answer.headers["ETag"]}, "x"'}, 304),
+            ({"If-None-Match": '"x"', "If-Modified-Since": modified}, 200),  # RFC 9110 13.1.3: the tag decides
+            ({"If-Modified-Since": modified}, 304),
+            ({"If-Modified-Since": "Thu, 01 Jan 2026 00:00:00 GMT"}, 200),
+            ({"If-Modified-Since": "yesterday"}, 200),
+        ):
+            assert (await client.get("/crl/issuing.crl", headers=headers)).status == status, headers
+        head = await client.head("/crl/issuing.crl")
+        assert (head.headers["Content-Length"], await head.read()) == (str(len(content)), b"")
+        delta = await client.get("/crl/issuing/delta.crl")
+        assert x509.load_der_x509_crl(await delta.read()).extensions.get_extension_for_class(x509.DeltaCRLIndicator)
         root = await client.get("/ca/root.crt")
         assert root.headers["Content-Type"] == "application/pkix-cert"
         assert await root.read() == world.authorities.by_name("root").certificate.public_bytes(Encoding.DER)
-        assert (await client.get("/crl/none.crl")).status == 404
+        for path in ("none.crl", "issuing/2/0.crl", "issuing/2/0/delta.crl", "issuing/x/0.crl", "issuing/9999/1.crl"):
+            assert (await client.get(f"/crl/{path}")).status == 404
         assert (await client.get("/ca/none.crt")).status == 404

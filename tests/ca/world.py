@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from os import urandom
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,16 @@ from aiohttp.test_utils import TestClient, TestServer
 from ca.authorities import Authorities
 from ca.keystore import Keystore
 from ca.proof import CertificateProver
+from ca.publishing import ListPublisher, ListTerms
+from ca.responders import Responders, ResponderTerms
+from ca.responding import StatusService
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
+from ca.shelf import ListShelf
 from doorward.database import Pool, migrate
 from doorward.embedded.postgres import EmbeddedPostgres, PostgresAddresses
+from doorward.listener import ListenerLimits, listening_sockets
+from doorward.plain import serve_http
 from iam.access import Authenticated, Denied
 from iam.errors import unauthenticated
 from iam.guard import Guard, Route
@@ -93,6 +100,10 @@ class World:
     authorities: Authorities
     service: AuthorityService
     revocation: RevocationService
+    publisher: ListPublisher
+    shelf: ListShelf
+    responders: Responders
+    status: StatusService
     prover: CertificateProver
     fresh_for: list[timedelta]
     changes: list[Change] = field(default_factory=list)
@@ -190,6 +201,19 @@ async def serving(world: World, routes: Sequence[Route]) -> AsyncIterator[TestCl
 
 
 @asynccontextmanager
+async def serving_plainly(world: World, routes: Sequence[Route]) -> AsyncIterator[str]:
+    """Serve routes on the plain listener, and give its address."""
+    runner = web.AppRunner(Guard(StoreGate(world)).application(routes))
+    await runner.setup()
+    listener = await serve_http(runner, listening_sockets("127.0.0.1", 0), limits=ListenerLimits())
+    try:
+        yield f"http://127.0.0.1:{listener.addresses[0][1]}"
+    finally:
+        await listener.close(grace_seconds=2)
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> AsyncIterator[World]:
     """Start what `doorward.app` starts of the authority, on a database that is migrated."""
     clock = clock or Clock()
@@ -200,6 +224,10 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
         authorities = Authorities(database, keystore, clock, urandom, base_url=BASE_URL)
         await authorities.ensure()
         fresh_for = [timedelta(minutes=5)]
+        ticks = count(step=60)
+        responders = Responders(
+            database, authorities, keystore, clock, urandom, ResponderTerms(), monotonic=ticks.__next__
+        )
         world = World(
             url=url,
             pool=database,
@@ -209,7 +237,12 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
             keystore=keystore,
             authorities=authorities,
             service=AuthorityService(database, authorities, clock, urandom),
-            revocation=RevocationService(database, authorities, clock),
+            revocation=RevocationService(database),
+            # As if each list took no time to make: the next one need not wait.
+            publisher=ListPublisher(database, authorities, clock, ListTerms(), monotonic=lambda: 0.0),
+            shelf=ListShelf(database, monotonic=ticks.__next__),
+            responders=responders,
+            status=StatusService(database, authorities, responders, clock, life=timedelta(hours=1)),
             prover=CertificateProver(database, authorities, clock, lambda: fresh_for[0]),
             fresh_for=fresh_for,
         )

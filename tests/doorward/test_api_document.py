@@ -9,7 +9,9 @@ import pytest
 
 from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
 from ca.http import publication
+from ca.http import status as status_routes
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
 from est.http import credentials, dms, operations
@@ -37,6 +39,8 @@ def _all_routes() -> Sequence[Route]:
         *authority_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing),
         *publication.routes(nothing, nothing),
+        *key_routes.routes(nothing),
+        *status_routes.routes(nothing, nothing),
         *dms.profile_routes(nothing, nothing),
         *dms.binding_routes(nothing),
         *decryption_key_routes.routes(nothing),
