@@ -6,8 +6,10 @@ The rules:
 2. The serial number is 128 random bits, given; it is positive, and unique by the store's constraint.
 3. The period begins a little before now, since clocks differ, and ends with the profile's length or with the issuer,
    whichever is first; it never leaves the issuer's period. An issuer that has ended issues nothing.
-4. Addresses (revocation list, issuer's certificate) are there if the authority has them and the profile names them.
-5. What was made is read back and compared with the profile and the plan before anybody gets it.
+4. A certificate that links two keys of one authority (RFC 4210 4.4) has the period that is given, and nothing else of
+   its own.
+5. Addresses (revocation list, issuer's certificate) are there if the authority has them and the profile names them.
+6. What was made is read back and compared with the profile and the plan before anybody gets it.
 
 What is the same for all certificates of one authority and profile is encoded once, in a `Template`.
 """
@@ -122,7 +124,18 @@ class Template:
             Refused: (unavailable) The issuer's own period does not include now.
             CertificateRefused: (policy) The names or the key are not what the profile takes.
         """
-        not_before, not_after = self._period(now)
+        return self._make(holder, self._period(now), serial, is_link=False)
+
+    def issue_link(self, holder: Holder, period: tuple[datetime, datetime], serial: bytes) -> Issued:
+        """Make the certificate that says that `holder`, an earlier or later key of the issuer, is the same authority.
+
+        Raises:
+            CertificateRefused: (policy) The key is not what the profile takes.
+        """
+        return self._make(holder, period, serial, is_link=True)
+
+    def _make(self, holder: Holder, period: tuple[datetime, datetime], serial: bytes, *, is_link: bool) -> Issued:
+        not_before, not_after = period
         subject = holder.subject.public_bytes()
         to_be_signed = encode(
             SEQUENCE,
@@ -143,6 +156,7 @@ class Template:
             issuer=self._issuer,
             subject=holder.subject,
             subject_alternative_name=holder.alternative_names,
+            is_link=is_link,
         )
         if self._profile.is_authority:  # a faulty signature here would be found only when others depend on it
             check_public_key(certificate.public_key(), self._profile.key_policy)
@@ -159,7 +173,7 @@ class Template:
 
     def _period(self, now: datetime) -> tuple[datetime, datetime]:
         begin = (now - self._profile.backdate).replace(microsecond=0)
-        end = (now + self._profile.validity).replace(microsecond=0)
+        end = self._profile.end(now).replace(microsecond=0)
         if self._issuer is None:
             return begin, end
         if not self._issuer.not_valid_before_utc <= now < self._issuer.not_valid_after_utc:
@@ -204,6 +218,8 @@ def _same_extensions(profile: Profile, issuer: x509.Certificate | None, addresse
     ]
     if profile.extended_key_usage is not None:
         same.append(encode_extension(profile.extended_key_usage, critical=False))
+    if profile.certificate_policies is not None:
+        same.append(encode_extension(profile.certificate_policies, critical=False))
     if profile.authority_key_identifier and issuer is not None:
         same.append(encode_extension(issuer_key_identifier(issuer), critical=False))
     if addresses is not None and profile.crl_distribution_points:

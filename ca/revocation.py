@@ -11,7 +11,8 @@ The rules:
 
 from uuid import UUID
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
+from ca.authority import Authority
 from ca.crl import LIFE, OFFLINE_LIFE, RevocationList, build_revocation_list
 from ca.inventory import AuthorityKind, CertificateStep, RevocationReason, StoredCertificate, next_status
 from ca.store.certificates import live_certificates, lock_certificate, revoke_certificate

@@ -13,7 +13,8 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
+from ca.authority import Authority
 from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate
 from ca.issue import SERIAL_BYTES, Holder, Issued, device_to_be, encoded_key, host
 from ca.store.authorities import system_tenant

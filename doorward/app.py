@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ca.authorities import Authorities
+from ca.authorities import FOLLOWED, Authorities
 from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
 from ca.http import publication
@@ -55,6 +55,8 @@ from iam.store.database import Change
 from iam.store.standing import read_standing
 
 _PASSWORD_QUEUE = 64
+HURRIED = (*CERTIFICATE_EVENTS, *FOLLOWED)
+"""How the kinds of those changes begin that every node is to hear of at once."""
 
 _log = logging.getLogger("doorward.app")
 
@@ -190,17 +192,20 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory.apply(effects)
         for change in changes:
             prover.hear(change.kind, change.data)
-        if effects or any(change.kind in CERTIFICATE_EVENTS for change in changes):
+            authorities.hear(change.kind, change.subject)
+        if effects or any(change.kind.startswith(HURRIED) for change in changes):
             bus.wake_relay()
 
     def heard(event: Event) -> None:
         directory.apply(event.effects)
         prover.hear(event.kind, event.data)
+        authorities.hear(event.kind, event.subject)
 
     pool.announce_to(committed)
     bus.on_event(heard)
     bus.on_gap(directory.clear)
     bus.on_gap(prover.clear)
+    bus.on_gap(authorities.suspect)
 
     public_routes: list[Route] = [
         *tenancy.routes(tenancy_service),
@@ -256,3 +261,4 @@ async def run_background(app: App) -> None:
         group.create_task(app.relay.run(), name="relay")
         group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
         group.create_task(app.duty.run(), name="watch")
+        group.create_task(app.authorities.follow(app.bus.feed_is_healthy), name="authorities")

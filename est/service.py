@@ -103,12 +103,9 @@ class EstService:
                 raise
 
     async def cacerts(self, label: str) -> bytes:
-        """Return the label's authority and those above it up to the root (RFC 7030 4.1.3), as certs-only in DER."""
+        """Return what leads from the label's authority to its root (RFC 7030 4.1.3), as certs-only in DER."""
         profile = await self._labels.profile(label)
-        found = [self._authorities.by_id(profile.authority)]
-        while (parent := found[-1].parent) is not None:
-            found.append(self._authorities.by_id(parent))
-        return certs_only(one.der for one in found)
+        return certs_only(self._authorities.published_chain(profile.authority))
 
     async def require_label(self, label: str) -> None:
         """Raise `Refused` (not found) if there is no such label."""
@@ -142,8 +139,8 @@ class EstService:
         """Renew or rekey a device's certificate (RFC 7030 4.2.2); arguments, answer and errors as for `enrol`."""
         profile = await self._labels.profile(label)
         now = self._clock()
-        issuer = self._authorities.by_id(profile.authority)
-        presented = _accepted(judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew))
+        anchors = self._authorities.anchors([profile.authority])  # earlier keys too: a rollover shuts nobody out
+        presented = _accepted(judge_peer(chain, anchors, now, expired_is_allowed=profile.expired_may_renew))
         request = _parsed(body)
         _accepted(decide_names(request, presented.leaf))
         wanted = _accepted(requested_device(request))
@@ -164,7 +161,7 @@ class EstService:
         wanted: DeviceIdentifier,
         now: datetime,
     ) -> Attempt:
-        issuer = self._authorities.by_id(profile.authority)
+        issuer = self._authorities.issuer(profile.authority)
         template = self._authorities.template(issuer, profile.certificate_profile)
         try:
             issued = template.issue(device(wanted, request.spki_der), now, self._random(SERIAL_BYTES))
