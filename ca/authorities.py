@@ -25,7 +25,7 @@ from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.founding import addresses_of, found_authorities
 from ca.inventory import AuthorityKind
 from ca.issue import Template
-from ca.keystore import Keystore, Signer
+from ca.keystore import Backend, Keystore, Signer
 from ca.store.authorities import StoredAuthority, fingerprint, list_authorities
 from ca.store.issuance_profiles import StoredProfile, list_profiles
 from certs.chain import Anchor
@@ -295,10 +295,10 @@ class Authorities:
         )
 
     def _open_key(self, one: StoredAuthority) -> Signer | None:
-        if one.key_sealed is None:
+        if one.key is None or one.key.backend is Backend.FILE:
             return None
         try:
-            return self._keystore.open(one.id, one.key_sealed)
+            return self._keystore.signer(one.key)
         except Refused as refused:
             if one.origin is AuthorityOrigin.MANAGED and one.line in set(AuthorityKind):
                 raise  # without the node's own authorities nothing works: that is to be seen at the start

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ca.authority import AuthorityOrigin
 from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate, stored_serial
 from ca.issue import SERIAL_BYTES, Addresses, Template, authority, encoded_key
-from ca.keystore import Keystore, RootKey, Signer, SoftwareSigner
+from ca.keystore import Backend, Keystore, RootKey, Signer, SoftwareSigner, describe
 from ca.store.authorities import (
     StoredAuthority,
     insert_authority,
@@ -27,6 +27,7 @@ from ca.store.authorities import (
     system_tenant,
 )
 from ca.store.certificates import insert_certificate
+from certs.keys import PublicKey
 from certs.pem import read_certificate
 from certs.profile import load_profile
 from iam.identifiers import Clock, Random, uuid7
@@ -109,6 +110,7 @@ class _Founding:
         holder = authority(f"Doorward Root {mark}", encoded_key(root_key.signer.public_key))
         issued = template.issue(holder, self._clock(), self._random(SERIAL_BYTES))
         root = replace(root, certificate=issued.der, spki_sha256=issued.spki_sha256)
+        root = self._with_key(root, root_key.signer.public_key, Backend.FILE, None)
         return [
             root,
             self._make_below(root, root_key.signer, AuthorityKind.ISSUING, f"Doorward Issuing {mark}"),
@@ -132,7 +134,14 @@ class _Founding:
         issued = template.issue(holder, now, self._random(SERIAL_BYTES))
         made = self._authority(uuid7(now, self._random), kind, root.id)
         sealed = self._keystore.seal(made.id, private_key)
-        return replace(made, certificate=issued.der, spki_sha256=issued.spki_sha256, key_sealed=sealed)
+        made = replace(made, certificate=issued.der, spki_sha256=issued.spki_sha256)
+        return self._with_key(made, private_key.public_key(), Backend.SEALED, sealed)
+
+    def _with_key(
+        self, one: StoredAuthority, public_key: PublicKey, backend: Backend, sealed: bytes | None
+    ) -> StoredAuthority:
+        key = describe(one.id, one.tenant, one.name, public_key, backend=backend, sealed=sealed, now=self._clock())
+        return replace(one, key=key)
 
     def _authority(self, identifier: UUID, kind: AuthorityKind, parent: UUID | None) -> StoredAuthority:
         return StoredAuthority(
@@ -146,7 +155,7 @@ class _Founding:
             parent=parent,
             certificate=b"",
             spki_sha256=b"",
-            key_sealed=None,
+            key=None,
             profile=DEFAULT_PROFILES[kind],
             serial=None,
         )

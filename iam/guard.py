@@ -17,7 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_origin
 from uuid import uuid4
 
 import orjson
@@ -30,7 +30,7 @@ from iam.errors import Kind, Refused, forbidden, malformed, not_found, unauthent
 from iam.identifiers import tenant_name
 from iam.model import Tenant
 from iam.permissions import Action, Resource
-from iam.schema import Model, NoQuery, check_plain
+from iam.schema import NoQuery, SnakeModel, check_plain
 
 _log = logging.getLogger("doorward.http")
 
@@ -79,7 +79,7 @@ _TENANT_PARAMETER = "tenant"
 
 JSON = "application/json"
 
-_M = TypeVar("_M", bound="Model")
+_M = TypeVar("_M", bound=SnakeModel)
 
 
 class Speech(Enum):
@@ -203,8 +203,8 @@ class Route:
     need: Need
     summary: str
     tag: str
-    body: type[Model] | RawBody | None = None
-    query: type[Model] = NoQuery
+    body: type[SnakeModel] | RawBody | None = None
+    query: type[SnakeModel] = NoQuery
     answers: type[BaseModel] | str | None = None
     status: int = 200
     speaks: Speech = Speech.PROBLEM
@@ -249,10 +249,7 @@ class Guard:
 
     async def _admit(self, route: Route, request: web.Request) -> Call:
         authenticated, target = await self._judge(route, request)
-        values = dict(request.query)
-        if target is not None:
-            values.pop(_TENANT_PARAMETER, None)
-        query = _parsed(route.query, values)
+        query = _parsed(route.query, _query_values(route, request, is_about_tenant=target is not None))
         body = await _read_body(route, request)
         if body is not None:
             authenticated, target = await self._judge(route, request)
@@ -282,6 +279,8 @@ class Guard:
 
     async def _target(self, authenticated: Authenticated, request: web.Request) -> Tenant:
         own = authenticated.access.tenant
+        if len(request.query.getall(_TENANT_PARAMETER, ())) > 1:
+            raise malformed("The query says tenant more than once.")
         named = request.match_info.get("groupName") or request.query.get(_TENANT_PARAMETER)
         if named is None or named == own.name:
             return own
@@ -289,6 +288,20 @@ class Guard:
         if tenant is None or not tenant.is_within(own):
             raise not_found(f"group {named}")
         return tenant
+
+
+def _query_values(route: Route, request: web.Request, *, is_about_tenant: bool) -> dict[str, Any]:
+    """Return the parameters of the query: lists where the route's model takes a list, and no other one twice."""
+    lists = {one.alias or name for name, one in route.query.model_fields.items() if get_origin(one.annotation) is list}
+    values: dict[str, Any] = {}
+    for name in request.query:
+        if name == _TENANT_PARAMETER and is_about_tenant:
+            continue
+        said = request.query.getall(name)
+        if name not in lists and len(said) > 1:
+            raise malformed(f"The query says {name[:64]} more than once.")
+        values[name] = said if name in lists else said[0]
+    return values
 
 
 async def _read_body(route: Route, request: web.Request) -> Any:  # noqa: ANN401 - the route's own model

@@ -31,10 +31,16 @@ def check_plain(raw: Any, depth: int = 0) -> None:  # noqa: ANN401 - any JSON
             check_plain(value, depth + 1)
 
 
-class Model(BaseModel):
-    """A body or a query: frozen, camelCase outside, and unknown fields are refused."""
+class SnakeModel(BaseModel):
+    """A body or a query: frozen, and unknown fields are refused. The APIs in Lamassu's form take it as it is."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(SnakeModel):
+    """The same, camelCase outside: what all other APIs take."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
 
 
 class NoQuery(Model):
@@ -45,3 +51,9 @@ class Shown(BaseModel):
     """What an answer shows: camelCase outside; what is None is left out."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, alias_generator=to_camel)
+
+
+class SnakeShown(BaseModel):
+    """What an answer of the APIs in Lamassu's form shows: snake_case outside; what is None is left out."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)

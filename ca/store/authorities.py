@@ -10,6 +10,8 @@ import orjson
 
 from ca.authority import AuthorityOrigin, AuthorityStatus, Links
 from ca.inventory import AuthorityKind, RevocationReason
+from ca.keystore import StoredKey
+from ca.store.keys import KEY_COLUMNS, insert_key, key_from
 from iam.errors import conflict, not_found
 from iam.model import SYSTEM_TENANT
 from iam.store.database import Row, Transaction
@@ -34,7 +36,7 @@ class StoredAuthority:
     parent: UUID | None
     certificate: bytes
     spki_sha256: bytes
-    key_sealed: bytes | None
+    key: StoredKey | None
     profile: str
     serial: bytes | None
     status: AuthorityStatus = AuthorityStatus.ACTIVE
@@ -52,15 +54,20 @@ async def lock_authorities(transaction: Transaction) -> None:
     await transaction.execute(_LOCK, _AUTHORITY_LOCK)
 
 
-_AUTHORITY = """
-    SELECT a.id, a.name, s.line, s.generation, a.kind, s.origin, s.tenant_id, a.parent_id, a.certificate, a.spki_sha256,
-           a.key_sealed, s.issuance_profile, s.serial, s.status, s.old_with_new, s.new_with_old, s.chain, s.metadata,
-           coalesce(c.status = 'revoked', false) AS is_certificate_revoked, a.created_at,
+_AUTHORITY = f"""
+    SELECT a.id AS authority_id, a.name AS authority_name, s.line, s.generation,
+           a.kind, s.origin, s.tenant_id AS owner_id, a.parent_id,
+           a.certificate, a.spki_sha256 AS authority_spki_sha256,
+           s.issuance_profile, s.serial, s.status AS standing_status, s.old_with_new, s.new_with_old, s.chain,
+           s.metadata AS authority_metadata,
+           coalesce(c.status = 'revoked', false) AS is_certificate_revoked, a.created_at AS authority_created_at,
            coalesce(s.revoked_at, c.revoked_at) AS revoked_at,
-           coalesce(s.revocation_reason, c.revocation_reason) AS revocation_reason
+           coalesce(s.revocation_reason, c.revocation_reason) AS revocation_reason,
+           {KEY_COLUMNS}
     FROM authority a
         JOIN authority_standing s ON s.authority_id = a.id
-        LEFT JOIN certificate c ON c.serial = s.serial"""
+        LEFT JOIN certificate c ON c.serial = s.serial
+        LEFT JOIN kms_key k ON k.id = a.key_id"""
 _AUTHORITIES = f"{_AUTHORITY} ORDER BY a.created_at, a.name"
 
 
@@ -84,7 +91,7 @@ async def fingerprint(transaction: Transaction) -> str:
 
 
 _INSERT_AUTHORITY = """
-    INSERT INTO authority (id, name, kind, parent_id, certificate, spki_sha256, key_sealed, created_at)
+    INSERT INTO authority (id, name, kind, parent_id, certificate, spki_sha256, key_id, created_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
 _INSERT_STANDING = """
     INSERT INTO authority_standing (authority_id, tenant_id, origin, line, generation, status, issuance_profile,
@@ -93,11 +100,13 @@ _INSERT_STANDING = """
 
 
 async def insert_authority(transaction: Transaction, one: StoredAuthority, metadata: Mapping[str, Any]) -> None:
-    """Store a new authority; its certificate is put on record after that, by `set_serial`.
+    """Store a new authority with its key; its certificate is put on record after that, by `set_serial`.
 
     Raises:
         Refused: (conflict) Its name or its key is taken.
     """
+    if one.key is not None:
+        await insert_key(transaction, one.key)
     try:
         await transaction.execute(
             _INSERT_AUTHORITY,
@@ -107,7 +116,7 @@ async def insert_authority(transaction: Transaction, one: StoredAuthority, metad
             one.parent,
             one.certificate,
             one.spki_sha256,
-            one.key_sealed,
+            one.key.id if one.key else None,
             transaction.now,
         )
         await transaction.execute(
@@ -204,6 +213,7 @@ _FORGET_CERTIFICATE = "DELETE FROM certificate WHERE serial = $1 AND authority_i
 _FORGET_LISTS = "DELETE FROM revocation_list WHERE authority_id = $1"
 _FORGET_SERIAL = "UPDATE authority_standing SET serial = NULL WHERE authority_id = $1"
 _DELETE = "DELETE FROM authority WHERE id = $1"
+_DELETE_KEY = "DELETE FROM kms_key WHERE id = $1"
 
 
 async def delete_authority(transaction: Transaction, authority: UUID, serial: bytes | None) -> None:
@@ -223,7 +233,7 @@ async def delete_authority(transaction: Transaction, authority: UUID, serial: by
 
 _KEY_IS_KNOWN = """
     SELECT EXISTS (SELECT FROM authority WHERE spki_sha256 = $1)
-        OR EXISTS (SELECT FROM authority_request WHERE spki_sha256 = $1 AND status = 'PENDING')
+        OR EXISTS (SELECT FROM kms_key WHERE spki_sha256 = $1)
         OR EXISTS (SELECT FROM device_key WHERE spki_sha256 = $1)
         OR EXISTS (SELECT FROM certificate WHERE spki_sha256 = $1)"""
 
@@ -248,20 +258,20 @@ def authority_from(row: Row) -> StoredAuthority:
     """Read a row of `authority` with its standing."""
     old, new = row["old_with_new"], row["new_with_old"]
     return StoredAuthority(
-        id=row["id"],
-        name=row["name"],
+        id=row["authority_id"],
+        name=row["authority_name"],
         line=row["line"],
         generation=row["generation"],
         kind=AuthorityKind(row["kind"]),
         origin=AuthorityOrigin(row["origin"]),
-        tenant=row["tenant_id"],
+        tenant=row["owner_id"],
         parent=row["parent_id"],
         certificate=row["certificate"],
-        spki_sha256=row["spki_sha256"],
-        key_sealed=row["key_sealed"],
+        spki_sha256=row["authority_spki_sha256"],
+        key=None if row["id"] is None else key_from(row),
         profile=row["issuance_profile"],
         serial=row["serial"],
-        status=AuthorityStatus(row["status"]),
+        status=AuthorityStatus(row["standing_status"]),
         is_certificate_revoked=row["is_certificate_revoked"],
         links=Links(old, new) if old is not None else None,
         chain=tuple(row["chain"]),

@@ -535,3 +535,11 @@ async def test_who_is_suspended_while_his_body_drips_in_does_nothing(api: Api) -
     assert (await api.call("PATCH", path, {"status": "suspended"}, token=root)).status == 200
     assert (await posting).status == 401
     assert (await api.call("GET", "/api/v1/devices/late?tenant=acme", token=root)).status == 404
+
+
+@pytest.mark.parametrize("query", ["limit=1&limit=2", "tenant=acme&tenant=system", "tenant=system&tenant=system"])
+async def test_a_parameter_that_takes_one_value_is_said_once(api: Api, query: str) -> None:
+    await api.tenant("acme")
+    answer = await api.call("GET", f"/api/v1/devices?{query}", token=await api.root_token())
+    assert answer.status == 400
+    assert "more than once" in answer.body["detail"]

@@ -30,6 +30,7 @@ async def forget_authorities(world: World) -> None:
         "DELETE FROM certificate",
         "DELETE FROM authority WHERE kind <> 'root'",
         "DELETE FROM authority",
+        "DELETE FROM kms_key",
     ):
         await world.execute(statement)
 
@@ -67,7 +68,8 @@ async def test_the_roots_key_is_in_one_private_file_and_nowhere_else(world: Worl
     assert stat.S_IMODE(world.keystore.root_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(world.keys.stat().st_mode) == 0o700
     assert [one.name for one in world.keys.iterdir()] == ["root.sealed"]
-    assert await world.value("SELECT key_sealed FROM authority WHERE kind = 'root'") is None
+    query = "SELECT k.sealed FROM authority a JOIN kms_key k ON k.id = a.key_id WHERE a.kind = 'root'"
+    assert await world.rows(query) == [{"sealed": None}]
     assert world.authorities.by_name("root").signer is None
 
 
@@ -98,7 +100,7 @@ async def test_another_master_key_opens_nothing(world: World) -> None:
 
 
 async def test_a_sealed_key_opens_only_for_its_own_authority(world: World) -> None:
-    sealed = await world.value("SELECT key_sealed FROM authority WHERE kind = 'issuing'")
+    sealed = await world.value("SELECT sealed FROM kms_key WHERE name = 'issuing'")
     with pytest.raises(Refused):
         world.keystore.open(world.authorities.by_name("factory").id, sealed)
 
