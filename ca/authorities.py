@@ -65,7 +65,6 @@ class Authorities:
         self._clock = clock
         self._random = random
         self._base_url = base_url
-        self._stored: dict[UUID, StoredAuthority] = {}
         self._by_id: dict[UUID, Authority] = {}
         self._by_name: dict[str, Authority] = {}
         self._lines: dict[str, tuple[Authority, ...]] = {}
@@ -75,6 +74,7 @@ class Authorities:
         self._templates: dict[tuple[UUID, str], Template] = {}
         self._device_anchors: tuple[Anchor, ...] = ()
         self._fingerprint: str | None = None
+        self._listeners: list[Callable[[], None]] = []
         self._reading = asyncio.Lock()
         self._suspected = asyncio.Event()
 
@@ -98,7 +98,13 @@ class Authorities:
             profiles = await list_profiles(transaction)
             self._hold(await list_authorities(transaction), profiles)
             self._fingerprint = seen
-            return True
+        for listener in self._listeners:
+            listener()
+        return True
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever something else is held than before."""
+        self._listeners.append(listener)
 
     def suspect(self) -> None:
         """Look at the store soon: events may have been missed."""
@@ -170,8 +176,10 @@ class Authorities:
             Refused: (not found) There is no such authority. (unavailable) None of its line can issue.
         """
         line, now = self.generations(identifier), self._clock()
-        found = _issuing(line, now) or line[-1]
-        found.issuing(now)
+        found = _issuing(line, now)
+        if found is None:
+            found = self.with_root_key(line[-1])
+            found.issuing(now)
         return found
 
     def anchors(self, identifiers: Iterable[UUID]) -> tuple[Anchor, ...]:
@@ -191,6 +199,7 @@ class Authorities:
         """
         now = self._clock()
         found: dict[bytes, None] = {}
+        tops: dict[bytes, None] = {}  # last, since path builders of OpenSSL's kind stop at the first that signs itself
         waiting = [self.by_id(identifier)]
         seen: set[str] = set()
         while waiting:
@@ -201,15 +210,15 @@ class Authorities:
             line = self._lines[named.line]
             shown = [one for one in reversed(line) if one.is_trusted and not one.has_expired(now)] or [named]
             for one in shown:
-                found[one.der] = None
-                found |= dict.fromkeys(one.chain)
+                (tops if one.is_self_signed else found)[one.der] = None
+                tops |= dict.fromkeys(one.chain)
                 if one.parent is not None:
                     waiting.append(self.by_id(one.parent))
             # RFC 4210 4.4: as long as the earlier key is in use, each is vouched for by the other.
             for later, earlier in pairwise(shown):
                 if later.links is not None and later.generation == earlier.generation + 1:
                     found |= {later.links.new_with_old: None, later.links.old_with_new: None}
-        return tuple(found)
+        return (*found, *tops)
 
     # --- Issuing (rule 3) -------------------------------------------------------------------------------------------
 
@@ -241,13 +250,10 @@ class Authorities:
         return found
 
     def with_root_key(self, one: Authority) -> Authority:
-        """Return the authority with its key, if it is the first root and the key's file is here now."""
+        """Return the authority with its key, if that lies in a file that is here now."""
         if one.kind is not AuthorityKind.ROOT or one.signer is not None:
             return one
-        root = self._keystore.root()
-        if root is None or root.authority != one.id:
-            return one
-        return replace(one, signer=root.signer)
+        return replace(one, signer=self._keystore.file_key(one.id))
 
     # --- Reading ----------------------------------------------------------------------------------------------------
 
@@ -259,10 +265,9 @@ class Authorities:
         revoked = {one.id for one in opened.values() if one.status is AuthorityStatus.REVOKED}
         for line in lines.values():
             line.sort(key=lambda one: one.generation)
-        self._by_id = {one.id: _placed(one, opened, revoked, lines[one.line]) for one in opened.values()}
+        self._by_id = {one.id: _placed(one, opened, revoked) for one in opened.values()}
         self._by_name = {one.name: one for one in self._by_id.values()}
         self._lines = {name: tuple(self._by_id[one.id] for one in line) for name, line in lines.items()}
-        self._stored = {one.id: one for one in stored}
         self._serials = frozenset(one.serial.hex() for one in stored if one.serial is not None)
         self._device_anchors = tuple(
             one.anchor for one in self._by_id.values() if one.kind is AuthorityKind.ISSUING and one.is_trusted
@@ -314,13 +319,13 @@ def _readable(profiles: Iterable[StoredProfile]) -> Iterator[tuple[str, Profile]
             _log.error("the issuance profile %s (%s) cannot be used: %s", one.name, one.id, refused.reason)
 
 
-def _placed(one: Authority, opened: dict[UUID, Authority], revoked: set[UUID], line: Sequence[Authority]) -> Authority:
-    """Return an authority that knows what stands above it and beside it."""
+def _placed(one: Authority, opened: dict[UUID, Authority], revoked: set[UUID]) -> Authority:
+    """Return an authority that knows whether what stands above it is revoked."""
     above, parent = set(), one.parent
     while parent is not None and parent not in above:
         above.add(parent)
         parent = opened[parent].parent
-    return replace(one, is_revoked_above=not above.isdisjoint(revoked), is_newest=one is line[-1])
+    return replace(one, is_revoked_above=not above.isdisjoint(revoked))
 
 
 def _issuing(line: Sequence[Authority], now: datetime) -> Authority | None:

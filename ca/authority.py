@@ -94,7 +94,6 @@ class Authority:
         signer: Its key; None where that is not at hand, as the first root's.
         addresses: Where its list and its certificate are published, if that was configured.
         is_revoked_above: An authority above it is revoked.
-        is_newest: No later generation of its line can issue.
     """
 
     id: UUID
@@ -115,7 +114,6 @@ class Authority:
     signer: Signer | None
     addresses: Addresses | None
     is_revoked_above: bool = False
-    is_newest: bool = True
 
     @cached_property
     def anchor(self) -> Anchor:
@@ -144,7 +142,9 @@ class Authority:
     def signing(self) -> Signer:
         """Return its key; raise `Refused` (unavailable) if that is not at hand."""
         if self.signer is None:
-            raise Refused(Kind.UNAVAILABLE, f"The key of the authority {self.name} is not here.")
+            mend = " Bring its file back to the folder `keys`, and ask again."
+            detail = f"The key of the authority {self.name} is not here."
+            raise Refused(Kind.UNAVAILABLE, detail + (mend if self.kind is AuthorityKind.ROOT else ""))
         return self.signer
 
     def issuing(self, now: datetime) -> Signer:

@@ -15,23 +15,23 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.authority import AuthorityOrigin
-from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate, stored_serial
+from ca.inventory import AuthorityKind
 from ca.issue import SERIAL_BYTES, Addresses, Template, authority, encoded_key
 from ca.keystore import Backend, Keystore, RootKey, Signer, SoftwareSigner, describe
+from ca.recording import put_on_record
 from ca.store.authorities import (
     StoredAuthority,
     insert_authority,
     list_authorities,
     lock_authorities,
-    set_serial,
     system_tenant,
 )
-from ca.store.certificates import insert_certificate
+from ca.store.keys import insert_key
 from certs.keys import PublicKey
 from certs.pem import read_certificate
 from certs.profile import load_profile
 from iam.identifiers import Clock, Random, uuid7
-from iam.store.database import EVERYWHERE, Change, Database, Transaction
+from iam.store.database import EVERYWHERE, Change, Database
 
 _NODE = "doorward"
 _MARK_BYTES = 3
@@ -59,38 +59,14 @@ async def found_authorities(
             founding = _Founding(keystore, clock, random, base_url, await system_tenant(transaction))
             stored = founding.make()
             for one in stored:
+                if one.key is not None:
+                    await insert_key(transaction, one.key)
                 await insert_authority(transaction, one, {})
                 data = {"id": str(one.id), "spki_sha256": one.spki_sha256.hex()}
                 await transaction.record(Change(one.tenant, _NODE, "authority.created", one.name, data))
         for one in stored:
             if one.origin is AuthorityOrigin.MANAGED and one.serial is None:
                 await put_on_record(transaction, one, one.kind.value)
-
-
-async def put_on_record(transaction: Transaction, one: StoredAuthority, profile: str) -> None:
-    """Record the certificate of an authority that was issued here, and say that it is the authority's."""
-    certificate = read_certificate(one.certificate)
-    serial = stored_serial(certificate.serial_number)
-    await insert_certificate(
-        transaction,
-        StoredCertificate(
-            serial=serial,
-            authority=one.parent or one.id,
-            tenant=one.tenant,
-            profile=profile,
-            device=None,
-            identity=None,
-            subject=certificate.subject.rfc4514_string(),
-            spki_sha256=one.spki_sha256,
-            request_sha256=None,
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-            der=one.certificate,
-            status=CertificateStatus.ACTIVE,
-            issued=transaction.now,
-        ),
-    )
-    await set_serial(transaction, one.id, serial)
 
 
 class _Founding:

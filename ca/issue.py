@@ -41,11 +41,16 @@ _KEY_IDENTIFIER_BYTES = 20
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who a certificate is for: the names that it will say, and the key that it will bind to them."""
+    """Who a certificate is for: the names that it will say, and the key that it will bind to them.
+
+    Attributes:
+        key_identifier: The subject key identifier that the key has already; None gives it one.
+    """
 
     subject: x509.Name
     alternative_names: tuple[x509.GeneralName, ...]
     spki_der: bytes
+    key_identifier: bytes | None = None
 
     @property
     def spki_sha256(self) -> bytes:
@@ -196,8 +201,11 @@ class Template:
 
 
 def key_identifier(holder: Holder) -> bytes:
-    """Return the subject key identifier: RFC 7093 2, method 4, cut to the length that all software takes."""
-    return holder.spki_sha256[:_KEY_IDENTIFIER_BYTES]
+    """Return the subject key identifier: RFC 7093 2, method 4, cut to the length that all software takes.
+
+    A key that has one keeps it, since what it signed points there.
+    """
+    return holder.key_identifier or holder.spki_sha256[:_KEY_IDENTIFIER_BYTES]
 
 
 def encoded_key(key: PublicKey) -> bytes:

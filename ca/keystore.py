@@ -7,8 +7,9 @@ The rules:
 2. A key at rest is sealed under the node's master key, bound to its id: `authority:<id>`, in the word of the time when
    only authorities had keys. What it opens to is the private half of the public key that is stored beside it.
 3. The root's key lies in one file, `root.sealed`, that an operator can take away: all works without it except signing a
-   new authority and the root's own revocation list. It is opened for each use and kept in no memory.
-4. The file is written once, whole, for its owner alone, and never over another one.
+   new authority and the root's own revocation list. It is opened for each use and kept in no memory. A key that follows
+   it in a rollover lies beside it, in a file that names the key.
+4. A file is written once, whole, for its owner alone, and never over another one.
 """
 
 import base64
@@ -239,10 +240,10 @@ class Keystore:
             case Backend.SEALED:
                 signer = self.open(one.id, one.sealed or b"")
             case Backend.FILE:
-                root = self.root()
-                if root is None or root.authority != one.id:
+                found = self.file_key(one.id)
+                if found is None:
                     raise _unavailable(f"the file of the key {one.id} is not here")
-                signer = root.signer
+                signer = found
             case Backend.PKCS11:
                 raise _unavailable(f"the key {one.id} lies in a PKCS#11 token, and none is configured")
         if _spki(signer.public_key) != one.spki:
@@ -266,29 +267,50 @@ class Keystore:
         return SoftwareSigner(key)
 
     def root(self) -> RootKey | None:
-        """Return the root's key, or None if its file is not here.
+        """Return the first root's key, or None if its file is not here.
 
         Raises:
             Refused: (unavailable) The file is here and cannot be used.
         """
+        return self._read_file(self.root_file)
+
+    def file_key(self, authority: UUID) -> Signer | None:
+        """Return the key of a root, the first or a later one, or None if its file is not here; errors as for `root`."""
+        for path in (self.root_file, self._later_root_file(authority)):
+            found = self._read_file(path)
+            if found is not None and found.authority == authority:
+                return found.signer
+        return None
+
+    def keep_root(self, authority: UUID, private_key: PrivateKey) -> None:
+        """Write the first root's file and bring it to the disk.
+
+        Raises:
+            Refused: (unavailable) There is one already, or it cannot be written.
+        """
+        self._write_file(self.root_file, authority, private_key)
+
+    def keep_later_root(self, authority: UUID, private_key: PrivateKey) -> None:
+        """Write the file of a root's key that follows another in a rollover; errors as for `keep_root`."""
+        self._write_file(self._later_root_file(authority), authority, private_key)
+
+    def _later_root_file(self, authority: UUID) -> Path:
+        return self._folder / f"root-{authority}.sealed"
+
+    def _read_file(self, path: Path) -> RootKey | None:
         try:
-            record = orjson.loads(self.root_file.read_bytes())
+            record = orjson.loads(path.read_bytes())
             authority = UUID(record["authority"])
             sealed = base64.b64decode(record["sealed"], validate=True)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
-            raise _unavailable(f"{self.root_file} cannot be read: {error}") from error
+            raise _unavailable(f"{path} cannot be read: {error}") from error
         return RootKey(authority, self.open(authority, sealed))
 
-    def keep_root(self, authority: UUID, private_key: PrivateKey) -> None:
-        """Write the root's file and bring it to the disk.
-
-        Raises:
-            Refused: (unavailable) There is one already, or it cannot be written.
-        """
+    def _write_file(self, path: Path, authority: UUID, private_key: PrivateKey) -> None:
         record = {"authority": str(authority), "sealed": base64.b64encode(self.seal(authority, private_key)).decode()}
-        written = self._folder / f".{ROOT_FILE}.{authority}"
+        written = self._folder / f".{path.name}.{authority}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -296,10 +318,10 @@ class Keystore:
                 file.write(orjson.dumps(record))
                 file.flush()
                 os.fsync(descriptor)
-            os.link(written, self.root_file)  # fails where a file is, unlike a rename
+            os.link(written, path)  # fails where a file is, unlike a rename
             _synchronise(self._folder)
         except OSError as error:
-            raise _unavailable(f"{self.root_file} cannot be written: {error}") from error
+            raise _unavailable(f"{path} cannot be written: {error}") from error
         finally:
             written.unlink(missing_ok=True)
 

@@ -206,6 +206,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     bus.on_gap(directory.clear)
     bus.on_gap(prover.clear)
     bus.on_gap(authorities.suspect)
+    authorities.on_change(prover.clear)
 
     public_routes: list[Route] = [
         *tenancy.routes(tenancy_service),

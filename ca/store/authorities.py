@@ -11,7 +11,7 @@ import orjson
 from ca.authority import AuthorityOrigin, AuthorityStatus, Links
 from ca.inventory import AuthorityKind, RevocationReason
 from ca.keystore import StoredKey
-from ca.store.keys import KEY_COLUMNS, insert_key, key_from
+from ca.store.keys import KEY_COLUMNS, key_from
 from iam.errors import conflict, not_found
 from iam.model import SYSTEM_TENANT
 from iam.store.database import Row, Transaction
@@ -100,13 +100,11 @@ _INSERT_STANDING = """
 
 
 async def insert_authority(transaction: Transaction, one: StoredAuthority, metadata: Mapping[str, Any]) -> None:
-    """Store a new authority with its key; its certificate is put on record after that, by `set_serial`.
+    """Store a new authority, whose key is stored already; its certificate is put on record after that.
 
     Raises:
         Refused: (conflict) Its name or its key is taken.
     """
-    if one.key is not None:
-        await insert_key(transaction, one.key)
     try:
         await transaction.execute(
             _INSERT_AUTHORITY,
@@ -147,12 +145,20 @@ async def set_serial(transaction: Transaction, authority: UUID, serial: bytes) -
     await transaction.execute(_SET_SERIAL, authority, serial)
 
 
-_LOCK_STANDING = "SELECT status FROM authority_standing WHERE authority_id = $1 FOR UPDATE"
+_SUPERSEDE = "UPDATE certificate SET status = 'superseded', superseded_at = $2 WHERE serial = $1 AND status = 'active'"
 
 
-async def lock_authority(transaction: Transaction, authority: UUID) -> AuthorityStatus:
-    """Hold an authority's standing and return its status; raise `Refused` (not found) if there is none to be seen."""
-    status = await transaction.fetchval(_LOCK_STANDING, authority)
+async def supersede(transaction: Transaction, serial: bytes) -> None:
+    """Note that an authority's certificate, if it is on record, has a successor for the same key."""
+    await transaction.execute(_SUPERSEDE, serial, transaction.now)
+
+
+_LOCK_STANDING = "SELECT status FROM authority_standing WHERE authority_id = $1 AND tenant_id = $2 FOR UPDATE"
+
+
+async def lock_authority(transaction: Transaction, authority: UUID, tenant: UUID) -> AuthorityStatus:
+    """Hold the standing of a tenant's authority and return its status; raise `Refused` (not found) if it has none."""
+    status = await transaction.fetchval(_LOCK_STANDING, authority, tenant)
     if status is None:
         raise not_found(f"authority {authority}")
     return AuthorityStatus(status)
@@ -216,8 +222,8 @@ _DELETE = "DELETE FROM authority WHERE id = $1"
 _DELETE_KEY = "DELETE FROM kms_key WHERE id = $1"
 
 
-async def delete_authority(transaction: Transaction, authority: UUID, serial: bytes | None) -> None:
-    """Delete an authority that nothing depends on; raise `Refused` (conflict) if something does.
+async def delete_authority(transaction: Transaction, authority: UUID, serial: bytes | None, key: UUID | None) -> None:
+    """Delete an authority that nothing depends on, with its key; raise `Refused` (conflict) if something does.
 
     What it issued must stay revocable, so one that ever issued for others stays.
     """
@@ -227,13 +233,27 @@ async def delete_authority(transaction: Transaction, authority: UUID, serial: by
             await transaction.execute(_FORGET_CERTIFICATE, serial, authority)
         await transaction.execute(_FORGET_LISTS, authority)
         await transaction.execute(_DELETE, authority)
+        await transaction.execute(_DELETE_KEY, key)
     except asyncpg.ForeignKeyViolationError as error:
         raise conflict("The authority has issued certificates, or a label names it: it stays.") from error
 
 
+_DEVICES_OF = """
+    WITH RECURSIVE below AS (
+        SELECT id FROM authority WHERE id = $1
+        UNION SELECT a.id FROM authority a JOIN below b ON a.parent_id = b.id)
+    SELECT DISTINCT identity_id FROM certificate
+    WHERE authority_id IN (SELECT id FROM below) AND identity_id IS NOT NULL AND status <> 'revoked' AND not_after > $2
+    ORDER BY identity_id"""
+
+
+async def identities_below(transaction: Transaction, authority: UUID) -> list[str]:
+    """Return whom certificates of an authority, or of one below it, may prove; ask where every tenant is seen."""
+    return [row["identity_id"] for row in await transaction.fetch(_DEVICES_OF, authority, transaction.now)]
+
+
 _KEY_IS_KNOWN = """
     SELECT EXISTS (SELECT FROM authority WHERE spki_sha256 = $1)
-        OR EXISTS (SELECT FROM kms_key WHERE spki_sha256 = $1)
         OR EXISTS (SELECT FROM device_key WHERE spki_sha256 = $1)
         OR EXISTS (SELECT FROM certificate WHERE spki_sha256 = $1)"""
 
