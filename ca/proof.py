@@ -36,6 +36,9 @@ from iam.store.database import EVERYWHERE, Database
 CERTIFICATE_EVENTS = frozenset({"certificate.revoked", "device.renewed"})
 """What is told in `iam.events` about certificates; each has the `identity` in its data."""
 
+_ENDING_EVENTS = CERTIFICATE_EVENTS | {"certificate.held"}
+"""After which a certificate may prove nothing any more. That one proves again needs no event: rule 3."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
@@ -108,7 +111,7 @@ class CertificateProver:
     def hear(self, kind: str, data: Mapping[str, Any]) -> None:
         """Take note of a change or an event, whatever it is about."""
         identity = data.get("identity")
-        if kind in CERTIFICATE_EVENTS and identity is not None:
+        if kind in _ENDING_EVENTS and identity is not None:
             self.forget(identity)
 
     async def _look_up(self, chain: Sequence[bytes], now: datetime) -> ProvedCertificate:

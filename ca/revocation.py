@@ -14,7 +14,13 @@ from uuid import UUID
 from ca.authorities import Authorities, Authority
 from ca.crl import LIFE, OFFLINE_LIFE, RevocationList, build_revocation_list
 from ca.inventory import AuthorityKind, CertificateStep, RevocationReason, StoredCertificate, next_status
-from ca.store.certificates import live_certificates, lock_certificate, revoke_certificate
+from ca.store.certificates import (
+    has_active_certificate,
+    live_certificates,
+    lock_certificate,
+    release_certificate,
+    revoke_certificate,
+)
 from ca.store.revocation_lists import (
     PublishedList,
     count_revocations,
@@ -23,12 +29,14 @@ from ca.store.revocation_lists import (
     list_revoked,
     lock_revocations,
 )
-from iam.errors import not_found
+from iam.errors import conflict, not_found
 from iam.events import affects_identity
 from iam.identifiers import Clock
 from iam.store.database import EVERYWHERE, Change, Database, Everywhere, Transaction
 
 CERTIFICATE_REVOKED = "certificate.revoked"
+CERTIFICATE_HELD = "certificate.held"
+CERTIFICATE_RELEASED = "certificate.released"
 
 
 class RevocationService:
@@ -42,13 +50,38 @@ class RevocationService:
     async def revoke(
         self, tenant: UUID | Everywhere, serial: bytes, reason: RevocationReason, *, actor: str
     ) -> StoredCertificate:
-        """Revoke a certificate and return it as it was.
+        """Revoke a certificate, or hold it if that is the reason, and return it as it was.
 
         Raises:
-            Refused: (not found) The tenant has no such certificate. (conflict) It is revoked already.
+            Refused: (not found) The tenant has no such certificate. (conflict) Its state does not let it.
         """
         async with self._database.transaction(tenant) as transaction:
             return await _revoke(transaction, serial, reason, actor)
+
+    async def hold(self, tenant: UUID | Everywhere, serial: bytes, *, actor: str) -> StoredCertificate:
+        """Take a certificate out of force until it is released, and return it as it was.
+
+        Raises:
+            Refused: (not found) The tenant has no such certificate. (conflict) It is not active.
+        """
+        return await self.revoke(tenant, serial, RevocationReason.CERTIFICATE_HOLD, actor=actor)
+
+    async def release(self, tenant: UUID | Everywhere, serial: bytes, *, actor: str) -> StoredCertificate:
+        """Put a certificate that is held into force again, and return it as it was.
+
+        Raises:
+            Refused: (not found) The tenant has no such certificate. (conflict) It is not held, or whom it proves has
+                got another one meanwhile.
+        """
+        async with self._database.transaction(tenant) as transaction:
+            found = await lock_certificate(transaction, serial)
+            next_status(found.status, CertificateStep.RELEASE)
+            if found.identity is not None and await has_active_certificate(transaction, found.identity):
+                raise conflict("Another certificate has taken its place meanwhile: this one can only be revoked.")
+            await release_certificate(transaction, found)
+            data = {"device": found.device, "identity": found.identity}
+            await transaction.record(Change(found.tenant, actor, CERTIFICATE_RELEASED, serial.hex(), data))
+        return found
 
     async def withdraw(self, transaction: Transaction, identity: str, actor: str) -> None:
         """Revoke all that an identity has, in the transaction that takes its device out of service."""
@@ -105,7 +138,8 @@ class RevocationService:
 
 async def _revoke(transaction: Transaction, serial: bytes, reason: RevocationReason, actor: str) -> StoredCertificate:
     found = await lock_certificate(transaction, serial)
-    next_status(found.status, CertificateStep.REVOKE)
+    is_hold = reason is RevocationReason.CERTIFICATE_HOLD
+    next_status(found.status, CertificateStep.HOLD if is_hold else CertificateStep.REVOKE)
     await revoke_certificate(transaction, found, reason)
     data = {
         "reason": reason.value,
@@ -113,5 +147,6 @@ async def _revoke(transaction: Transaction, serial: bytes, reason: RevocationRea
         "identity": found.identity,
         **(affects_identity(found.identity) if found.identity else {}),
     }
-    await transaction.record(Change(found.tenant, actor, CERTIFICATE_REVOKED, serial.hex(), data))
+    kind = CERTIFICATE_HELD if is_hold else CERTIFICATE_REVOKED
+    await transaction.record(Change(found.tenant, actor, kind, serial.hex(), data))
     return found

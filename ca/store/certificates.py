@@ -10,9 +10,12 @@ from iam.errors import conflict, not_found
 from iam.paging import Page, PageQuery, decode_cursor, encode_cursor
 from iam.store.database import Row, Transaction
 
-_CERTIFICATE = """
+STATUS = "CASE revocation_reason WHEN 'certificateHold' THEN 'held' ELSE status END"
+"""A row's `CertificateStatus`: the store has what is held as revoked for the reason certificateHold."""
+
+_CERTIFICATE = f"""
     SELECT serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject, spki_sha256,
-           request_sha256, not_before, not_after, certificate, status, issued_at, supersedes, superseded_at,
+           request_sha256, not_before, not_after, certificate, {STATUS} AS status, issued_at, supersedes, superseded_at,
            revoked_at, revocation_reason
     FROM certificate"""
 
@@ -41,7 +44,7 @@ async def lock_certificate(transaction: Transaction, serial: bytes) -> StoredCer
 _LIST = f"""{_CERTIFICATE}
     WHERE tenant_id = $1
       AND ($2::timestamptz IS NULL OR (issued_at, serial) > ($2, $3))
-      AND ($4::text IS NULL OR status = $4)
+      AND ($4::text IS NULL OR {STATUS} = $4)
       AND ($5::text IS NULL OR device_identifier = $5)
       AND ($6::text[] IS NULL OR device_identifier = ANY ($6))
     ORDER BY issued_at, serial LIMIT $7"""
@@ -100,7 +103,7 @@ async def insert_certificate(transaction: Transaction, one: StoredCertificate) -
         raise conflict("The serial number is taken.") from error
 
 
-_LIVE_OF_IDENTITY = "SELECT serial FROM certificate WHERE identity_id = $1 AND status <> 'revoked' ORDER BY serial"
+_LIVE_OF_IDENTITY = f"SELECT serial FROM certificate WHERE identity_id = $1 AND {STATUS} <> 'revoked' ORDER BY serial"
 
 
 async def live_certificates(transaction: Transaction, identity: str) -> list[bytes]:
@@ -108,9 +111,10 @@ async def live_certificates(transaction: Transaction, identity: str) -> list[byt
     return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity)]
 
 
+# What was on hold has not counted since then: the date stays.
 _REVOKE = """
-    UPDATE certificate SET status = 'revoked', revoked_at = $2, revocation_reason = $3 WHERE serial = $1"""
-_COUNT_REVOCATION = "UPDATE authority SET revocations = revocations + 1 WHERE id = $1"
+    UPDATE certificate SET status = 'revoked', revoked_at = coalesce(revoked_at, $2), revocation_reason = $3
+    WHERE serial = $1"""
 _REVOKE_DEVICE = """
     UPDATE device SET status = 'REVOKED'
     WHERE identity_id = $1 AND status <> 'DECOMMISSIONED'
@@ -119,11 +123,33 @@ _REVOKE_DEVICE = """
 
 
 async def revoke_certificate(transaction: Transaction, one: StoredCertificate, reason: RevocationReason) -> None:
-    """Mark a locked certificate as revoked, and count that; a device without any other certificate is REVOKED."""
+    """Mark a locked certificate as revoked, or as held if that is the reason.
+
+    A device that has lost its last certificate for good is REVOKED. The lists hear of it by a trigger.
+    """
     await transaction.execute(_REVOKE, one.serial, transaction.now, reason)
-    await transaction.execute(_COUNT_REVOCATION, one.authority)
-    if one.identity is not None:
+    if one.identity is not None and reason is not RevocationReason.CERTIFICATE_HOLD:
         await transaction.execute(_REVOKE_DEVICE, one.identity)
+
+
+_RELEASE = """
+    UPDATE certificate SET status = 'active', revoked_at = NULL, revocation_reason = NULL WHERE serial = $1"""
+_RELEASE_DEVICE = "UPDATE device SET status = 'ACTIVE' WHERE identity_id = $1 AND status = 'REVOKED'"
+
+
+async def release_certificate(transaction: Transaction, one: StoredCertificate) -> None:
+    """Mark a locked certificate that is held as active again; its device is no more REVOKED, if it was."""
+    await transaction.execute(_RELEASE, one.serial)
+    if one.identity is not None:
+        await transaction.execute(_RELEASE_DEVICE, one.identity)
+
+
+_HAS_ACTIVE = "SELECT EXISTS (SELECT FROM certificate WHERE identity_id = $1 AND status = 'active')"
+
+
+async def has_active_certificate(transaction: Transaction, identity: str) -> bool:
+    """Tell whether an identity has a certificate that is active."""
+    return bool(await transaction.fetchval(_HAS_ACTIVE, identity))
 
 
 def _certificate_from(row: Row) -> StoredCertificate:

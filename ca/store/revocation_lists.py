@@ -8,10 +8,10 @@ from ca.crl import RevocationList, Revoked
 from ca.inventory import RevocationReason
 from iam.store.database import Transaction
 
-_LOCK_AUTHORITY = "SELECT revocations FROM authority WHERE id = $1 FOR NO KEY UPDATE"
-_REVOCATIONS = "SELECT revocations FROM authority WHERE id = $1"
+_LOCK_AUTHORITY = "SELECT FROM authority WHERE id = $1 FOR NO KEY UPDATE"
+_REVOCATIONS = "SELECT coalesce(max(number), 0) FROM revocation WHERE authority_id = $1"
 _LATEST_LIST = """
-    SELECT number, this_update, next_update, revocations, crl
+    SELECT number, this_update, next_update, revocation_number, crl
     FROM revocation_list WHERE authority_id = $1 ORDER BY number DESC LIMIT 1"""
 
 
@@ -25,7 +25,8 @@ class PublishedList:
 
 async def lock_revocations(transaction: Transaction, authority: UUID) -> int:
     """Wait for revocations that are being written, keep others out until the end, and return how many there were."""
-    return int(await transaction.fetchval(_LOCK_AUTHORITY, authority))
+    await transaction.execute(_LOCK_AUTHORITY, authority)
+    return await count_revocations(transaction, authority)
 
 
 async def count_revocations(transaction: Transaction, authority: UUID) -> int:
@@ -39,7 +40,7 @@ async def latest_list(transaction: Transaction, authority: UUID) -> PublishedLis
     if row is None:
         return None
     content = RevocationList(row["crl"], row["number"], row["this_update"], row["next_update"])
-    return PublishedList(content, row["revocations"])
+    return PublishedList(content, row["revocation_number"])
 
 
 _REVOKED = """
@@ -56,7 +57,7 @@ async def list_revoked(transaction: Transaction, authority: UUID, ended_after: d
 
 
 _INSERT_LIST = """
-    INSERT INTO revocation_list (authority_id, number, this_update, next_update, revocations, crl)
+    INSERT INTO revocation_list (authority_id, number, this_update, next_update, revocation_number, crl)
     VALUES ($1, $2, $3, $4, $5, $6)"""
 _FORGET_LISTS = "DELETE FROM revocation_list WHERE authority_id = $1 AND number <= $2"
 _LISTS_KEPT = 3

@@ -53,7 +53,6 @@ async def test_revoke_by_serial(world: World) -> None:
     [
         ({"reason": "cACompromise"}, 400),
         ({"reason": "removeFromCRL"}, 400),
-        ({"reason": "certificateHold"}, 400),
         ({"why": "x"}, 400),
     ],
 )
@@ -62,6 +61,17 @@ async def test_reasons_that_are_none(world: World, body: dict[str, str], status:
     serial = (await world.service.issue_bootstrap("meter-001", actor="test")).serial.hex()
     async with serving(world, all_routes(world)) as client:
         assert (await client.post(f"{CERTIFICATES}/{serial}/revoke", headers=headers, json=body)).status == status
+
+
+async def test_a_revocation_for_the_reason_hold_is_a_hold(world: World) -> None:
+    headers = await world.identity(world.system.id, ALL)
+    serial = (await world.service.issue_bootstrap("meter-001", actor="test")).serial
+    async with serving(world, all_routes(world)) as client:
+        path = f"{CERTIFICATES}/{serial.hex()}/revoke"
+        held = await (await client.post(path, headers=headers, json={"reason": "certificateHold"})).json()
+        listed = await (await client.get(CERTIFICATES, headers=headers, params={"status": "held"})).json()
+    assert (held["status"], held["reason"]) == ("held", "certificateHold")
+    assert [one["serial"] for one in listed["items"]] == [serial.hex()]
 
 
 @pytest.mark.parametrize("serial", ["xyz", "0", "", "00" * 21, "0x01", "%00%01"])

@@ -102,7 +102,9 @@ class TestLive:
         await watch.heard(identity_changed(who, "identity.suspended"))
         assert await client.was_cut(SOON)
 
-    @pytest.mark.parametrize("kind", ["certificate.revoked", "credential.revoked", "device.renewed", "session.ended"])
+    @pytest.mark.parametrize(
+        "kind", ["certificate.revoked", "certificate.held", "credential.revoked", "device.renewed", "session.ended"]
+    )
     async def test_a_proof_that_no_longer_holds_cuts_with_the_same_topics(
         self, watch: Watch, people: People, certified: Certified, kind: str
     ) -> None:
