@@ -12,7 +12,7 @@ from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
 from ca.http import publication
 from ca.keystore import Keystore
-from ca.proof import CERTIFICATE_EVENTS, CertificateProver
+from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
 from callout.broker import Broker, Endpoint, Watch
@@ -31,9 +31,7 @@ from doorward.watching import WatchDuty
 from est.administration import ProfileService
 from est.http import operations, profiles
 from est.service import EstService
-from iam.access import Authenticated, Denied
 from iam.directory import Directory, Monotonic
-from iam.errors import unauthenticated
 from iam.events import Event, effects_of
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
@@ -157,17 +155,11 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         audience=configuration.public_url,
     )
 
-    async def prove_certificate(chain: Sequence[bytes]) -> Authenticated:
-        proved = await prover.identity_of_certificate(chain)
-        access = await directory.access(proved.identity)
-        if isinstance(access, Denied):
-            raise unauthenticated(access.reason)
-        return Authenticated(access, proved.not_after, None, ("x5t",))
-
     seeds = callout_keys(configuration, master, random)
+    holders = CertificateHolders(prover, directory)
     callout = CalloutService(
-        tokens.by_token,
-        prove_certificate,
+        lambda token: tokens.known(token) or tokens.by_token(token),
+        lambda chain: holders.known(chain) or holders.by_certificate(chain),
         issuer=seeds.issuer_seed,
         xkey=seeds.xkey_seed,
         clock=clock,
@@ -177,7 +169,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     callout_users = [Endpoint(url, addresses.callout_user, addresses.callout_password, trust) for url in addresses.nats]
     system_users = [Endpoint(url, addresses.system_user, addresses.system_password, trust) for url in addresses.nats]
     broker = Broker(callout_users, callout)
-    watch = Watch(system_users, directory.access, clock, account=configuration.nats.account)
+    watch = Watch(system_users, directory, clock, account=configuration.nats.account)
 
     audit_service = AuditService(pool)
 

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import re
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -104,7 +105,7 @@ class Bus:
         """Tell whether every change of access that was committed until a moment ago has been heard (rule 2)."""
         if self._heard is None or not self._client.is_connected:
             return False
-        return asyncio.get_running_loop().time() - self._heard < HEARTBEAT_LIMIT.total_seconds()
+        return time.monotonic() - self._heard < HEARTBEAT_LIMIT.total_seconds()
 
     def wake_relay(self) -> None:
         """Tell the relay, wherever it runs, that there is something to publish; many calls at once are one message."""
@@ -194,7 +195,7 @@ class Bus:
 
     async def _on_heartbeat(self, _message: Msg) -> None:
         was_healthy = self.feed_is_healthy()
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = time.monotonic()
         if not was_healthy:
             self._tell_gap()
 
