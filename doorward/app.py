@@ -14,6 +14,7 @@ from ca.http import publication
 from ca.keystore import Keystore
 from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
 from ca.revocation import RevocationService
+from ca.search import CertificateSearch
 from ca.service import AuthorityService
 from callout.broker import Broker, Endpoint, Watch
 from callout.service import CalloutService
@@ -202,7 +203,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *devices.pairing_routes(PairingService(pool)),
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
-        *certificate_routes.routes(certificates, revocation),
+        *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *publication.routes(revocation, authorities),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),

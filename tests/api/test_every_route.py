@@ -16,6 +16,7 @@ _FILLED = {
     "serial": "00" * 16,
     "profileName": "acme-line",
     "authority": "root",
+    "status": "active",
     "label": "default",
 }
 

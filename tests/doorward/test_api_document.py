@@ -34,7 +34,7 @@ def _all_routes() -> Sequence[Route]:
         *devices.pairing_routes(nothing),
         *challenge_routes(nothing, nothing),
         *authority_routes.routes(nothing),
-        *certificate_routes.routes(nothing, nothing),
+        *certificate_routes.routes(nothing, nothing, nothing),
         *publication.routes(nothing, nothing),
         *profiles.routes(nothing),
         *audit.routes(nothing),
