@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ca.authorities import Authorities
+from ca.bulk_service import BulkRevocationService
 from ca.http import authorities as authority_routes
+from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import publication
 from ca.keystore import Keystore
@@ -140,6 +142,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     await authorities.ensure()
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool, authorities, clock)
+    bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
@@ -204,6 +207,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
+        *bulk_routes.routes(bulk),
         *publication.routes(revocation, authorities),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),
@@ -231,6 +235,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, revocation.publish_lists),
+            Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),

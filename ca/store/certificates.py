@@ -78,12 +78,14 @@ async def set_metadata(transaction: Transaction, serial: bytes, metadata: Mappin
     await transaction.execute(_SET_METADATA, serial, orjson.dumps(dict(metadata)).decode())
 
 
-_LIVE_OF_IDENTITY = f"SELECT serial FROM certificate WHERE identity_id = $1 AND {STATUS} <> 'revoked' ORDER BY serial"
+_LIVE_OF_IDENTITY = f"""
+    SELECT serial FROM certificate
+    WHERE identity_id = $1 AND {STATUS} <> 'revoked' AND (NOT $2 OR status = 'active') ORDER BY serial"""
 
 
-async def live_certificates(transaction: Transaction, identity: str) -> list[bytes]:
-    """Return the serial numbers of an identity's certificates that are not revoked."""
-    return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity)]
+async def live_certificates(transaction: Transaction, identity: str, *, only_active: bool = False) -> list[bytes]:
+    """Return the serial numbers of an identity's certificates that are not revoked, or of those that are in force."""
+    return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity, only_active)]
 
 
 # What was on hold has not counted since then: the date stays.

@@ -24,6 +24,8 @@ CREATE INDEX certificate_name ON certificate (tenant_id, common_name, serial);
 -- States and authorities of which there are few are found without a walk through all the others.
 CREATE INDEX certificate_status ON certificate (tenant_id, status, serial);
 CREATE INDEX certificate_issuer ON certificate (tenant_id, authority_id, serial);
+-- Whatever takes from somebody all that he has; and deleting him.
+CREATE INDEX certificate_identity ON certificate (identity_id) WHERE identity_id IS NOT NULL;
 CREATE INDEX certificate_revocation ON certificate (tenant_id, revoked_at, serial) WHERE revoked_at IS NOT NULL;
 
 -- A revocation of all devices that pass a filter: what is to be done, how far it is, and in whose name.

@@ -17,6 +17,7 @@ _FILLED = {
     "profileName": "acme-line",
     "authority": "root",
     "status": "active",
+    "revocation": "01a20178-f90f-7bba-a235-94678758872d",
     "label": "default",
 }
 
