@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.inventory import AuthorityKind
 from ca.issue import SERIAL_BYTES, Addresses, Template, authority, encoded_key
-from ca.keystore import Keystore, RootKey, Signer, SoftwareSigner
+from ca.keystore import Backend, Keystore, RootKey, Signer, SoftwareSigner, describe
 from ca.store.authorities import StoredAuthority, insert_authority, list_authorities, lock_authorities, system_tenant
+from ca.store.keys import insert_key
 from certs.chain import Anchor
 from certs.pem import read_certificate
 from certs.profile import load_profile
@@ -93,7 +94,9 @@ class Authorities:
             stored = await list_authorities(transaction)
             if not stored:
                 tenant = await system_tenant(transaction)
-                for one in self._make():
+                for one in self._make(tenant):
+                    if one.key is not None:
+                        await insert_key(transaction, one.key)
                     await insert_authority(transaction, one)
                     data = {"id": str(one.id), "spki_sha256": one.spki_sha256.hex()}
                     await transaction.record(Change(tenant, _NODE, "authority.created", one.name, data))
@@ -161,11 +164,11 @@ class Authorities:
             certificate=read_certificate(one.certificate),
             der=one.certificate,
             spki_sha256=one.spki_sha256,
-            signer=self._keystore.open(one.id, one.key_sealed) if one.key_sealed is not None else None,
-            addresses=self._addresses(one.name),
+            signer=None if one.key is None or one.key.backend is Backend.FILE else self._keystore.signer(one.key),
+            addresses=self._addresses(one.name, one.list_partitions[-1]),
         )
 
-    def _make(self) -> list[StoredAuthority]:
+    def _make(self, tenant: UUID) -> list[StoredAuthority]:
         """Make the root and the two below it (rules 1 and 2)."""
         now = self._clock()
         root_key = self._keystore.root() or self._make_root_key()
@@ -173,13 +176,13 @@ class Authorities:
         holder = authority(f"Doorward Root {mark}", encoded_key(root_key.signer.public_key))
         template = Template(load_profile("root"), None, root_key.signer, None)
         issued = template.issue(holder, now, self._random(SERIAL_BYTES))
-        root = StoredAuthority(
-            root_key.authority, "root", AuthorityKind.ROOT, None, issued.der, issued.spki_sha256, None
-        )
+        kind, public_key = AuthorityKind.ROOT, root_key.signer.public_key
+        key = describe(root_key.authority, tenant, kind, public_key, backend=Backend.FILE, sealed=None, now=now)
+        root = StoredAuthority(root_key.authority, kind.value, kind, None, issued.der, issued.spki_sha256, key)
         return [
             root,
-            self._make_below(root, root_key.signer, AuthorityKind.ISSUING, f"Doorward Issuing {mark}"),
-            self._make_below(root, root_key.signer, AuthorityKind.FACTORY, f"Doorward Factory {mark}"),
+            self._make_below(root, root_key.signer, tenant, AuthorityKind.ISSUING, f"Doorward Issuing {mark}"),
+            self._make_below(root, root_key.signer, tenant, AuthorityKind.FACTORY, f"Doorward Factory {mark}"),
         ]
 
     def _make_root_key(self) -> RootKey:
@@ -189,7 +192,7 @@ class Authorities:
         return RootKey(identifier, SoftwareSigner(private_key))
 
     def _make_below(
-        self, root: StoredAuthority, signer: Signer, kind: AuthorityKind, common_name: str
+        self, root: StoredAuthority, signer: Signer, tenant: UUID, kind: AuthorityKind, common_name: str
     ) -> StoredAuthority:
         now = self._clock()
         identifier = uuid7(now, self._random)
@@ -200,9 +203,16 @@ class Authorities:
         holder = authority(common_name, encoded_key(private_key.public_key()))
         issued = template.issue(holder, now, self._random(SERIAL_BYTES))
         sealed = self._keystore.seal(identifier, private_key)
-        return StoredAuthority(identifier, kind.value, kind, root.id, issued.der, issued.spki_sha256, sealed)
+        public_key = private_key.public_key()
+        key = describe(identifier, tenant, kind, public_key, backend=Backend.SEALED, sealed=sealed, now=now)
+        return StoredAuthority(identifier, kind.value, kind, root.id, issued.der, issued.spki_sha256, key)
 
-    def _addresses(self, name: str) -> Addresses | None:
+    def _addresses(self, name: str, partitions: int = 1) -> Addresses | None:
         if self._base_url is None:
             return None
-        return Addresses(f"{self._base_url}/crl/{name}.crl", f"{self._base_url}/ca/{name}.crt")
+        return Addresses(
+            revocation_list=f"{self._base_url}/crl/{name}.crl",
+            certificate=f"{self._base_url}/ca/{name}.crt",
+            responder=f"{self._base_url}/ocsp",
+            partitions=partitions,
+        )

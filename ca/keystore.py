@@ -1,10 +1,11 @@
-"""The keys of authorities: how they sign, and where they lie.
+"""The keys that sign: how they sign, and where they lie.
 
 The rules:
 
-1. Whoever signs does so through a `Signer`, which names its algorithm; a private key is known to nobody else. A key in
-   a hardware token is another Signer.
-2. A key at rest is sealed under the node's master key, bound to its authority: `authority:<id>`.
+1. Whoever signs does so through a `Signer`, which names its algorithm; a private key is known to nobody else, and
+   nothing here gives one out. A key in a hardware token is another Signer.
+2. A key at rest is sealed under the node's master key, bound to its id: `authority:<id>`, in the word of the time when
+   only authorities had keys. What it opens to is the private half of the public key that is stored beside it.
 3. The root's key lies in one file, `root.sealed`, that an operator can take away: all works without it except signing a
    new authority and the root's own revocation list. It is opened for each use and kept in no memory.
 4. The file is written once, whole, for its owner alone, and never over another one.
@@ -14,9 +15,12 @@ import base64
 import binascii
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
@@ -27,12 +31,22 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_der_private_key,
+    load_der_public_key,
 )
 
 from ca.encoding import encode_object_identifier
 from certs.der import SEQUENCE, encode
-from certs.keys import RSA_EXPONENT_MINIMUM, KeyAlgorithm, PublicKey, key_algorithm
+from certs.keys import (
+    AUTHORITY_KEYS,
+    RSA_EXPONENT_MINIMUM,
+    KeyAlgorithm,
+    PublicKey,
+    check_key_strength,
+    key_algorithm,
+    key_bits,
+)
 from iam.errors import Kind, Refused
 from iam.identifiers import Random
 from iam.sealing import MasterKey, open_sealed, seal
@@ -148,9 +162,51 @@ class SoftwareSigner:
                 return key.sign(data)
 
 
+class Backend(StrEnum):
+    """Where the private half of a key lies."""
+
+    SEALED = "sealed"
+    """In the store, under the master key."""
+    FILE = "file"
+    """In the root's file, which may be away."""
+    PKCS11 = "pkcs11"
+    """In a hardware token, which never gives it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key as the store has it.
+
+    Attributes:
+        bits: The size of an RSA modulus or of a curve's field; of ML-DSA the number of its parameter set.
+        sealed: The private half under the master key, where it lies in the store.
+        signed_raw: When it first signed what a caller gave.
+    """
+
+    id: UUID
+    tenant: UUID
+    name: str
+    algorithm: KeyAlgorithm
+    bits: int
+    backend: Backend
+    sealed: bytes | None = field(repr=False)
+    spki: bytes = field(repr=False)
+    spki_sha256: bytes
+    created: datetime
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict, hash=False)
+    signed_raw: datetime | None = None
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The public half."""
+        return check_key_strength(load_der_public_key(self.spki), AUTHORITY_KEYS)
+
+
 @dataclass(frozen=True, slots=True)
 class RootKey:
-    """The root's key, as its file has it, and the authority that it is bound to."""
+    """The root's key, as its file has it, and the authority that it is bound to: its key has the same id."""
 
     authority: UUID
     signer: Signer
@@ -173,8 +229,28 @@ class Keystore:
         """Where the root's key is kept unless it was taken away."""
         return self._folder / ROOT_FILE
 
+    def signer(self, one: StoredKey) -> Signer:
+        """Return the signer of a stored key.
+
+        Raises:
+            Refused: (unavailable) Its file is away, another master key sealed it, or it is not the key that it says.
+        """
+        match one.backend:
+            case Backend.SEALED:
+                signer = self.open(one.id, one.sealed or b"")
+            case Backend.FILE:
+                root = self.root()
+                if root is None or root.authority != one.id:
+                    raise _unavailable(f"the file of the key {one.id} is not here")
+                signer = root.signer
+            case Backend.PKCS11:
+                raise _unavailable(f"the key {one.id} lies in a PKCS#11 token, and none is configured")
+        if _spki(signer.public_key) != one.spki:
+            raise _unavailable(f"the key {one.id} is not the private half of its public key")
+        return signer
+
     def seal(self, authority: UUID, private_key: PrivateKey) -> bytes:
-        """Return a private key as it may be stored."""
+        """Return a private key as it may be stored, for the id that it will have."""
         plain = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         return seal(self._master_key, plain, context=_context(authority), random=self._random)
 
@@ -226,6 +302,36 @@ class Keystore:
             raise _unavailable(f"{self.root_file} cannot be written: {error}") from error
         finally:
             written.unlink(missing_ok=True)
+
+
+def describe(
+    identifier: UUID,
+    tenant: UUID,
+    name: str,
+    public_key: PublicKey,
+    *,
+    backend: Backend,
+    sealed: bytes | None,
+    now: datetime,
+) -> StoredKey:
+    """Return a new key as it is to be stored."""
+    spki = _spki(public_key)
+    return StoredKey(
+        id=identifier,
+        tenant=tenant,
+        name=name,
+        algorithm=key_algorithm(public_key),
+        bits=key_bits(public_key),
+        backend=backend,
+        sealed=sealed,
+        spki=spki,
+        spki_sha256=sha256(spki).digest(),
+        created=now,
+    )
+
+
+def _spki(key: PublicKey) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _context(authority: UUID) -> str:

@@ -66,6 +66,13 @@ _CURVES = {
     "secp521r1": KeyAlgorithm.P521,
 }
 
+_BITS = {
+    KeyAlgorithm.ED25519: 256,
+    KeyAlgorithm.ML_DSA_44: 44,
+    KeyAlgorithm.ML_DSA_65: 65,
+    KeyAlgorithm.ML_DSA_87: 87,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:
@@ -108,6 +115,13 @@ def key_algorithm(key: object) -> KeyAlgorithm:
         name = key.curve.name if isinstance(key, EllipticCurvePublicKey) else type(key).__name__
         raise CertificateRefused(RefusalKind.POLICY, f"keys of this kind are not accepted: {name}")
     return algorithm
+
+
+def key_bits(key: PublicKey) -> int:
+    """Return the size of an RSA modulus or of a curve's field in bits; of ML-DSA the number of its parameter set."""
+    if isinstance(key, RSAPublicKey | EllipticCurvePublicKey):
+        return key.key_size
+    return _BITS[key_algorithm(key)]
 
 
 def read_public_key(holder: x509.Certificate | x509.CertificateSigningRequest) -> object:

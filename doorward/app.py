@@ -15,9 +15,11 @@ from ca.http import certificates as certificate_routes
 from ca.http import publication
 from ca.keystore import Keystore
 from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
+from ca.publishing import ListPublisher, ListTerms
 from ca.revocation import RevocationService
 from ca.search import CertificateSearch
 from ca.service import AuthorityService
+from ca.shelf import ListShelf
 from callout.broker import Broker, Endpoint, Watch
 from callout.service import CalloutService
 from challenge.http import routes as challenge_routes
@@ -141,8 +143,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     )
     await authorities.ensure()
     certificates = AuthorityService(pool, authorities, clock, random)
-    revocation = RevocationService(pool, authorities, clock)
+    revocation = RevocationService(pool)
     bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
+    publisher = ListPublisher(pool, authorities, clock, ListTerms())
+    shelf = ListShelf(pool)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
@@ -208,7 +212,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *authority_routes.routes(authorities),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *bulk_routes.routes(bulk),
-        *publication.routes(revocation, authorities),
+        *publication.routes(shelf, authorities),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),
     ]
@@ -234,7 +238,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         relay=relay,
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
-            Job("revocation lists", 1.0, revocation.publish_lists),
+            Job("revocation lists", 1.0, publisher.publish_lists),
             Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from io import BytesIO
 from typing import Any, Protocol, TypeVar, get_origin
 from uuid import uuid4
 
@@ -76,6 +77,7 @@ _OF_CERTIFICATE: dict[RefusalKind, Kind] = {
 BODY_DEADLINE_SECONDS = 15.0
 JSON_LIMIT_BYTES = 256 * 1024
 _TENANT_PARAMETER = "tenant"
+_PIECE_BYTES = 65_536
 
 JSON = "application/json"
 
@@ -361,7 +363,9 @@ def render(answer: Answer) -> web.Response:
     if answer.content is None:
         return web.Response(status=answer.status, headers=headers)
     if isinstance(answer.content, bytes):
-        return web.Response(status=answer.status, body=answer.content, headers=headers)
+        # What is long is sent in pieces, each as soon as the client has taken those before it, and never copied whole.
+        body = answer.content if len(answer.content) <= _PIECE_BYTES else BytesIO(answer.content)
+        return web.Response(status=answer.status, body=body, headers=headers)
     content = answer.content
     if isinstance(content, BaseModel):
         content = content.model_dump(by_alias=True, exclude_none=True, mode="json")

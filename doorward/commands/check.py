@@ -14,7 +14,7 @@ import asyncpg
 import nats
 from nats.errors import Error as NatsError
 
-from ca.keystore import Keystore
+from ca.keystore import Backend, Keystore
 from ca.store.authorities import list_authorities
 from certs.pem import read_certificate
 from doorward.addresses import Addresses, nats_trust, read_addresses
@@ -160,8 +160,8 @@ async def _authorities(configuration: Configuration, addresses: Addresses) -> st
     if not authorities:
         raise _Wrong("there are none yet: they are made when the node first starts")
     for one in authorities:
-        if one.key_sealed is not None:
-            keystore.open(one.id, one.key_sealed)
+        if one.key is not None and one.key.backend is not Backend.FILE:
+            keystore.signer(one.key)
     ends = {one.name: read_certificate(one.certificate).not_valid_after_utc for one in authorities}
     names = [f"{name} until {end:%Y-%m-%d}" for name, end in ends.items()]
     root = "here; it can be taken away" if (configuration.node.data / "keys" / "root.sealed").exists() else "taken away"

@@ -147,7 +147,7 @@ async def test_a_batch_is_whole_or_not_at_all_and_another_worker_goes_on(
     headers = await world.identity(world.system.id, ALL)
     names = await enrolled(world, world.system.id, 10)
     _, body = await begun(world, headers)
-    failing = Failing(world.pool, world.authorities, world.clock)
+    failing = Failing(world.pool)
     failing.left = 6  # one batch, and half of the next
     with pytest.raises(RuntimeError):
         await service_of(world, failing).work()

@@ -14,7 +14,7 @@ OTHER = '[{"resource": "devices", "actions": ["read"]}]'
 def all_routes(world: World) -> list:  # type: ignore[type-arg]
     return [
         *authorities.routes(world.authorities),
-        *publication.routes(world.revocation, world.authorities),
+        *publication.routes(world.shelf, world.authorities),
     ]
 
 
@@ -30,7 +30,7 @@ async def test_authorities(world: World) -> None:
 
 
 async def test_lists_and_certificates_for_everyone(world: World) -> None:
-    await world.revocation.publish_lists()
+    await world.publisher.publish_lists()
     async with serving(world, all_routes(world)) as client:
         answer = await client.get("/crl/issuing.crl")
         content = await answer.read()
@@ -39,8 +39,23 @@ async def test_lists_and_certificates_for_everyone(world: World) -> None:
         same = await client.get("/crl/issuing.crl", headers={"If-None-Match": answer.headers["ETag"]})
         assert (same.status, await same.read()) == (304, b"")
         assert "max-age" in answer.headers["Cache-Control"]
+        modified = answer.headers["Last-Modified"]
+        for headers, status in (
+            ({"If-None-Match": "*"}, 304),
+            ({"If-None-Match": f'W/{answer.headers["ETag"]}, "x"'}, 304),
+            ({"If-None-Match": '"x"', "If-Modified-Since": modified}, 200),  # RFC 9110 13.1.3: the tag decides
+            ({"If-Modified-Since": modified}, 304),
+            ({"If-Modified-Since": "Thu, 01 Jan 2026 00:00:00 GMT"}, 200),
+            ({"If-Modified-Since": "yesterday"}, 200),
+        ):
+            assert (await client.get("/crl/issuing.crl", headers=headers)).status == status, headers
+        head = await client.head("/crl/issuing.crl")
+        assert (head.headers["Content-Length"], await head.read()) == (str(len(content)), b"")
+        delta = await client.get("/crl/issuing/delta.crl")
+        assert x509.load_der_x509_crl(await delta.read()).extensions.get_extension_for_class(x509.DeltaCRLIndicator)
         root = await client.get("/ca/root.crt")
         assert root.headers["Content-Type"] == "application/pkix-cert"
         assert await root.read() == world.authorities.by_name("root").certificate.public_bytes(Encoding.DER)
-        assert (await client.get("/crl/none.crl")).status == 404
+        for path in ("none.crl", "issuing/2/0.crl", "issuing/2/0/delta.crl", "issuing/x/0.crl", "issuing/9999/1.crl"):
+            assert (await client.get(f"/crl/{path}")).status == 404
         assert (await client.get("/ca/none.crt")).status == 404

@@ -85,7 +85,8 @@ async def test_what_has_been_replaced_meanwhile_is_not_released(est: EstWorld) -
         "INSERT INTO certificate (serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject,"
         " spki_sha256, not_before, not_after, certificate, status, issued_at)"
         " SELECT substr(sha256(serial), 1, 16), authority_id, tenant_id, profile, device_identifier, identity_id,"
-        " subject, spki_sha256, not_before, not_after, certificate, 'active', issued_at FROM certificate WHERE serial = $1",
+        " subject, spki_sha256, not_before, not_after, certificate, 'active', issued_at"
+        " FROM certificate WHERE serial = $1",
         device.serial,
     )
     with pytest.raises(Refused) as refused:
