@@ -158,6 +158,10 @@ class Authorities:
             return self.by_id(UUID(reference))
         return self.by_name(reference)
 
+    def has_certificate(self, serial: bytes) -> bool:
+        """Tell whether the certificate of that serial number is an authority's own."""
+        return serial.hex() in self._serials
+
     def generations(self, identifier: UUID) -> tuple[Authority, ...]:
         """Return all authorities of the line of that authority, oldest first; raise `Refused` (not found)."""
         return self._lines[self.by_id(identifier).line]
@@ -296,7 +300,7 @@ class Authorities:
             status=AuthorityStatus.REVOKED if is_revoked else one.status,
             profile=one.profile,
             signer=held.signer if held and held.signer else self._open_key(one),
-            addresses=addresses_of(self._base_url, one.name),
+            addresses=addresses_of(self._base_url, one.name, one.list_partitions[-1]),
         )
 
     def _open_key(self, one: StoredAuthority) -> Signer | None:

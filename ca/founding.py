@@ -137,8 +137,13 @@ class _Founding:
         )
 
 
-def addresses_of(base_url: str | None, name: str) -> Addresses | None:
-    """Return where an authority's list and certificate are published, if anywhere."""
+def addresses_of(base_url: str | None, name: str, partitions: int = 1) -> Addresses | None:
+    """Return where an authority's list and certificate are published and OCSP answered, if anywhere."""
     if base_url is None:
         return None
-    return Addresses(f"{base_url}/crl/{name}.crl", f"{base_url}/ca/{name}.crt")
+    return Addresses(
+        revocation_list=f"{base_url}/crl/{name}.crl",
+        certificate=f"{base_url}/ca/{name}.crt",
+        responder=f"{base_url}/ocsp",
+        partitions=partitions,
+    )

@@ -163,6 +163,8 @@ def profile_like(certificate: x509.Certificate, name: str) -> Profile:
         authority_key_identifier=ExtensionOID.AUTHORITY_KEY_IDENTIFIER in found,
         crl_distribution_points=certificate.subject != certificate.issuer,
         authority_information_access=certificate.subject != certificate.issuer,
+        ocsp=False,
+        ocsp_no_check=False,
     )
 
 

@@ -8,7 +8,8 @@ The rules:
    whichever is first; it never leaves the issuer's period. An issuer that has ended issues nothing.
 4. A certificate that links two keys of one authority (RFC 4210 4.4) has the period that is given, and nothing else of
    its own.
-5. Addresses (revocation list, issuer's certificate) are there if the authority has them and the profile names them.
+5. Addresses (revocation list, issuer's certificate, OCSP) are there if the authority has them and the profile names
+   them. Where lists are cut into partitions, the serial number says which one is named.
 6. What was made is read back and compared with the profile and the plan before anybody gets it.
 
 What is the same for all certificates of one authority and profile is encoded once, in a `Template`.
@@ -26,6 +27,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from ca.encoding import CONTEXT_3, encode_extension, encode_integer, encode_signed, encode_time
 from ca.keystore import Signer
+from ca.partition import Partition, partitions_of
 from certs.der import CONTEXT_0, SEQUENCE, encode
 from certs.keys import PublicKey, check_public_key
 from certs.names import DeviceIdentifier, device_alternative_name, device_subject
@@ -74,6 +76,11 @@ def host(names: Sequence[str], addresses: Sequence[IPv4Address | IPv6Address], s
     return Holder(x509.Name([]), alternative_names, spki_der)
 
 
+def responder(common_name: str, spki_der: bytes) -> Holder:
+    """Return the holder of the certificate by which somebody answers OCSP for an authority."""
+    return Holder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]), (), spki_der)
+
+
 def authority(common_name: str, spki_der: bytes) -> Holder:
     """Return the holder of an authority's certificate."""
     return Holder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]), (), spki_der)
@@ -81,10 +88,22 @@ def authority(common_name: str, spki_der: bytes) -> Holder:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where others find an authority's revocation list and certificate, as URLs."""
+    """Where others find what is published of an authority, as URLs.
+
+    Attributes:
+        revocation_list: Its whole list.
+        responder: Who answers OCSP for it.
+        partitions: Into how many partitions its lists are cut, for certificates issued from now on.
+    """
 
     revocation_list: str
     certificate: str
+    responder: str
+    partitions: int = 1
+
+    def revocation_list_of(self, serial: bytes) -> str:
+        """Return the list that a certificate is in, if it is revoked."""
+        return Partition.of_serial(serial, self.partitions).address(self.revocation_list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +140,12 @@ class Template:
         self._signer = signer
         self._issuer_name = issuer.subject.public_bytes() if issuer is not None else None
         self._same_extensions = b"".join(_same_extensions(profile, issuer, addresses))
+        self._distribution_points: tuple[bytes, ...] = ()
+        if addresses is not None and profile.crl_distribution_points:
+            whole, count = addresses.revocation_list, addresses.partitions
+            self._distribution_points = tuple(
+                _distribution_point(each.address(whole)) for each in partitions_of((count,))
+            )
 
     def issue(self, holder: Holder, now: datetime, serial: bytes) -> Issued:
         """Make the certificate of `holder`.
@@ -151,7 +176,7 @@ class Template:
             encode(SEQUENCE, encode_time(not_before), encode_time(not_after)),
             subject,
             holder.spki_der,
-            encode(CONTEXT_3, encode(SEQUENCE, self._same_extensions, self._own_extensions(holder))),
+            encode(CONTEXT_3, encode(SEQUENCE, self._same_extensions, self._own_extensions(holder, serial))),
         )
         der = encode_signed(to_be_signed, self._signer.algorithm, self._signer.sign(to_be_signed))
         certificate = x509.load_der_x509_certificate(der)
@@ -189,8 +214,10 @@ class Template:
             )
         return max(begin, self._issuer.not_valid_before_utc), min(end, self._issuer.not_valid_after_utc)
 
-    def _own_extensions(self, holder: Holder) -> bytes:
+    def _own_extensions(self, holder: Holder, serial: bytes) -> bytes:
         own = b""
+        if self._distribution_points:
+            own += self._distribution_points[Partition.of_serial(serial, len(self._distribution_points)).index]
         if holder.alternative_names:
             # RFC 5280 4.2.1.6: critical if and only if the subject is empty
             names = x509.SubjectAlternativeName(holder.alternative_names)
@@ -230,14 +257,16 @@ def _same_extensions(profile: Profile, issuer: x509.Certificate | None, addresse
         same.append(encode_extension(profile.certificate_policies, critical=False))
     if profile.authority_key_identifier and issuer is not None:
         same.append(encode_extension(issuer_key_identifier(issuer), critical=False))
-    if addresses is not None and profile.crl_distribution_points:
-        uri = x509.UniformResourceIdentifier(addresses.revocation_list)
-        points = x509.CRLDistributionPoints([x509.DistributionPoint([uri], None, None, None)])
-        same.append(encode_extension(points, critical=False))
+    if profile.ocsp_no_check:
+        same.append(encode_extension(x509.OCSPNoCheck(), critical=False))
     if addresses is not None and profile.authority_information_access:
-        uri = x509.UniformResourceIdentifier(addresses.certificate)
-        access = x509.AuthorityInformationAccess(
-            [x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, uri)]
-        )
-        same.append(encode_extension(access, critical=False))
+        named = [(AuthorityInformationAccessOID.OCSP, addresses.responder)] if profile.ocsp else []
+        named.append((AuthorityInformationAccessOID.CA_ISSUERS, addresses.certificate))
+        access = [x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in named]
+        same.append(encode_extension(x509.AuthorityInformationAccess(access), critical=False))
     return same
+
+
+def _distribution_point(url: str) -> bytes:
+    point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+    return encode_extension(x509.CRLDistributionPoints([point]), critical=False)

@@ -5,7 +5,7 @@
 2. The profile decides and the request only asks: what a finished certificate holds is compared with the profile, never
    with the request's extensions.
 3. Extensions: those that the profile names, each with its value and its criticality from `CRITICAL`, and no other. An
-   identifier of a key, when named, is there; addresses (CRL, issuer) may be absent where the authority has none.
+   identifier of a key, when named, is there; addresses (CRL, issuer, OCSP) may be absent where the authority has none.
 4. Subject and subject alternative name follow the profile's rules, and, where the plan is given, equal it.
 5. The period is at most the profile's, backdating included, or ends with the day that the profile names; and it lies
    within the issuer's, save in a certificate that links two keys of one authority (RFC 4210 4.4).
@@ -24,7 +24,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from certs.duration import LONGEST
 from certs.errors import UNREADABLE, CertificateRefused, ProfileRefused, RefusalKind
@@ -43,6 +43,7 @@ CRITICAL: Final[Mapping[x509.ObjectIdentifier, bool]] = {
     ExtensionOID.CRL_DISTRIBUTION_POINTS: False,  # 4.2.1.13
     ExtensionOID.AUTHORITY_INFORMATION_ACCESS: False,  # 4.2.2.1
     ExtensionOID.CERTIFICATE_POLICIES: False,  # 4.2.1.4
+    ExtensionOID.OCSP_NO_CHECK: False,  # RFC 6960 4.2.2.2.1
 }
 """Which extensions a certificate of ours may have at all, and whether each is critical."""
 
@@ -63,6 +64,8 @@ _KEYS = (
     "authority_key_identifier",
     "crl_distribution_points",
     "authority_information_access",
+    "ocsp",
+    "ocsp_no_check",
 )
 PATH_LENGTH_MAXIMUM: Final = 4
 """No chain is longer than `certs.chain` climbs."""
@@ -100,6 +103,8 @@ class SubjectRule(Enum):
     """One common name, the device's identifier, and nothing else."""
     HOST = "host"
     """One common name that is also among the alternative names, or nothing at all."""
+    RESPONDER = "responder"
+    """One common name: whoever answers OCSP for an authority."""
 
 
 class AlternativeNameRule(Enum):
@@ -118,6 +123,8 @@ class Profile:
     Attributes:
         validity: How long it is valid, at most.
         ends: When it ends, where that is the same moment for all.
+        ocsp: Whether the access to the authority's information names its OCSP responder too.
+        ocsp_no_check: Whether the certificate says that itself is not to be checked (RFC 6960 4.2.2.2.1).
     """
 
     name: str
@@ -135,6 +142,8 @@ class Profile:
     authority_key_identifier: bool
     crl_distribution_points: bool
     authority_information_access: bool
+    ocsp: bool
+    ocsp_no_check: bool
 
     @property
     def is_authority(self) -> bool:
@@ -210,6 +219,8 @@ def read_profile(settings: Mapping[str, object]) -> Profile:
         authority_key_identifier=table.take("authority_key_identifier", bool),
         crl_distribution_points=table.take("crl_distribution_points", bool),
         authority_information_access=table.take("authority_information_access", bool),
+        ocsp=table.take("ocsp", bool),
+        ocsp_no_check=table.take("ocsp_no_check", bool),
     )
     _check_sense(profile)
     return profile
@@ -276,6 +287,7 @@ def _check_sense(profile: Profile) -> None:
     purposes = tuple(profile.extended_key_usage or ())
     is_device = profile.subject is SubjectRule.DEVICE_IDENTIFIER
     policies = [each.policy_identifier for each in profile.certificate_policies or ()]
+    is_responder = ExtendedKeyUsageOID.OCSP_SIGNING in purposes
     for holds, otherwise in (
         (bool(policy.algorithms), "key_algorithms is empty, so that no key would do"),
         (policy.rsa_minimum_bits <= policy.rsa_maximum_bits, "rsa_minimum_bits is above rsa_maximum_bits"),
@@ -301,6 +313,11 @@ def _check_sense(profile: Profile) -> None:
             is_device or profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI,
             "subject_alternative_name 'device_uri' needs the subject 'device_identifier'",
         ),
+        (profile.authority_information_access or not profile.ocsp, "ocsp needs authority_information_access"),
+        (is_responder or not profile.ocsp_no_check, "ocsp_no_check is for responders, with 'ocsp_signing'"),
+        # RFC 6960 4.2.2.2: the usage gives somebody the authority's voice. Nobody else shall have it.
+        (not is_responder or len(purposes) == 1, "extended_key_usage 'ocsp_signing' stands alone"),
+        (is_responder is (profile.subject is SubjectRule.RESPONDER), "subject 'responder' is for 'ocsp_signing'"),
     ):
         if not holds:
             raise ProfileRefused(otherwise)
@@ -339,6 +356,7 @@ def _check_extensions(
     for oid, is_named in (
         (ExtensionOID.SUBJECT_KEY_IDENTIFIER, profile.subject_key_identifier),
         (ExtensionOID.AUTHORITY_KEY_IDENTIFIER, profile.authority_key_identifier),
+        (ExtensionOID.OCSP_NO_CHECK, profile.ocsp_no_check),
     ):
         if (oid in found) is not is_named:
             raise _differs(
@@ -350,11 +368,24 @@ def _check_extensions(
     ):
         if oid in found and not is_named:
             raise _differs(profile, f"extension {oid.dotted_string} is not of the profile")
-    named = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
-    if issuer is not None and isinstance(named, x509.AuthorityKeyIdentifier):
-        own = [each.value for each in issuer.extensions if isinstance(each.value, x509.SubjectKeyIdentifier)]
-        if [named.key_identifier] != [each.digest for each in own]:
-            raise _differs(profile, "the authority key identifier is not the issuer's subject key identifier")
+    if _names_responder(found.get(ExtensionOID.AUTHORITY_INFORMATION_ACCESS)) and not profile.ocsp:
+        raise _differs(profile, "an OCSP responder is not of the profile")
+    if issuer is not None and not _points_to(found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER), issuer):
+        raise _differs(profile, "the authority key identifier is not the issuer's subject key identifier")
+
+
+def _names_responder(access: x509.ExtensionType | None) -> bool:
+    return isinstance(access, x509.AuthorityInformationAccess) and any(
+        each.access_method == AuthorityInformationAccessOID.OCSP for each in access
+    )
+
+
+def _points_to(named: x509.ExtensionType | None, issuer: x509.Certificate) -> bool:
+    """Tell whether an authority key identifier, if there is one, is of the issuer's key."""
+    if not isinstance(named, x509.AuthorityKeyIdentifier):
+        return True
+    own = [each.value for each in issuer.extensions if isinstance(each.value, x509.SubjectKeyIdentifier)]
+    return [named.key_identifier] == [each.digest for each in own]
 
 
 def _check_names(
@@ -386,6 +417,8 @@ def _subject_follows(rule: SubjectRule, subject: x509.Name, names: Sequence[x509
             return any(oid == NameOID.COMMON_NAME for oid, _ in attributes)
         case SubjectRule.DEVICE_IDENTIFIER:
             return len(attributes) == 1
+        case SubjectRule.RESPONDER:
+            return [oid for oid, _ in attributes] == [NameOID.COMMON_NAME]
         case SubjectRule.HOST:
             hosts = {(NameOID.COMMON_NAME, str(name.value)) for name in names}
             return len(attributes) <= 1 and hosts.issuperset(attributes)

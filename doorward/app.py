@@ -8,13 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ca.authorities import FOLLOWED, Authorities
+from ca.bulk_service import BulkRevocationService
 from ca.http import authorities as authority_routes
+from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import publication
 from ca.keystore import Keystore
-from ca.proof import CERTIFICATE_EVENTS, CertificateProver
+from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
+from ca.publishing import ListPublisher, ListTerms
 from ca.revocation import RevocationService
+from ca.search import CertificateSearch
 from ca.service import AuthorityService
+from ca.shelf import ListShelf
 from callout.broker import Broker, Endpoint, Watch
 from callout.service import CalloutService
 from challenge.http import routes as challenge_routes
@@ -31,9 +36,7 @@ from doorward.watching import WatchDuty
 from est.administration import ProfileService
 from est.http import operations, profiles
 from est.service import EstService
-from iam.access import Authenticated, Denied
 from iam.directory import Directory, Monotonic
-from iam.errors import unauthenticated
 from iam.events import Event, effects_of
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
@@ -142,7 +145,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     )
     await authorities.ensure()
     certificates = AuthorityService(pool, authorities, clock, random)
-    revocation = RevocationService(pool, authorities, clock)
+    revocation = RevocationService(pool)
+    bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
+    publisher = ListPublisher(pool, authorities, clock, ListTerms())
+    shelf = ListShelf(pool)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
@@ -159,17 +165,11 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         audience=configuration.public_url,
     )
 
-    async def prove_certificate(chain: Sequence[bytes]) -> Authenticated:
-        proved = await prover.identity_of_certificate(chain)
-        access = await directory.access(proved.identity)
-        if isinstance(access, Denied):
-            raise unauthenticated(access.reason)
-        return Authenticated(access, proved.not_after, None, ("x5t",))
-
     seeds = callout_keys(configuration, master, random)
+    holders = CertificateHolders(prover, directory)
     callout = CalloutService(
-        tokens.by_token,
-        prove_certificate,
+        lambda token: tokens.known(token) or tokens.by_token(token),
+        lambda chain: holders.known(chain) or holders.by_certificate(chain),
         issuer=seeds.issuer_seed,
         xkey=seeds.xkey_seed,
         clock=clock,
@@ -179,7 +179,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     callout_users = [Endpoint(url, addresses.callout_user, addresses.callout_password, trust) for url in addresses.nats]
     system_users = [Endpoint(url, addresses.system_user, addresses.system_password, trust) for url in addresses.nats]
     broker = Broker(callout_users, callout)
-    watch = Watch(system_users, directory.access, clock, account=configuration.nats.account)
+    watch = Watch(system_users, directory, clock, account=configuration.nats.account)
 
     audit_service = AuditService(pool)
 
@@ -216,8 +216,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *devices.pairing_routes(PairingService(pool)),
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
-        *certificate_routes.routes(certificates, revocation),
-        *publication.routes(revocation, authorities),
+        *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
+        *bulk_routes.routes(bulk),
+        *publication.routes(shelf, authorities),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),
     ]
@@ -243,7 +244,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         relay=relay,
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
-            Job("revocation lists", 1.0, revocation.publish_lists),
+            Job("revocation lists", 1.0, publisher.publish_lists),
+            Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),

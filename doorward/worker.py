@@ -7,6 +7,7 @@ no more questions of brokers, no more connections, then what is under way.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -62,6 +63,8 @@ async def _work(configuration: Configuration) -> None:
         await serve_https(runners[0], listening_sockets(api.host, api.port), api_tls, limits=limits),
         await serve_https(runners[1], listening_sockets(est.host, est.port), est_tls, limits=limits),
     ]
+    gc.collect()
+    gc.freeze()  # what the worker is made of stays as long as it lives: no later collection looks through it again
     background = asyncio.create_task(run_background(app))
     renewing = asyncio.create_task(certificates.follow([api_tls, est_tls]))
     living = asyncio.create_task(_say_ready_and_live())

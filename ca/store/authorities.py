@@ -19,11 +19,12 @@ from iam.store.database import Row, Transaction
 
 @dataclass(frozen=True, slots=True)
 class StoredAuthority:
-    """An authority as the store has it.
+    """An authority as the store has it, with its key; None where it is known by its certificate alone.
 
     Attributes:
         serial: Of its certificate, where that was issued here and is on record.
         is_certificate_revoked: It was revoked by its certificate.
+        list_partitions: Into how many partitions its revocation lists were ever cut, the present number last.
     """
 
     id: UUID
@@ -43,6 +44,7 @@ class StoredAuthority:
     is_certificate_revoked: bool = False
     links: Links | None = None
     chain: tuple[bytes, ...] = ()
+    list_partitions: tuple[int, ...] = (1,)
 
 
 _LOCK = "SELECT pg_advisory_xact_lock($1)"
@@ -59,7 +61,7 @@ _AUTHORITY = f"""
            a.kind, s.origin, s.tenant_id AS owner_id, a.parent_id,
            a.certificate, a.spki_sha256 AS authority_spki_sha256,
            s.issuance_profile, s.serial, s.status AS standing_status, s.old_with_new, s.new_with_old, s.chain,
-           s.metadata AS authority_metadata,
+           s.metadata AS authority_metadata, a.list_partitions,
            coalesce(c.status = 'revoked', false) AS is_certificate_revoked, a.created_at AS authority_created_at,
            coalesce(s.revoked_at, c.revoked_at) AS revoked_at,
            coalesce(s.revocation_reason, c.revocation_reason) AS revocation_reason,
@@ -78,9 +80,11 @@ async def list_authorities(transaction: Transaction) -> list[StoredAuthority]:
 
 # What a node holds in memory depends on these and on nothing else.
 _FINGERPRINT = """
-    SELECT (SELECT coalesce(string_agg(concat_ws(':', s.authority_id, s.revision, c.status), ','
-                                       ORDER BY s.authority_id), '')
-            FROM authority_standing s LEFT JOIN certificate c ON c.serial = s.serial)
+    SELECT (SELECT coalesce(string_agg(concat_ws(':', a.id, s.revision, c.status, a.list_partitions), ','
+                                       ORDER BY a.id), '')
+            FROM authority a
+                JOIN authority_standing s ON s.authority_id = a.id
+                LEFT JOIN certificate c ON c.serial = s.serial)
         || ';' || (SELECT coalesce(string_agg(concat_ws(':', id, revision), ',' ORDER BY id), '')
                    FROM issuance_profile)"""
 
@@ -295,4 +299,5 @@ def authority_from(row: Row) -> StoredAuthority:
         is_certificate_revoked=row["is_certificate_revoked"],
         links=Links(old, new) if old is not None else None,
         chain=tuple(row["chain"]),
+        list_partitions=tuple(row["list_partitions"]),
     )

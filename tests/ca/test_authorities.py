@@ -79,7 +79,7 @@ async def test_all_works_with_the_roots_key_away(world: World) -> None:
     await second.ensure()
     assert second.current(AuthorityKind.ISSUING).signer is not None
     assert await world.service.issue_bootstrap("meter-001", actor="test")
-    assert await world.revocation.publish_lists() == 2
+    assert await world.publisher.publish_lists() == 2
 
 
 async def test_a_root_file_is_never_written_over(world: World) -> None:

@@ -131,8 +131,8 @@ async def test_a_revoked_authority_is_in_its_parents_list_and_neither_it_nor_wha
     for name in ("middle", "below"):
         with pytest.raises(Refused, match="issues nothing"):
             world.authorities.issuer(world.authorities.by_name(name).id)
-    await world.revocation.publish_lists()
-    published = await world.revocation.current_list(world.authorities.by_name("top"))
+    await world.publisher.publish_lists()
+    published = await world.shelf.current_list(world.authorities.by_name("top"))
     entry = x509.load_der_x509_crl(published.der).get_revoked_certificate_by_serial_number(
         middle.certificate.serial_number
     )

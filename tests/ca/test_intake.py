@@ -77,7 +77,7 @@ async def test_a_root_with_its_key_issues(world: World) -> None:
     assert (one.kind, one.origin) == (AuthorityKind.ROOT, AuthorityOrigin.IMPORTED)
     leaf = leaf_of(world, one)
     validate_chain(leaf, [], [one.anchor], world.clock(), purpose=Purpose.CLIENT_AUTH)
-    assert await world.revocation.publish_lists() == 4
+    assert await world.publisher.publish_lists() == 4
 
 
 async def test_a_chain_with_the_key_is_validated_and_published(world: World) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from os import urandom
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from ca.authorities import Authorities
 from ca.intake import AuthorityIntake
 from ca.keystore import Keystore
 from ca.proof import CertificateProver
+from ca.publishing import ListPublisher, ListTerms
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
+from ca.shelf import ListShelf
 from doorward.database import Pool, migrate
 from doorward.embedded.postgres import EmbeddedPostgres, PostgresAddresses
 from iam.access import Access, Authenticated, Denied
@@ -96,6 +99,8 @@ class World:
     authorities: Authorities
     service: AuthorityService
     revocation: RevocationService
+    publisher: ListPublisher
+    shelf: ListShelf
     prover: CertificateProver
     administration: AuthorityAdministration
     intake: AuthorityIntake
@@ -225,7 +230,10 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
             keystore=keystore,
             authorities=authorities,
             service=AuthorityService(database, authorities, clock, urandom),
-            revocation=RevocationService(database, authorities, clock),
+            revocation=RevocationService(database),
+            # As if each list took no time to make: the next one need not wait.
+            publisher=ListPublisher(database, authorities, clock, ListTerms(), monotonic=lambda: 0.0),
+            shelf=ListShelf(database, monotonic=count(step=10).__next__),
             prover=CertificateProver(database, authorities, clock, lambda: fresh_for[0]),
             administration=administration,
             intake=AuthorityIntake(database, authorities, administration, keystore, clock, urandom),

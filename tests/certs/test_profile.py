@@ -27,7 +27,7 @@ from certs.profile import (
 if TYPE_CHECKING:
     from tests.certs.conftest import Authority
 
-PROFILES = ("root", "issuing", "factory", "bootstrap", "device", "server")
+PROFILES = ("root", "issuing", "factory", "bootstrap", "device", "server", "responder")
 DEVICE = """
 name = "device"
 authority = false
@@ -45,6 +45,8 @@ subject_key_identifier = true
 authority_key_identifier = true
 crl_distribution_points = true
 authority_information_access = false
+ocsp = false
+ocsp_no_check = false
 """
 
 
@@ -57,6 +59,7 @@ authority_information_access = false
         ("bootstrap", None, ExtendedKeyUsageOID.CLIENT_AUTH),
         ("device", None, ExtendedKeyUsageOID.CLIENT_AUTH),
         ("server", None, ExtendedKeyUsageOID.SERVER_AUTH),
+        ("responder", None, ExtendedKeyUsageOID.OCSP_SIGNING),
     ],
 )
 def test_the_packaged_profiles_say_what_they_are_for(
@@ -81,7 +84,7 @@ def test_a_device_lives_ninety_days_and_no_authority_ends_before_what_it_signs()
 
 @pytest.mark.parametrize("name", ["nobody", "", "../profiles/device", "device.toml", "/etc/passwd"])
 def test_a_profile_that_is_not_packaged_is_refused_with_those_that_are(name: str) -> None:
-    with pytest.raises(ProfileRefused, match="bootstrap, device, factory, issuing, root, server"):
+    with pytest.raises(ProfileRefused, match="bootstrap, device, factory, issuing, responder, root, server"):
         load_profile(name)
 
 
@@ -134,7 +137,11 @@ def test_a_profile_is_read_strictly() -> None:
         ("authority = false", 'authority = "no"', "not of type bool"),
         ('subject = "device_identifier"', 'subject = "host"', "needs the subject"),
         ('subject = "device_identifier"', 'subject = "authority"', "for authorities"),
-        ("authority_information_access = false", "[authority_information_access]", "not of type bool"),
+        ("ocsp_no_check = false", "[ocsp_no_check]", "not of type bool"),
+        ("ocsp = false", "ocsp = true", "ocsp needs authority_information_access"),
+        ("ocsp_no_check = false", "ocsp_no_check = true", "for responders"),
+        ('["client_auth"]', '["client_auth", "ocsp_signing"]', "stands alone"),
+        ('["client_auth"]', '["ocsp_signing"]', "subject 'responder'"),
         ('name = "device"', 'name = "device"\nname = "again"', "not TOML"),
         ('name = "device"', "name = ", "not TOML"),
     ],
