@@ -23,7 +23,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from ca.issue import encoded_key
-from ca.keystore import PrivateKey
+from ca.signing import PrivateKey
 from certs.chain import Anchor, check_self_signed, validate_authority
 from certs.der import read_certificate_layout
 from certs.errors import CertificateRefused

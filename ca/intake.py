@@ -25,8 +25,9 @@ from ca.founding import DEFAULT_PROFILES
 from ca.hierarchy import authority_subject, line_name
 from ca.importing import Taken, check_authority, check_key_pair, in_der
 from ca.inventory import AuthorityKind
-from ca.keystore import Backend, Keystore, PrivateKey, StoredKey, describe, make_private_key
+from ca.keystore import Backend, Keystore, StoredKey, describe, make_private_key
 from ca.request import build_request
+from ca.signing import PrivateKey
 from ca.store.authorities import StoredAuthority, insert_authority, is_key_known
 from ca.store.authority_requests import (
     AuthorityRequest,

@@ -12,8 +12,9 @@ from ca.bulk_service import BulkRevocationService
 from ca.http import authorities as authority_routes
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
 from ca.http import publication
-from ca.keystore import Keystore
+from ca.kms import KeyService
 from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
 from ca.revocation import RevocationService
@@ -30,7 +31,8 @@ from doorward.config import Configuration
 from doorward.console.http import routes as console_routes
 from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
-from doorward.keys import callout_keys, master_key
+from doorward.keys import callout_keys, keystore
+from doorward.master_key import master_key
 from doorward.outbox import Relay
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
@@ -44,7 +46,7 @@ from iam.http import audit, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
-from iam.sealing import derive
+from iam.sealing import derive_all
 from iam.service.audit import AuditService
 from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
@@ -136,9 +138,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     gate = TokenGate(tokens, tenancy_service)
 
     # The authority.
+    keys = keystore(configuration, master, random)
     authorities = Authorities(
         pool,
-        Keystore(configuration.node.data / "keys", master, random),
+        keys,
         clock,
         random,
         base_url=configuration.ca.publication_url,
@@ -159,7 +162,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory,
         people,
         login_service,
-        derive(master, "challenge"),
+        lambda: derive_all(master, "challenge"),
         clock,
         random,
         audience=configuration.public_url,
@@ -219,6 +222,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *bulk_routes.routes(bulk),
         *publication.routes(shelf, authorities),
+        *key_routes.routes(KeyService(pool, keys, clock, random)),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *audit.routes(audit_service),
     ]

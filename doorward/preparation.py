@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind
-from ca.keystore import Keystore
 from ca.service import AuthorityService
 from certs.pem import fingerprint_sha256, write_certificates
 from doorward.config import Configuration
 from doorward.database import Pool, migrate
 from doorward.embedded.process import write_private
+from doorward.keys import keystore
 from iam.errors import Refused
 from iam.identifiers import Clock, Random
 from iam.sealing import MasterKey
@@ -72,9 +72,9 @@ class Preparation:
         """Describe it; `database_urls` gives the node's and the owner's URL once the database runs."""
         self._configuration = configuration
         self._database_urls = database_urls
-        self._master = master
         self._clock = clock
         self._random = random
+        self._keystore = keystore(configuration, master, random)
         self._pool: Pool | None = None
         self._renewed: Callable[[], Awaitable[None]] | None = None
         self.root_fingerprint = ""
@@ -125,7 +125,7 @@ class Preparation:
     async def _authorities(self, pool: Pool) -> Authorities:
         authorities = Authorities(
             pool,
-            Keystore(self._configuration.node.data / "keys", self._master, self._random),
+            self._keystore,
             self._clock,
             self._random,
             base_url=self._configuration.ca.publication_url,

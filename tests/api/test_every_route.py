@@ -21,6 +21,7 @@ _FILLED = {
     "partitions": "2",
     "partition": "0",
     "label": "default",
+    "key": "01a20178-f90f-7bba-a235-94678758872d",
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from ca.http import authorities as authority_routes
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
 from ca.http import publication
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
@@ -38,6 +39,7 @@ def _all_routes() -> Sequence[Route]:
         *certificate_routes.routes(nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
         *publication.routes(nothing, nothing),
+        *key_routes.routes(nothing),
         *profiles.routes(nothing),
         *audit.routes(nothing),
         *operations.routes(nothing),
