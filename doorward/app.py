@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from ca.authorities import Authorities
+from ca.bulk_service import BulkRevocationService
 from ca.http import authorities as authority_routes
+from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
 from ca.http import publication
 from ca.http import status as status_routes
 from ca.kms import KeyService
-from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
+from ca.proof import CertificateHolders, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
 from ca.responders import Responders, ResponderTerms
 from ca.responding import StatusService
 from ca.revocation import RevocationService
+from ca.search import CertificateSearch
 from ca.service import AuthorityService
 from ca.shelf import ListShelf
 from callout.broker import Broker, Endpoint, Watch
@@ -53,7 +56,7 @@ from est.secrets import SecretService
 from est.server_keys import ServerKeys
 from est.service import EstService
 from iam.directory import Directory, Monotonic
-from iam.events import Event, effects_of
+from iam.events import Event, effects_of, is_for_nodes
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
 from iam.http import audit, devices, identities, login, tenancy
@@ -171,6 +174,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         clock,
         ListTerms(published.list_life, published.offline_list_life, published.delta_life),
     )
+    bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
     shelf = ListShelf(pool)
     responders = Responders(
         pool,
@@ -238,18 +242,22 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         for change in changes:
             prover.hear(change.kind, change.data)
             status.hear(change.kind, change.subject)
-        if effects or any(change.kind in CERTIFICATE_EVENTS for change in changes):
+            authorities.hear(change.kind, change.subject)
+        if any(is_for_nodes(change.kind, change.data) for change in changes):
             bus.wake_relay()
 
     def heard(event: Event) -> None:
         directory.apply(event.effects)
         prover.hear(event.kind, event.data)
         status.hear(event.kind, event.subject)
+        authorities.hear(event.kind, event.subject)
 
     pool.announce_to(committed)
     bus.on_event(heard)
     bus.on_gap(directory.clear)
     bus.on_gap(prover.clear)
+    bus.on_gap(authorities.suspect)
+    authorities.on_change(prover.clear)
 
     publication_routes = [*publication.routes(shelf, authorities), *status_routes.routes(status, clock)]
     public_routes: list[Route] = [
@@ -260,7 +268,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *devices.pairing_routes(PairingService(pool)),
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
-        *certificate_routes.routes(certificates, revocation),
+        *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
+        *bulk_routes.routes(bulk),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
         *publication_routes,
         *dms.profile_routes(profiles, authorities),
@@ -296,6 +305,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
             Job("revocation lists", 1.0, publisher.publish_lists),
             Job("OCSP responders", 5.0, responders.renew),
             Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
+            Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
@@ -319,3 +329,4 @@ async def run_background(app: App) -> None:
         group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
         group.create_task(app.duty.run(), name="watch")
         group.create_task(app.status.watch(), name="status of certificates")
+        group.create_task(app.authorities.follow(app.bus.feed_is_healthy), name="authorities")

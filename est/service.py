@@ -20,7 +20,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
 from ca.inventory import AuthorityKind, stored_serial
 from ca.issue import SERIAL_BYTES, device
 from certs.chain import ValidChain
@@ -135,20 +135,22 @@ class EstService:
         named = [profile.authority] if shown.own else []
         if shown.system:
             named.append(self._authorities.current(AuthorityKind.ISSUING).id)
-        found = [one for each in (*named, *shown.others) for one in self._authorities.published_chain(each)]
-        return certs_only(dict.fromkeys(found))
+        named += shown.others
+        chains = (self._authorities.published_chain(one) for one in named)
+        return certs_only(dict.fromkeys(der for chain in chains for der in chain))
 
     async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
         """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
         profile = await self._labels.profile(label)
-        issuer = self._authorities.by_id(profile.authority)
+        issuer = self._authorities.issuer(profile.authority)
         template = self._authorities.template(issuer, profile.certificate_profile)
-        return csr_attributes(profile, template.profile, self._named(profile, issuer, chain))
+        return csr_attributes(profile, template.profile, self._named(profile, chain))
 
-    def _named(self, profile: EnrolmentProfile, issuer: Authority, chain: Sequence[bytes]) -> DeviceIdentifier | None:
+    def _named(self, profile: EnrolmentProfile, chain: Sequence[bytes]) -> DeviceIdentifier | None:
         """Return the one device that a client can become by what it showed, if there is just one."""
         now = self._clock()
-        presented = judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew)
+        anchors = self._authorities.anchors([profile.authority])
+        presented = judge_peer(chain, anchors, now, expired_is_allowed=profile.expired_may_renew)
         if isinstance(presented, Refuse) and profile.names_by_certificate:
             presented = judge_peer(chain, profile.anchors, now)
         if isinstance(presented, Refuse):
@@ -255,7 +257,8 @@ class EstService:
     def _judge_own(self, asking: Asking) -> ValidChain | Refuse:
         """Return the certificate presented and its path if it is one that renews under the label."""
         profile = asking.profile
-        anchors = (self._authorities.by_id(profile.authority).anchor, *profile.renewal_anchors)
+        # Earlier keys of the authority too: a rollover shuts nobody out.
+        anchors = (*self._authorities.anchors([profile.authority]), *profile.renewal_anchors)
         return judge_peer(asking.chain, anchors, asking.now, expired_is_allowed=profile.expired_may_renew)
 
     async def _reenrol(
@@ -294,7 +297,7 @@ class EstService:
     def _attempt(
         self, profile: EnrolmentProfile, request: CertificateRequest, wanted: DeviceIdentifier, now: datetime
     ) -> Attempt:
-        issuer = self._authorities.by_id(profile.authority)
+        issuer = self._authorities.issuer(profile.authority)
         template = self._authorities.template(issuer, profile.certificate_profile)
         try:
             issued = template.issue(device(wanted, request.spki_der), now, self._random(SERIAL_BYTES))

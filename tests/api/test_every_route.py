@@ -18,6 +18,8 @@ _FILLED = {
     "keyIdentifier": "6b31",
     "approval": "01a20178-f90f-7bba-a235-94678758872d",
     "authority": "root",
+    "status": "active",
+    "revocation": "01a20178-f90f-7bba-a235-94678758872d",
     "partitions": "2",
     "partition": "0",
     "request": "MAA=",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ca.http import authorities as authority_routes
+from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
 from ca.http import publication
@@ -37,7 +38,8 @@ def _all_routes() -> Sequence[Route]:
         *devices.pairing_routes(nothing),
         *challenge_routes(nothing, nothing),
         *authority_routes.routes(nothing),
-        *certificate_routes.routes(nothing, nothing),
+        *certificate_routes.routes(nothing, nothing, nothing),
+        *bulk_routes.routes(nothing),
         *publication.routes(nothing, nothing),
         *key_routes.routes(nothing),
         *status_routes.routes(nothing, nothing),

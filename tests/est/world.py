@@ -212,6 +212,10 @@ class EstWorld:
         )
 
 
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
 def request(
     key: ec.EllipticCurvePrivateKey,
     identifier: str,
