@@ -37,12 +37,14 @@ from iam.errors import unauthenticated
 from iam.events import Event, effects_of
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
-from iam.http import audit, devices, identities, login, tenancy
+from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
 from iam.sealing import derive
 from iam.service.audit import AuditService
+from iam.service.device_groups import DeviceGroupService
+from iam.service.device_import import DeviceImport
 from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
 from iam.service.identities import IdentityService
@@ -181,6 +183,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     audit_service = AuditService(pool)
 
+    # Devices as operators manage them.
+    device_service = DeviceService(pool, clock, revocation.withdraw)
+    groups = DeviceGroupService(pool, device_service, clock, random)
+
     # Changes: applied here at once, told to every node by the relay.
     leader = Leader(pool)
     relay = Relay(pool, bus, leader)
@@ -206,8 +212,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
         *login.routes(login_service, key_ring),
-        *devices.device_routes(DeviceService(pool, clock, revocation.withdraw)),
+        *devices.device_routes(device_service),
         *devices.pairing_routes(PairingService(pool)),
+        *device_manager.routes(device_service, DeviceImport(pool, clock)),
+        *device_groups.routes(groups),
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
         *certificate_routes.routes(certificates, revocation),

@@ -14,7 +14,7 @@ from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
 from est.http import operations, profiles
 from iam.guard import Needs, Public, Route, SignedIn
-from iam.http import audit, devices, identities, login, tenancy
+from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.permissions import Resource
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,8 @@ def _all_routes() -> Sequence[Route]:
         *login.routes(nothing, nothing),
         *devices.device_routes(nothing),
         *devices.pairing_routes(nothing),
+        *device_manager.routes(nothing, nothing),
+        *device_groups.routes(nothing),
         *challenge_routes(nothing, nothing),
         *authority_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing),
