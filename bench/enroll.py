@@ -177,8 +177,11 @@ async def prepared(node: Node) -> AsyncIterator[Bench]:
 
 def make_label(api: ApiClient, anchors: str) -> None:
     """Make the label."""
-    profile = {"name": LABEL, "bootstrapAnchors": anchors, "identifierPattern": f"{LABEL}-*"}
-    api.request("POST", "/api/v1/est/profiles", profile)
+    enrolment = {
+        "identifier_pattern": f"{LABEL}-*",
+        "est_rfc7030_settings": {"client_certificate_settings": {"validation_cas": [anchors]}},
+    }
+    api.request("POST", "/api/dmsmanager/v1/dms", {"id": LABEL, "settings": {"enrollment_settings": enrolment}})
 
 
 async def measure(bench: Bench, rounds: int, each: int) -> dict[tuple[str, int], Found]:

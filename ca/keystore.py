@@ -13,14 +13,16 @@ The rules:
 import base64
 import binascii
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
 import orjson
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -30,18 +32,85 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ca.encoding import encode_object_identifier
 from certs.der import SEQUENCE, encode
-from certs.keys import PublicKey
+from certs.keys import RSA_EXPONENT_MINIMUM, KeyAlgorithm, PublicKey, key_algorithm
 from iam.errors import Kind, Refused
 from iam.identifiers import Random
 from iam.sealing import MasterKey, open_sealed, seal
 
 ROOT_FILE = "root.sealed"
 
-# RFC 5758 3.2: ECDSA's AlgorithmIdentifier has no parameters.
-_ECDSA: dict[str, tuple[str, HashAlgorithm]] = {
-    "secp256r1": ("1.2.840.10045.4.3.2", SHA256()),
-    "secp384r1": ("1.2.840.10045.4.3.3", SHA384()),
+PrivateKey = (
+    ec.EllipticCurvePrivateKey
+    | ed25519.Ed25519PrivateKey
+    | rsa.RSAPrivateKey
+    | mldsa.MLDSA44PrivateKey
+    | mldsa.MLDSA65PrivateKey
+    | mldsa.MLDSA87PrivateKey
+)
+RSA_BITS = (2048, 3072, 4096)
+"""The sizes that RSA keys are made in."""
+
+_NULL = b"\x05\x00"
+_RSA_STRENGTHS: tuple[tuple[int, str, HashAlgorithm], ...] = (
+    (4096, "1.2.840.113549.1.1.13", SHA512()),
+    (3072, "1.2.840.113549.1.1.12", SHA384()),
+    (0, "1.2.840.113549.1.1.11", SHA256()),
+)
+"""From which size an RSA key signs over which hash (RFC 8017 A.2.4)."""
+
+_OTHER_STRENGTHS: dict[KeyAlgorithm, tuple[str, HashAlgorithm]] = {
+    KeyAlgorithm.P256: ("1.2.840.10045.4.3.2", SHA256()),
+    KeyAlgorithm.P384: ("1.2.840.10045.4.3.3", SHA384()),
+    KeyAlgorithm.P521: ("1.2.840.10045.4.3.4", SHA512()),
+    KeyAlgorithm.ED25519: ("1.3.101.112", SHA512()),
+    KeyAlgorithm.ML_DSA_44: ("2.16.840.1.101.3.4.3.17", SHA512()),
+    KeyAlgorithm.ML_DSA_65: ("2.16.840.1.101.3.4.3.18", SHA512()),
+    KeyAlgorithm.ML_DSA_87: ("2.16.840.1.101.3.4.3.19", SHA512()),
 }
+"""Which algorithm and hash the other keys sign by (RFC 5758 3.2, RFC 8410 3, RFC 9881 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureScheme:
+    """How a key signs certificates and lists: one way for each key.
+
+    Attributes:
+        identifier: The AlgorithmIdentifier, in DER.
+        hash_algorithm: ECDSA and RSA sign this hash of the message. The other algorithms hash by themselves; for them
+            it is what stands beside a signature where a message's hash is named apart (RFC 8419 2.3, RFC 9882 3.3).
+    """
+
+    identifier: bytes
+    hash_algorithm: HashAlgorithm
+
+
+def signature_scheme(key: PublicKey) -> SignatureScheme:
+    """Return how the private half of this key signs."""
+    if isinstance(key, rsa.RSAPublicKey):
+        oid, chosen = next((oid, chosen) for bits, oid, chosen in _RSA_STRENGTHS if key.key_size >= bits)
+        # RFC 8017 A.2.4: the parameters of these are NULL.
+        return SignatureScheme(encode(SEQUENCE, encode_object_identifier(oid), _NULL), chosen)
+    oid, hash_algorithm = _OTHER_STRENGTHS[key_algorithm(key)]
+    # RFC 5758 3.2, RFC 8410 3, RFC 9881 3: the parameters of these are absent.
+    return SignatureScheme(encode(SEQUENCE, encode_object_identifier(oid)), hash_algorithm)
+
+
+_MAKERS: dict[KeyAlgorithm, Callable[[], PrivateKey]] = {
+    KeyAlgorithm.P256: lambda: ec.generate_private_key(ec.SECP256R1()),
+    KeyAlgorithm.P384: lambda: ec.generate_private_key(ec.SECP384R1()),
+    KeyAlgorithm.P521: lambda: ec.generate_private_key(ec.SECP521R1()),
+    KeyAlgorithm.ED25519: ed25519.Ed25519PrivateKey.generate,
+    KeyAlgorithm.ML_DSA_44: mldsa.MLDSA44PrivateKey.generate,
+    KeyAlgorithm.ML_DSA_65: mldsa.MLDSA65PrivateKey.generate,
+    KeyAlgorithm.ML_DSA_87: mldsa.MLDSA87PrivateKey.generate,
+}
+
+
+def make_private_key(algorithm: KeyAlgorithm, bits: int = RSA_BITS[0]) -> PrivateKey:
+    """Make a key; `bits` is the size of an RSA modulus, one of `RSA_BITS`, and says nothing for other algorithms."""
+    if algorithm is KeyAlgorithm.RSA:
+        return rsa.generate_private_key(RSA_EXPONENT_MINIMUM, bits)
+    return _MAKERS[algorithm]()
 
 
 class Signer(Protocol):
@@ -62,16 +131,21 @@ class Signer(Protocol):
 class SoftwareSigner:
     """A key in this process's memory."""
 
-    def __init__(self, private_key: ec.EllipticCurvePrivateKey) -> None:
-        oid, hash_algorithm = _ECDSA[private_key.curve.name]
+    def __init__(self, private_key: PrivateKey) -> None:
         self._private_key = private_key
-        self._signature_algorithm = ec.ECDSA(hash_algorithm)
-        self.algorithm = encode(SEQUENCE, encode_object_identifier(oid))
         self.public_key: PublicKey = private_key.public_key()
+        self._scheme = signature_scheme(self.public_key)
+        self.algorithm = self._scheme.identifier
 
     def sign(self, data: bytes) -> bytes:
-        """Sign `data` with ECDSA."""
-        return self._private_key.sign(data, self._signature_algorithm)
+        """Sign `data` in the key's one way."""
+        match self._private_key:
+            case ec.EllipticCurvePrivateKey() as key:
+                return key.sign(data, ec.ECDSA(self._scheme.hash_algorithm))
+            case rsa.RSAPrivateKey() as key:
+                return key.sign(data, PKCS1v15(), self._scheme.hash_algorithm)
+            case key:
+                return key.sign(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +173,7 @@ class Keystore:
         """Where the root's key is kept unless it was taken away."""
         return self._folder / ROOT_FILE
 
-    def seal(self, authority: UUID, private_key: ec.EllipticCurvePrivateKey) -> bytes:
+    def seal(self, authority: UUID, private_key: PrivateKey) -> bytes:
         """Return a private key as it may be stored."""
         plain = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         return seal(self._master_key, plain, context=_context(authority), random=self._random)
@@ -111,7 +185,7 @@ class Keystore:
             Refused: (unavailable) It was sealed under another master key, or is not what it claims to be.
         """
         key = load_der_private_key(open_sealed(self._master_key, sealed, context=_context(authority)), password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
+        if not isinstance(key, PrivateKey):
             raise _unavailable(f"the key of authority {authority} is of a kind that does not sign here")
         return SoftwareSigner(key)
 
@@ -131,7 +205,7 @@ class Keystore:
             raise _unavailable(f"{self.root_file} cannot be read: {error}") from error
         return RootKey(authority, self.open(authority, sealed))
 
-    def keep_root(self, authority: UUID, private_key: ec.EllipticCurvePrivateKey) -> None:
+    def keep_root(self, authority: UUID, private_key: PrivateKey) -> None:
         """Write the root's file and bring it to the disk.
 
         Raises:

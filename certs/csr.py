@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import AttributeOID, ObjectIdentifier
 
 from certs.der import read_request_layout
 from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
 from certs.keys import REQUEST_KEYS, KeyPolicy, PublicKey, check_key_encoding, check_public_key, read_public_key
 from certs.names import alternative_name, check_alternative_name, check_name, has_control_character
-from certs.signature import check_signature_algorithm
+from certs.signature import verify_request
 
 REQUEST_MAXIMUM_BYTES = 16 * 1024
 BASE64_MAXIMUM_BYTES = 2 * REQUEST_MAXIMUM_BYTES
@@ -96,7 +95,7 @@ def parse_request(der: bytes, policy: KeyPolicy = REQUEST_KEYS) -> CertificateRe
     check_name(layout.subject)
     public_key = check_public_key(read_public_key(request), policy)
     spki_der = check_key_encoding(public_key, layout.subject_public_key_info)
-    _check_signature(request)
+    verify_request(request, public_key)
     challenge_password = _challenge_password(request)
     with _malformed("the requested extensions cannot be read"):
         extensions = tuple(request.extensions)
@@ -115,17 +114,6 @@ def parse_request(der: bytes, policy: KeyPolicy = REQUEST_KEYS) -> CertificateRe
         challenge_password=challenge_password,
         extensions=extensions,
     )
-
-
-def _check_signature(request: x509.CertificateSigningRequest) -> None:
-    check_signature_algorithm(request)
-    try:
-        with _malformed("the signature cannot be read"):
-            is_valid = request.is_signature_valid
-    except UnsupportedAlgorithm as error:
-        raise CertificateRefused(RefusalKind.POLICY, f"unknown signature algorithm: {error}") from error
-    if not is_valid:
-        raise CertificateRefused(RefusalKind.SIGNATURE, "the request's signature does not verify with its own key")
 
 
 def _challenge_password(request: x509.CertificateSigningRequest) -> str | None:

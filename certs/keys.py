@@ -2,12 +2,13 @@
 
 1. The algorithm is one that the policy lists; an empty list accepts nothing.
 2. An RSA modulus has between the policy's least and most bits; the exponent is at least 65537
-   (NIST SP 800-56B 6.2); an even one does not even parse.
+   (NIST SP 800-56B 6.2); an even one does not even parse. All other algorithms have one size each.
 3. An RSA modulus has no factor below 752, its two primes are not so close together that 100 rounds of Fermat's method
    find them, and it does not bear the mark of the ROCA generator (CA/Browser Forum Baseline Requirements 6.1.1.3;
    CVE-2017-15361).
-4. The key is encoded as RFC 5480 2.1.1 and RFC 3279 2.3.1 say: a named curve and an uncompressed point, or
-   rsaEncryption with NULL parameters. Any other encoding of the same key would give it a second fingerprint.
+4. The key is encoded as RFC 5480 2.1.1, RFC 3279 2.3.1, RFC 8410 4 and RFC 9881 4 say: a named curve and an
+   uncompressed point; rsaEncryption with NULL parameters; Ed25519 and ML-DSA without any. Another encoding of the same
+   key would give it a second fingerprint.
 
 Not decided here: the weak keys that Debian's OpenSSL made in 2006 to 2008. There is no compact list of them, and a part
 of the list would promise what it does not hold.
@@ -22,12 +23,14 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey, MLDSA65PublicKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
 
-PublicKey = EllipticCurvePublicKey | Ed25519PublicKey | RSAPublicKey
+MlDsaPublicKey = MLDSA44PublicKey | MLDSA65PublicKey | MLDSA87PublicKey
+PublicKey = EllipticCurvePublicKey | Ed25519PublicKey | RSAPublicKey | MlDsaPublicKey
 
 RSA_EXPONENT_MINIMUM = 65537
 _FERMAT_ROUNDS = 100
@@ -36,13 +39,16 @@ _ROCA_PRIME_LIMIT = 168
 
 
 class KeyAlgorithm(Enum):
-    """A public key algorithm, with its curve where it has one."""
+    """A public key algorithm, with its curve or parameter set where it has one."""
 
     P256 = "P-256"
     P384 = "P-384"
     P521 = "P-521"
     ED25519 = "Ed25519"
     RSA = "RSA"
+    ML_DSA_44 = "ML-DSA-44"
+    ML_DSA_65 = "ML-DSA-65"
+    ML_DSA_87 = "ML-DSA-87"
 
 
 _CURVES = {
@@ -61,11 +67,11 @@ class KeyPolicy:
     rsa_maximum_bits: int = 8192
 
 
-REQUEST_KEYS = KeyPolicy(frozenset({KeyAlgorithm.P256, KeyAlgorithm.P384, KeyAlgorithm.ED25519, KeyAlgorithm.RSA}))
+REQUEST_KEYS = KeyPolicy(frozenset(KeyAlgorithm))
 """What any request may bring; a profile may accept less."""
 
 AUTHORITY_KEYS = KeyPolicy(frozenset(KeyAlgorithm))
-"""What an authority in a chain may sign with: P-521 is here for the authorities of manufacturers."""
+"""What an authority in a chain may sign with, also a manufacturer's."""
 
 
 def key_algorithm(key: object) -> KeyAlgorithm:
@@ -81,6 +87,12 @@ def key_algorithm(key: object) -> KeyAlgorithm:
             algorithm = KeyAlgorithm.ED25519
         case RSAPublicKey():
             algorithm = KeyAlgorithm.RSA
+        case MLDSA44PublicKey():
+            algorithm = KeyAlgorithm.ML_DSA_44
+        case MLDSA65PublicKey():
+            algorithm = KeyAlgorithm.ML_DSA_65
+        case MLDSA87PublicKey():
+            algorithm = KeyAlgorithm.ML_DSA_87
         case _:
             algorithm = None
     if algorithm is None:
@@ -121,7 +133,7 @@ def check_key_strength(key: object, policy: KeyPolicy) -> PublicKey:
             reason = f"an RSA public exponent is at least {RSA_EXPONENT_MINIMUM}"
             raise CertificateRefused(RefusalKind.POLICY, reason)
         return key
-    if isinstance(key, EllipticCurvePublicKey | Ed25519PublicKey):
+    if isinstance(key, EllipticCurvePublicKey | Ed25519PublicKey | MlDsaPublicKey):
         return key
     raise CertificateRefused(RefusalKind.POLICY, "keys of this kind are not accepted")
 
@@ -146,7 +158,7 @@ def check_key_encoding(key: PublicKey, sent: bytes) -> bytes:
     """
     canonical = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if sent != canonical:
-        reason = "the public key is not encoded as a named curve and an uncompressed point, or as plain RSA"
+        reason = "the public key is not in the one encoding that its algorithm has here"
         raise CertificateRefused(RefusalKind.POLICY, reason)
     return canonical
 

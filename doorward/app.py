@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from ca.authorities import Authorities
 from ca.http import authorities as authority_routes
@@ -26,10 +27,19 @@ from doorward.console.http import routes as console_routes
 from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
 from doorward.keys import callout_keys, master_key
+from doorward.outbound import HttpsOutbound
 from doorward.outbox import Relay
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
-from est.http import operations, profiles
+from est.approvals import ApprovalService
+from est.authentication.approval import Approvals
+from est.authentication.openid import Issuers
+from est.authentication.secret import Secrets
+from est.authentication.table import Authentication
+from est.authentication.token import Tokens
+from est.authentication.webhook import Webhooks
+from est.http import credentials, dms, operations
+from est.secrets import SecretService
 from est.service import EstService
 from iam.access import Authenticated, Denied
 from iam.directory import Directory, Monotonic
@@ -70,6 +80,7 @@ class App:
     certificates: AuthorityService
     authorities: Authorities
     revocation: RevocationService
+    enrolment: EstService
     audit: AuditService
     system: Tenant
     pool: Pool
@@ -146,8 +157,19 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
-    enrolment = EstService(pool, authorities, clock, random)
+    outbound = HttpsOutbound([ip_network(one) for one in configuration.est.outbound_networks])
+    authentication = Authentication(
+        Secrets(pool, passwords),
+        Tokens(pool, tokens.by_token, Issuers(outbound)),
+        Webhooks(outbound, master, random),
+        Approvals(pool, random),
+        frozenset(configuration.est.trusted_proxies),
+    )
+    enrolment = EstService(pool, authorities, authentication, clock, random)
     await enrolment.ensure_default_profile(system.id)
+    profiles = ProfileService(pool, revocation, master, clock, random)
+    enrolment_secrets = SecretService(pool, passwords, clock, random)
+    approvals = ApprovalService(pool)
     challenges = ChallengeService(
         pool,
         directory,
@@ -220,7 +242,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *authority_routes.routes(authorities),
         *certificate_routes.routes(certificates, revocation),
         *publication.routes(revocation, authorities),
-        *profiles.routes(ProfileService(pool, authorities, clock, random)),
+        *dms.profile_routes(profiles, authorities),
+        *dms.binding_routes(profiles),
+        *credentials.secret_routes(enrolment_secrets),
+        *credentials.approval_routes(approvals),
         *audit.routes(audit_service),
     ]
     device_routes = operations.routes(enrolment)
@@ -235,6 +260,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         certificates=certificates,
         authorities=authorities,
         revocation=revocation,
+        enrolment=enrolment,
         audit=audit_service,
         system=system,
         pool=pool,
@@ -246,9 +272,12 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, revocation.publish_lists),
+            Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
+            Job("purge of enrolment secrets", 600.0, enrolment_secrets.purge),
+            Job("purge of approvals", 600.0, approvals.purge),
         ),
         passwords=passwords,
         api_routes=public_routes,

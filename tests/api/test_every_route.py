@@ -15,7 +15,8 @@ _FILLED = {
     "deviceGroup": "01a20178-f90f-7bba-a235-94678758872d",
     "credential": "01a20178-f90f-7bba-a235-94678758872d",
     "serial": "00" * 16,
-    "profileName": "acme-line",
+    "secret": "01a20178-f90f-7bba-a235-94678758872d",
+    "approval": "01a20178-f90f-7bba-a235-94678758872d",
     "authority": "root",
     "label": "default",
 }

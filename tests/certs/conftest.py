@@ -10,11 +10,12 @@ import pytest
 from asn1crypto import x509 as asn1
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+HashingItself = ed25519.Ed25519PrivateKey | mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | HashingItself
 
 SigningHash = hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.SHA3_256
 
@@ -144,7 +145,7 @@ def certify(
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
-    if isinstance(signing_key, ed25519.Ed25519PrivateKey):
+    if isinstance(signing_key, HashingItself):
         return builder.sign(signing_key, None)
     return builder.sign(signing_key, hash_algorithm or hashes.SHA256())
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -106,6 +106,9 @@ def test_an_authority_between_may_be_the_anchor_itself(root: "Authority", check:
         ec.generate_private_key(ec.SECP521R1()),
         ed25519.Ed25519PrivateKey.generate(),
         rsa.generate_private_key(65537, 2048),
+        mldsa.MLDSA44PrivateKey.generate(),
+        mldsa.MLDSA65PrivateKey.generate(),
+        mldsa.MLDSA87PrivateKey.generate(),
     ],
     ids=lambda key: type(key).__name__,
 )

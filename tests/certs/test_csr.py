@@ -196,12 +196,12 @@ def test_the_size_limit_is_exact() -> None:
 OPENSSL_KEYS = {
     "P-256": ("ec", "ec_paramgen_curve:P-256"),
     "P-384": ("ec", "ec_paramgen_curve:P-384"),
+    "P-521": ("ec", "ec_paramgen_curve:P-521"),
     "Ed25519": ("ed25519",),
     "RSA-2048": ("rsa", "rsa_keygen_bits:2048"),
 }
 OPENSSL_KEYS_REFUSED = {
     "P-192": ("ec", "ec_paramgen_curve:prime192v1"),
-    "P-521": ("ec", "ec_paramgen_curve:P-521"),
     "secp256k1": ("ec", "ec_paramgen_curve:secp256k1"),
     "explicit": ("ec", "ec_paramgen_curve:P-256", "ec_param_enc:explicit"),
     "RSA-1024": ("rsa", "rsa_keygen_bits:1024"),

@@ -199,7 +199,7 @@ def test_what_the_profile_says_passes(plan: Plan) -> None:
 
 
 def wrong_key(plan: Plan) -> None:
-    plan.key = ec.generate_private_key(ec.SECP521R1())
+    plan.key = ec.generate_private_key(ec.SECP256K1())
 
 
 def small_key(plan: Plan) -> None:

@@ -12,7 +12,7 @@ from ca.http import certificates as certificate_routes
 from ca.http import publication
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
-from est.http import operations, profiles
+from est.http import credentials, dms, operations
 from iam.guard import Needs, Public, Route, SignedIn
 from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.permissions import Resource
@@ -38,7 +38,10 @@ def _all_routes() -> Sequence[Route]:
         *authority_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing),
         *publication.routes(nothing, nothing),
-        *profiles.routes(nothing),
+        *dms.profile_routes(nothing, nothing),
+        *dms.binding_routes(nothing),
+        *credentials.secret_routes(nothing),
+        *credentials.approval_routes(nothing),
         *audit.routes(nothing),
         *operations.routes(nothing),
         *console_routes(nothing, nothing, list, "", ""),

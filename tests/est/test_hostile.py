@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ca.inventory import AuthorityKind, RevocationReason
-from est.rules import Refusal
+from est.refusals import Refusal
 from iam import guard
 from iam.store.database import EVERYWHERE
 from tests.est.world import DAY, EstWorld, Holder, b64, request
