@@ -49,6 +49,7 @@ from iam.gate import TokenGate
 from iam.guard import Guard, Route
 from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
+from iam.lifecycle import Windows
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
 from iam.sealing import derive
@@ -59,6 +60,7 @@ from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
 from iam.service.identities import IdentityService
 from iam.service.keyring import KeyRing
+from iam.service.lifecycle import LifeCycle
 from iam.service.login import LoginService
 from iam.service.pairings import PairingService
 from iam.service.tenancy import TenancyService
@@ -208,6 +210,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     # Devices as operators manage them.
     device_service = DeviceService(pool, clock, revocation.withdraw)
     groups = DeviceGroupService(pool, device_service, clock, random)
+    windows = Windows(configuration.devices.renewal_window, configuration.devices.critical_window)
+    life_cycle = LifeCycle(pool, windows)
 
     # Changes: applied here at once, told to every node by the relay.
     leader = Leader(pool)
@@ -273,6 +277,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, revocation.publish_lists),
             Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
+            Job("life cycle of devices", 5.0, life_cycle.advance),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),

@@ -74,6 +74,7 @@ class SlotBody(SnakeModel):
     active_version: int | None = None
     type: str | None = None
     versions: dict[int, str] | None = Field(None, max_length=1000)
+    expiration: datetime | None = Field(None, description="Not looked at: it follows from the versions.")
     events: dict[str, Any] | None = Field(None, description="Not looked at: they follow from what happens.")
 
     @property
