@@ -24,7 +24,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 
 from iam.errors import Kind, Refused
-from iam.events import EVENT_SUBJECTS, Event, decode_event, encode_event
+from iam.events import EVENT_SUBJECTS, MEDIA_TYPE, Event, decode_event, encode_event
 
 STREAM = "EVENTS"
 HEARTBEAT = "doorward.heartbeat"
@@ -122,7 +122,8 @@ class Bus:
                 if not self._stream_is_there:
                     await stream.add_stream(_STREAM_CONFIGURATION)
                     self._stream_is_there = True
-            await stream.publish(event.channel, encode_event(event), headers={"Nats-Msg-Id": str(event.id)})
+            headers = {"Nats-Msg-Id": str(event.id), "content-type": MEDIA_TYPE}
+            await stream.publish(event.channel, encode_event(event), headers=headers)
         except (NatsError, OSError, TimeoutError) as error:
             self._stream_is_there = False
             raise Refused(Kind.UNAVAILABLE, "NATS is not reachable.", reason=f"publishing: {error!r}") from error

@@ -40,7 +40,13 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "device.renewed": "certificate {serial} in place of {supersedes}",
     "device.updated": "labels, metadata or permission to replace changed",
     "device.status_changed": "{before} became {after}",
+    "device.bound": "bound to a bootstrap certificate",
+    "device.unbound": "bound to a bootstrap certificate no more",
+    "certificate.issued": "a certificate was issued",
     "certificate.revoked": "a certificate was revoked: {reason}",
+    "enrolment.requested": "asks to enrol under the label {label}",
+    "enrolment.approved": "may enrol under the label {label}",
+    "enrolment.rejected": "may not enrol under the label {label}",
     "device.decommissioned": "decommissioned",
 }
 

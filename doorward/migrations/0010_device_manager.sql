@@ -49,7 +49,8 @@ REVOKE EXECUTE ON FUNCTION is_label_of FROM PUBLIC;
 -- What happened to a device. A column of its own, since what is computed from `data` does not reach an index behind the
 -- wall either.
 ALTER TABLE audit ADD COLUMN device_identifier text GENERATED ALWAYS AS (
-    CASE WHEN kind LIKE 'device.%' OR kind LIKE 'certificate.%' THEN coalesce(data ->> 'device', subject) END) STORED;
+    CASE WHEN kind LIKE ANY (ARRAY['device.%', 'certificate.%', 'enrolment.%'])
+         THEN coalesce(data ->> 'device', subject) END) STORED;
 CREATE INDEX audit_device ON audit (tenant_id, device_identifier, id) WHERE device_identifier IS NOT NULL;
 
 -- Devices under one name, by what they are and not by a list: whoever fits belongs to it.

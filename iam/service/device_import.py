@@ -87,6 +87,7 @@ class DeviceImport:
             already = f"{refused.detail} {run.report.registered} devices were registered before that."
             raise Refused(refused.kind, already, reason=refused.reason, retry_after=refused.retry_after) from refused
         await run.register()
+        run.report.refusals.sort(key=lambda one: one.number)
         return run.report
 
 

@@ -20,7 +20,7 @@ _EVENTS = Listing(
         WHERE tenant_id = $1 AND device_identifier = $2 AND at >= $3
         UNION ALL
         SELECT id, at, kind, actor, data FROM audit_pending
-        WHERE tenant_id = $1 AND (kind LIKE 'device.%' OR kind LIKE 'certificate.%')
+        WHERE tenant_id = $1 AND kind LIKE ANY (ARRAY['device.%', 'certificate.%', 'enrolment.%'])
           AND coalesce(data ->> 'device', subject) = $2 AND at >= $3) AS event""",
     columns={
         "id": Column(FieldKind.UUID, "id"),
