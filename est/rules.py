@@ -39,7 +39,7 @@ from cryptography import x509
 
 from ca.inventory import stored_serial
 from certs.chain import Anchor, Purpose, ValidChain, validate_chain
-from certs.csr import CertificateRequest
+from certs.csr import NamedRequest
 from certs.errors import CertificateRefused, RefusalKind
 from certs.names import (
     DeviceIdentifier,
@@ -157,7 +157,7 @@ def judge_request(refusal: CertificateRefused) -> Refuse:
     return Refuse(Refusal.REQUEST_AGAINST_POLICY if against_policy else Refusal.REQUEST_MALFORMED, refusal.reason)
 
 
-def requested_device(request: CertificateRequest) -> DeviceIdentifier | Refuse:
+def requested_device(request: NamedRequest) -> DeviceIdentifier | Refuse:
     """Return the device that a request names (rule 2)."""
     try:
         identifier = subject_identifier(request.subject)
@@ -168,7 +168,7 @@ def requested_device(request: CertificateRequest) -> DeviceIdentifier | Refuse:
     return identifier
 
 
-def decide_names(request: CertificateRequest, presented: x509.Certificate) -> Proceed | Refuse:
+def decide_names(request: NamedRequest, presented: x509.Certificate) -> Proceed | Refuse:
     """Decide whether a request may renew the certificate presented (rule 11)."""
     # RFC 7030 4.2.2: the Subject field and SubjectAltName extension MUST be identical.
     compared = compare_names(
