@@ -59,16 +59,20 @@ from iam.directory import Directory, Monotonic
 from iam.events import Event, effects_of, is_for_nodes
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
-from iam.http import audit, devices, identities, login, tenancy
+from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
+from iam.lifecycle import Windows
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
 from iam.sealing import derive_all
 from iam.service.audit import AuditService
+from iam.service.device_groups import DeviceGroupService
+from iam.service.device_import import DeviceImport
 from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
 from iam.service.identities import IdentityService
 from iam.service.keyring import KeyRing
+from iam.service.lifecycle import LifeCycle
 from iam.service.login import LoginService
 from iam.service.pairings import PairingService
 from iam.service.tenancy import TenancyService
@@ -232,6 +236,12 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     audit_service = AuditService(pool)
 
+    # Devices as operators manage them.
+    device_service = DeviceService(pool, clock, revocation.withdraw)
+    groups = DeviceGroupService(pool, device_service, clock, random)
+    windows = Windows(configuration.devices.renewal_window, configuration.devices.critical_window)
+    life_cycle = LifeCycle(pool, windows)
+
     # Changes: applied here at once, told to every node by the relay.
     leader = Leader(pool)
     relay = Relay(pool, bus, leader)
@@ -264,8 +274,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
         *login.routes(login_service, key_ring),
-        *devices.device_routes(DeviceService(pool, clock, revocation.withdraw)),
+        *devices.device_routes(device_service),
         *devices.pairing_routes(PairingService(pool)),
+        *device_manager.routes(device_service, DeviceImport(pool, clock)),
+        *device_groups.routes(groups),
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
@@ -305,6 +317,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
             Job("revocation lists", 1.0, publisher.publish_lists),
             Job("OCSP responders", 5.0, responders.renew),
             Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
+            Job("life cycle of devices", 5.0, life_cycle.advance),
             Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),

@@ -31,6 +31,7 @@ class Resource(StrEnum):
     CA_AUTHORITIES = "ca.authorities"
     CA_CERTIFICATES = "ca.certificates"
     DEVICES = "devices"
+    DEVICES_GROUPS = "devices.groups"
     EST_APPROVALS = "est.approvals"
     EST_ENROLMENTS = "est.enrolments"
     EST_PROFILES = "est.profiles"

@@ -12,6 +12,7 @@ _FILLED = {
     "roleName": "worker",
     "identity": "alice",
     "deviceIdentifier": "meter-001",
+    "deviceGroup": "01a20178-f90f-7bba-a235-94678758872d",
     "credential": "01a20178-f90f-7bba-a235-94678758872d",
     "serial": "00" * 16,
     "secret": "01a20178-f90f-7bba-a235-94678758872d",

@@ -18,7 +18,7 @@ from doorward.console.http import routes as console_routes
 from est.http import credentials, dms, operations
 from est.http import decryption_keys as decryption_key_routes
 from iam.guard import Needs, Public, Route, SignedIn
-from iam.http import audit, devices, identities, login, tenancy
+from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.permissions import Resource
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +36,8 @@ def _all_routes() -> Sequence[Route]:
         *login.routes(nothing, nothing),
         *devices.device_routes(nothing),
         *devices.pairing_routes(nothing),
+        *device_manager.routes(nothing, nothing),
+        *device_groups.routes(nothing),
         *challenge_routes(nothing, nothing),
         *authority_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing, nothing),
