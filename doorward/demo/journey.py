@@ -220,8 +220,8 @@ class Journey:
 
     def _revoke(self) -> str:
         began = time.monotonic()
-        path = f"/api/v1/ca/certificates/{self._serial()}/revoke?tenant={self._tenant}"
-        self._admin.request("POST", path, {"reason": "keyCompromise"})
+        path = f"/api/ca/v1/certificates/{self._serial()}/status?tenant={self._tenant}"
+        self._admin.request("PUT", path, {"status": "REVOKED", "revocation_reason": "KeyCompromise"})
         took = self._until_cut(self._device, began)
         try:
             self._device_client().connect()
