@@ -50,6 +50,7 @@ class Refusal(Enum):
     TOO_MANY_WAIT = (Kind.THROTTLED, "Too many requests wait for an operator.")
 
     NOT_REGISTERED = (Kind.FORBIDDEN, "This label enrols only devices that were registered before.")
+    REGISTERED_ELSEWHERE = (Kind.FORBIDDEN, "The device was registered for another label: enrol under that one.")
     NOT_BOUND = (Kind.FORBIDDEN, "The device is bound to another bootstrap certificate, or to none.")
     OTHER_TENANT = (Kind.FORBIDDEN, "This label does not enrol that device.")
     OTHER_LABEL = (Kind.FORBIDDEN, "The device was enrolled under another label: renew under that one.")

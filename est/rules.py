@@ -10,7 +10,8 @@ Enrolling (RFC 7030 4.2.1), by whatever credentials the label asks for, all of t
 3. That device is the one that each credential names, or one that the label's pattern covers where it names none or
    another; under `pre_registered`, one that was registered before and bound to the certificate, or named by a
    credential that is no certificate. A binding to a certificate counts under any mode.
-4. It belongs to the label's tenant or one below it, and nothing there is blocked, suspended or decommissioned.
+4. It belongs to the label's tenant or one below it, was not registered for another label, and nothing there is
+   blocked, suspended or decommissioned.
 5. A device that has an identity is not taken over, unless an operator has allowed a replacement: once, and only where
    the label replaces at all.
 6. One public key belongs to one device, never to an authority, and never again once it was compromised.
@@ -210,6 +211,7 @@ def decide_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts, *, is_bound: 
         (facts.device is DeviceState.DECOMMISSIONED, Refusal.DECOMMISSIONED),
         (not facts.is_identity_active, Refusal.IDENTITY_SUSPENDED),
         (_lacks_registration(profile, facts), Refusal.NOT_REGISTERED),
+        (facts.is_registered_elsewhere, Refusal.REGISTERED_ELSEWHERE),
         (_lacks_binding(profile, facts, is_bound=is_bound), Refusal.NOT_BOUND),
         (facts.key_owner is KeyOwner.COMPROMISED, Refusal.KEY_COMPROMISED),
     ):

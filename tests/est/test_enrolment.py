@@ -261,6 +261,15 @@ async def test_a_label_serves_the_tenants_below_its_own(est: EstWorld) -> None:
     assert await est.world.value("SELECT tenant_id FROM identity WHERE type = 'device'") == below
 
 
+async def test_a_device_that_was_registered_for_a_label_enrols_under_no_other(est: EstWorld) -> None:
+    await est.label("meters")
+    await est.world.device("meter-001", est.world.system.id)
+    await est.world.execute("UPDATE device SET enrolment_profile = 'meters'")
+    csr = request(new_key(), "meter-001")
+    assert await refusal_of(est, "default", await est.bootstrap("meter-001"), csr) == Refusal.REGISTERED_ELSEWHERE.name
+    await est.enrolled("meter-001", label="meters")
+
+
 async def test_a_tenant_below_a_blocked_one_is_blocked(est: EstWorld) -> None:
     acme = await est.world.tenant("acme")
     below = await est.world.tenant("acme-north", acme)

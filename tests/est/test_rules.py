@@ -89,6 +89,7 @@ ENROL: list[tuple[EnrolmentProfile, EnrolmentFacts, Decision]] = [
     (JITP, replace(NEW, is_tenant_active=False), Refuse(Refusal.TENANT_BLOCKED)),
     (JITP, replace(NEW, is_name_taken=True), Refuse(Refusal.NAME_TAKEN)),
     (JITP, replace(NEW, has_role=False), Refuse(Refusal.NO_ROLE)),
+    (JITP, replace(REGISTERED, is_registered_elsewhere=True), Refuse(Refusal.REGISTERED_ELSEWHERE)),
     (JITP, replace(KNOWN, is_replacement_allowed=True, has_role=False), PROCEED),
     (JITP, replace(NEW, key_owner=KeyOwner.THIS), PROCEED),
     (JITP, replace(NEW, key_owner=KeyOwner.OTHER), Refuse(Refusal.KEY_TAKEN)),
