@@ -39,6 +39,7 @@ from est.authentication.table import Authentication
 from est.authentication.token import Tokens
 from est.authentication.webhook import Webhooks
 from est.http import credentials, dms, operations
+from est.identities import IdentityBinder
 from est.secrets import SecretService
 from est.service import EstService
 from iam.access import Authenticated, Denied
@@ -236,6 +237,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *publication.routes(revocation, authorities),
         *dms.profile_routes(profiles, authorities),
         *dms.binding_routes(profiles),
+        *dms.identity_routes(IdentityBinder(pool, random), authorities),
         *credentials.secret_routes(enrolment_secrets),
         *credentials.approval_routes(approvals),
         *audit.routes(audit_service),

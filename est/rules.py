@@ -29,6 +29,11 @@ Re-enrolling (4.2.2), by the device's own certificate:
 11. Subject and alternative name of the request are identical to the certificate's. The same key renews, another rekeys,
     as far as the label allows either, and within its window; 6 holds. A predecessor that asks again with its
     successor's key gets the successor (7), at any time.
+
+Binding a certificate that was issued here for a device, and proves nobody yet:
+
+12. The label's authority issued it; it names the device, is active, and its period includes now. The device is
+    registered, by this label if by any, and has no identity. 4 and 6 hold.
 """
 
 from collections.abc import Collection, Sequence
@@ -38,7 +43,7 @@ from uuid import UUID
 
 from cryptography import x509
 
-from ca.inventory import stored_serial
+from ca.inventory import CertificateStatus, StoredCertificate, stored_serial
 from certs.chain import Anchor, Purpose, ValidChain, validate_chain
 from certs.csr import CertificateRequest
 from certs.errors import CertificateRefused, RefusalKind
@@ -63,7 +68,7 @@ from est.facts import (
 )
 from est.profiles import EnrolmentMode, EnrolmentProfile, Way
 from est.refusals import PROCEED, REPEAT, Decision, Proceed, Refusal, Refuse
-from iam.model import NONE, Extent
+from iam.model import NONE, Device, DeviceStatus, Extent
 
 # --- Who is asking --------------------------------------------------------------------------------------------------
 
@@ -277,6 +282,31 @@ def decide_reenrol(profile: EnrolmentProfile, facts: RenewalFacts, asked: Renewi
         if stands_against:
             return Refuse(refusal)
     return _decide_key(facts.key_owner)
+
+
+def decide_bind(
+    profile: EnrolmentProfile, device: Device, certificate: StoredCertificate, owner: KeyOwner, now: datetime
+) -> Proceed | Refuse:
+    """Decide whether a certificate becomes the identity of a device that has none (rule 12)."""
+    subject = read_certificate(certificate.der).subject
+    try:
+        names_it = subject_identifier(subject) == device.identifier
+    except CertificateRefused:
+        names_it = False
+    is_active = certificate.status is CertificateStatus.ACTIVE
+    for stands_against, refusal in (
+        (certificate.identity is not None, Refusal.PROVES_SOMEBODY),
+        (not is_active or not certificate.not_before <= now <= certificate.not_after, Refusal.NOT_ACTIVE),
+        (certificate.authority != profile.authority, Refusal.OTHER_AUTHORITY),
+        (not names_it, Refusal.OTHER_DEVICE),
+        (device.status is DeviceStatus.DECOMMISSIONED, Refusal.DECOMMISSIONED),
+        (device.identity is not None, Refusal.HAS_IDENTITY),
+        (device.enrolment_profile not in (None, profile.name), Refusal.REGISTERED_ELSEWHERE),
+    ):
+        if stands_against:
+            return Refuse(refusal)
+    decided = _decide_key(owner)
+    return decided if isinstance(decided, Refuse) else PROCEED
 
 
 def _lacks_registration(profile: EnrolmentProfile, facts: EnrolmentFacts) -> bool:

@@ -38,6 +38,7 @@ def _all_routes() -> Sequence[Route]:
         *publication.routes(nothing, nothing),
         *dms.profile_routes(nothing, nothing),
         *dms.binding_routes(nothing),
+        *dms.identity_routes(nothing, nothing),
         *credentials.secret_routes(nothing),
         *credentials.approval_routes(nothing),
         *audit.routes(nothing),
