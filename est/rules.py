@@ -7,9 +7,9 @@ Enrolling (RFC 7030 4.2.1), by whatever credentials the label asks for, all of t
    is ours: a maker's own revocations are not asked for, so his label is changed instead. Nor was its key ever
    compromised in a certificate of ours. An enrolment secret has uses left.
 2. The request names one device: by its common name, and by no alternative name but the URI of the same device.
-3. That device is the one that each credential names, or one that the label's pattern covers where it names none or
-   another; under `pre_registered`, one that was registered before and bound to the certificate, or named by a
-   credential that is no certificate. A binding to a certificate counts under any mode.
+3. That device is the one that each credential names; for a bootstrap certificate, and a secret that names none, also
+   one that the label's pattern covers. Under `pre_registered` it was registered before, and bound to the certificate or
+   named by a credential that is none. A binding to a certificate counts under any mode.
 4. It belongs to the label's tenant or one below it, was not registered for another label, and nothing there is
    blocked, suspended or decommissioned.
 5. A device that has an identity is not taken over, unless an operator has allowed a replacement: once, and only where
@@ -119,6 +119,8 @@ class Entitlement:
         by: Who or what it is, for the audit: `secret <id>`, `token of <subject>`; never a secret itself.
         devices: Those that it names.
         otherwise: What a request for another device is refused for.
+        goes_by_pattern: Whether it also speaks for what the label's pattern covers: a bootstrap certificate does, and a
+            secret that is bound to no device.
         chain: The certificate and its path, where it is one.
         secret: The id of the enrolment secret, where it is one.
     """
@@ -127,12 +129,13 @@ class Entitlement:
     by: str
     devices: Extent
     otherwise: Refusal
+    goes_by_pattern: bool = False
     chain: ValidChain | None = None
     secret: UUID | None = None
 
     def decide_identifier(self, profile: EnrolmentProfile, wanted: str) -> Proceed | Refuse:
         """Decide whether it speaks for the device `wanted` (rule 3)."""
-        if wanted in self.devices or profile.covers(wanted):
+        if wanted in self.devices or (self.goes_by_pattern and profile.covers(wanted)):
             return PROCEED
         if profile.mode is EnrolmentMode.PRE_REGISTERED and self.way is Way.CERTIFICATE:
             return PROCEED  # it is the binding that decides, with the facts
@@ -151,7 +154,7 @@ def entitled_by_certificate(chain: ValidChain) -> Entitlement:
     except CertificateRefused:
         named = NONE
     by = f"certificate {stored_serial(chain.leaf.serial_number).hex()}"
-    return Entitlement(Way.CERTIFICATE, by, named, Refusal.NOT_NAMED, chain)
+    return Entitlement(Way.CERTIFICATE, by, named, Refusal.NOT_NAMED, goes_by_pattern=True, chain=chain)
 
 
 # --- What is asked for ----------------------------------------------------------------------------------------------

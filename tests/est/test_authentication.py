@@ -136,6 +136,20 @@ async def test_a_secret_for_many_uses_enrols_what_the_pattern_covers(est: EstWor
     assert await refusal_of(est, evidence, csr_for("meter-003")) == Refusal.SECRET_SPENT.name
 
 
+async def test_a_secret_for_one_device_enrols_no_other_that_the_pattern_covers(est: EstWorld) -> None:
+    await est.label("meters", settings=BY_SECRET, identifier_pattern="meter-*")
+    made = await make(est, {"device_identifier": "meter-001"})
+    evidence = basic("meters", made["secret"])
+    assert await refusal_of(est, evidence, csr_for("meter-002")) == Refusal.SECRET_NOT_NAMED.name
+
+
+async def test_a_token_reaches_no_further_for_a_pattern(est: EstWorld) -> None:
+    await est.label("meters", settings=BY_TOKEN, identifier_pattern="meter-*")
+    held = await est.world.identity(est.world.system.id, ENROLMENTS, ["meter-001"])
+    evidence = Evidence(held["Authorization"])
+    assert await refusal_of(est, evidence, csr_for("meter-002")) == Refusal.TOKEN_NOT_NAMED.name
+
+
 async def test_a_secret_without_a_bound_on_uses_says_so(est: EstWorld) -> None:
     await est.label("meters", settings=BY_SECRET, identifier_pattern="meter-*")
     made = await make(est, {"max_uses": None})
