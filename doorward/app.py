@@ -52,6 +52,7 @@ from est.authentication.webhook import Webhooks
 from est.decryption_keys import DecryptionKeys
 from est.http import credentials, dms, operations
 from est.http import decryption_keys as decryption_key_routes
+from est.identities import IdentityBinder
 from est.secrets import SecretService
 from est.server_keys import ServerKeys
 from est.service import EstService
@@ -287,6 +288,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *dms.profile_routes(profiles, authorities),
         *dms.binding_routes(profiles),
         *decryption_key_routes.routes(decryption_keys),
+        *dms.identity_routes(IdentityBinder(pool, random), authorities),
         *credentials.secret_routes(enrolment_secrets),
         *credentials.approval_routes(approvals),
         *audit.routes(audit_service),

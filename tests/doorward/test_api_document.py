@@ -48,6 +48,7 @@ def _all_routes() -> Sequence[Route]:
         *dms.profile_routes(nothing, nothing),
         *dms.binding_routes(nothing),
         *decryption_key_routes.routes(nothing),
+        *dms.identity_routes(nothing, nothing),
         *credentials.secret_routes(nothing),
         *credentials.approval_routes(nothing),
         *audit.routes(nothing),
