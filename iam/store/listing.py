@@ -13,7 +13,7 @@ The rules:
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import asyncpg
@@ -44,9 +44,15 @@ _LONGEST_MARK = 256
 
 @dataclass(frozen=True, slots=True)
 class Column(Field):
-    """A field of a list and the SQL that it is: an expression of the statement's own tables, written by hand."""
+    """A field of a list and the SQL that it is: an expression of the statement's own tables, written by hand.
+
+    Attributes:
+        meaning: For one of a set that the store has no column for: the condition that says each value, since an index
+            may know that and cannot know the expression.
+    """
 
     sql: str
+    meaning: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +85,19 @@ class Parameters:
 
 
 async def page_of_list(
-    transaction: Transaction, listing: Listing, query: ListQuery, where: str, *values: object
+    transaction: Transaction,
+    listing: Listing,
+    query: ListQuery,
+    where: str,
+    *values: object,
+    also: Sequence[Filter] = (),
 ) -> Page[Row]:
     """Return a page of a list.
 
     Args:
         where: The condition that holds whatever the caller asks: his tenant, what he reaches. Written by hand, with
             `$1` and so on for `values`.
+        also: Filters that hold beside those of the query, and are not its bookmarks' to carry.
 
     Raises:
         Refused: (malformed) The query does not fit the list. (invalid) It takes too long.
@@ -93,8 +105,9 @@ async def page_of_list(
     question = read_query(query, listing.columns, listing.key)
     parameters = Parameters(values)
     await _bound(transaction)
-    with _explained(question.filters):
-        wanted = await conditions(transaction, listing.columns, question.filters, parameters)
+    filters = (*also, *question.filters)
+    with _explained(filters):
+        wanted = await conditions(transaction, listing.columns, filters, parameters)
         key = listing.columns[listing.key]
         by = _sort_expression(listing.columns[question.sort.field], question.sort, parameters)
         way = "DESC" if question.sort.mode is SortMode.DESCENDING else "ASC"
@@ -143,6 +156,12 @@ async def counts_of_list(
             *parameters.values,
         )
     return {row["value"]: row["number"] for row in rows}
+
+
+async def check_filters(transaction: Transaction, listing: Listing, filters: Sequence[Filter]) -> None:
+    """Raise `Refused` (malformed) if PostgreSQL does not take one of the filters' expressions."""
+    with _explained(filters):
+        await conditions(transaction, listing.columns, filters, Parameters(()))
 
 
 async def conditions(
@@ -200,6 +219,9 @@ def _condition(column: Column, wanted: Filter, parameters: Parameters) -> str:
     if wanted.until is not None:
         day, end = parameters.add(wanted.value), parameters.add(wanted.until)
         return f"({column.sql} >= {day}::timestamptz AND {column.sql} < {end}::timestamptz)"
+    if column.meaning:
+        meant = f"({column.meaning[str(wanted.value)]})"
+        return meant if wanted.operator is Operator.EQUAL else f"{meant} IS NOT TRUE"
     is_pattern = column.kind is FieldKind.TEXT and wanted.operator in CONTAINING
     value = _containing(str(wanted.value)) if is_pattern else wanted.value
     template = (_LIST if column.kind is FieldKind.TEXTS else _SINGLE)[wanted.operator]
