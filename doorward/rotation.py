@@ -33,6 +33,7 @@ from doorward.embedded.process import write_private
 from doorward.keys import SEALED_FILES, keys_folder, reseal_file
 from doorward.master_key import LOOK_SECONDS, Secrets, master_key_file, place_of_master_key, read_secrets
 from est import decryption_keys
+from est.authentication.webhook import secret_context
 from iam.errors import Kind, Refused, conflict
 from iam.identifiers import Random
 from iam.model import SYSTEM_TENANT
@@ -43,6 +44,7 @@ from iam.store.tenants import tenant_by_name
 
 SEALED_COLUMNS = (
     SealedColumn("decryption_key", "id", "secret_sealed", decryption_keys.sealing_context),
+    SealedColumn("enrolment_profile", "id", "webhook_secret", lambda identifier: secret_context(str(identifier))),
     SealedColumn("kms_key", "id", "sealed", sealing_context),
     SealedColumn("status_responder", "id", "key_sealed", sealing_context),
     SealedColumn("token_key", "kid", "sealed", lambda kid: f"token-key:{kid}"),
