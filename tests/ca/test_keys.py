@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestClient
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_public_key
 
+from ca.administration import KeyWish
 from ca.http import keys
 from ca.issue import encoded_key
 from ca.keystore import make_private_key
@@ -380,11 +381,24 @@ async def test_a_key_that_signed_messages_never_becomes_an_authoritys(kms: Kms, 
     used, fresh = (await kms.make())["key_id"], (await kms.make())["key_id"]
     await kms.sign(used, "ECDSA_SHA_256", b"maybe a certificate")
     async with world.pool.transaction(EVERYWHERE) as transaction:
-        assert (await key_for_authority(transaction, world.system.id, fresh)).id == UUID(fresh)
-        for taken in (used, str(world.authorities.by_name("issuing").id)):
+        assert (await key_for_authority(transaction, world.system.id, UUID(fresh))).id == UUID(fresh)
+        for taken in (UUID(used), world.authorities.by_name("issuing").id):
             with pytest.raises(Refused) as refused:
                 await key_for_authority(transaction, world.system.id, taken)
             assert refused.value.kind is Kind.CONFLICT
+
+
+async def test_the_key_of_an_authority_to_be_signs_nothing_that_it_is_given_and_stays(kms: Kms, world: World) -> None:
+    key = (await kms.make("ECDSA", 384))["key_id"]
+    access = await world.access(world.system.id)
+    wish = KeyWish(existing=UUID(key))
+    asked = await world.intake.request(access, world.system, "acme", {"common_name": "Acme"}, wish, {})
+    body = {"algorithm": "ECDSA_SHA_384", "message": encoded(b"a certificate")}
+    await kms.call("POST", f"/{key}/sign", body, status=403)
+    refused = await kms.call("DELETE", f"/{key}", status=409)
+    assert "acme" in refused["detail"]
+    await world.intake.withdraw_request(access, world.system, asked.id)
+    await kms.call("DELETE", f"/{key}")
 
 
 async def test_a_deleted_key_is_gone(kms: Kms, world: World) -> None:
