@@ -361,6 +361,8 @@ class Keystore:
         written = self._folder / f".{path.name}.{authority}"
         try:
             _write_root(written, authority, anew)
+            owner = path.stat()
+            os.chown(written, owner.st_uid, owner.st_gid)  # it stays its owner's, whoever seals it anew
             written.replace(path)
             _synchronise(self._folder)
         except OSError as error:

@@ -1,5 +1,6 @@
 """The KMS over HTTP, behind the guard, on a real store; openssl makes the keys that come in and checks signatures."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -386,6 +387,29 @@ async def test_a_key_that_signed_messages_never_becomes_an_authoritys(kms: Kms, 
             with pytest.raises(Refused) as refused:
                 await key_for_authority(transaction, world.system.id, taken)
             assert refused.value.kind is Kind.CONFLICT
+
+
+async def test_a_signature_waits_for_an_authority_that_is_being_made_with_the_key(kms: Kms, world: World) -> None:
+    key = UUID((await kms.make("ECDSA", 384))["key_id"])
+    service = KeyService(world.pool, world.keystore, world.clock, urandom)
+    message = Message(b"maybe a certificate")
+    async with world.pool.transaction(EVERYWHERE) as transaction:
+        taken = await key_for_authority(transaction, world.system.id, key)
+        signing = asyncio.create_task(
+            service.sign(world.system.id, str(key), SigningAlgorithm.ECDSA_SHA_384, message, actor="test")
+        )
+        await asyncio.sleep(0.2)
+        assert not signing.done()
+        await transaction.execute(
+            "INSERT INTO authority (id, name, kind, certificate, spki_sha256, key_id, created_at)"
+            " VALUES ($1, 'new', 'issuing', '', $2, $1, $3)",
+            key,
+            taken.spki_sha256,
+            world.clock(),
+        )
+    with pytest.raises(Refused) as refused:
+        await signing
+    assert refused.value.kind is Kind.FORBIDDEN
 
 
 async def test_the_key_of_an_authority_to_be_signs_nothing_that_it_is_given_and_stays(kms: Kms, world: World) -> None:

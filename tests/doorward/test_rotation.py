@@ -271,6 +271,17 @@ async def test_of_two_at_once_one_does_it(node: Node) -> None:
     await node.all_opens(read_master_key(node.configuration))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+async def test_files_stay_their_owners_whoever_changes_the_key(node: Node) -> None:
+    files = [node.file, *(node.configuration.node.data / "keys").iterdir()]
+    for one in files:
+        os.chown(one, 65534, 65534)
+    assert (await node.rotation().rotate()).left == ()
+    assert {(one.stat().st_uid, one.stat().st_gid, one.stat().st_mode & 0o777) for one in files} == {
+        (65534, 65534, 0o600)
+    }
+
+
 async def test_a_key_from_the_environment_is_changed_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = read_secrets(node.configuration).sealing, os.urandom(32)
     node.file.unlink()
