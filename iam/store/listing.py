@@ -208,8 +208,8 @@ _SINGLE: dict[Operator, str] = {
 
 _EACH = "EXISTS (SELECT FROM unnest({column}) AS element WHERE lower(element) = lower({value}))"
 _LIST: dict[Operator, str] = {
-    Operator.CONTAINS: "{column} @> ARRAY[{value}]",
-    Operator.NOT_CONTAINS: "({column} @> ARRAY[{value}]) IS NOT TRUE",
+    Operator.CONTAINS: "{value} = ANY ({column})",
+    Operator.NOT_CONTAINS: "({value} = ANY ({column})) IS NOT TRUE",
     Operator.CONTAINS_IGNORING_CASE: _EACH,
     Operator.NOT_CONTAINS_IGNORING_CASE: f"NOT {_EACH}",
 }
