@@ -12,6 +12,7 @@ The rules:
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -27,7 +28,13 @@ from ca.publishing import is_offline
 from ca.service import NODE
 from ca.store.authorities import system_tenant
 from ca.store.certificates import insert_certificate
-from ca.store.responders import StoredResponder, insert_responder, lock_responder, newest_responder
+from ca.store.responders import (
+    StoredResponder,
+    insert_responder,
+    lock_responder,
+    newest_responder,
+    responders_half,
+)
 from certs.pem import read_certificate
 from certs.profile import load_profile
 from iam.directory import Monotonic
@@ -86,8 +93,11 @@ class Responders:
         self._said: set[UUID] = set()
 
     async def renew(self) -> int:
-        """Make the responders that are due and return how many that were; for a job that runs every few seconds."""
-        return sum([await self._renew_if_due(one) for one in self._authorities.all])
+        """Make the responders that are due and return how many that were; for a job that runs every second or so."""
+        async with self._database.transaction(EVERYWHERE) as transaction:  # an authority serves every tenant
+            halves = await responders_half(transaction)
+        due = [one for one in self._authorities.all if self._is_due(one, halves)]
+        return sum([await self._renew(one) for one in due])
 
     async def of(self, authority: Authority) -> tuple[ResponderIdentity, datetime] | None:
         """Return who answers for an authority, and until when he can; None if there is nobody."""
@@ -105,7 +115,7 @@ class Responders:
 
     async def _look_up(self, authority: Authority) -> _Held:
         looked = self._monotonic()
-        async with self._database.transaction(EVERYWHERE) as transaction:  # an authority serves every tenant
+        async with self._database.transaction(EVERYWHERE) as transaction:  # as above
             stored = await newest_responder(transaction, authority.id)
         if stored is None:
             return _Held(None, None, looked)
@@ -113,23 +123,23 @@ class Responders:
         identity = ResponderIdentity(read_certificate(stored.certificate), stored.certificate, signer)
         return _Held(identity, stored.not_after, looked)
 
-    async def _renew_if_due(self, authority: Authority) -> bool:
+    async def _renew(self, authority: Authority) -> bool:
+        """Make a responder, unless the key is away or another node was first."""
+        signer = self._authorities.with_root_key(authority).signer
+        if signer is None:
+            self._say_that_the_key_is_away(authority)
+            return False
         async with self._database.transaction(EVERYWHERE) as transaction:  # as above
-            if not self._is_due(await newest_responder(transaction, authority.id)):
-                return False
-            signer = self._authorities.with_root_key(authority).signer
-            if signer is None:
-                self._say_that_the_key_is_away(authority)
-                return False
             await lock_responder(transaction, authority.id)
-            if not self._is_due(await newest_responder(transaction, authority.id)):  # another node was first
+            if not self._is_due(authority, await responders_half(transaction)):
                 return False
             await self._make(transaction, authority, signer)
         self._said.discard(authority.id)
         return True
 
-    def _is_due(self, newest: StoredResponder | None) -> bool:
-        return newest is None or self._clock() >= newest.half
+    def _is_due(self, authority: Authority, halves: Mapping[UUID, datetime]) -> bool:
+        half = halves.get(authority.id)
+        return half is None or self._clock() >= half
 
     async def _make(self, transaction: Transaction, authority: Authority, signer: Signer) -> None:
         now, tenant = self._clock(), await system_tenant(transaction)

@@ -25,11 +25,6 @@ class StoredResponder:
     not_before: datetime
     not_after: datetime
 
-    @property
-    def half(self) -> datetime:
-        """When half of its life is over."""
-        return self.not_before + (self.not_after - self.not_before) / 2
-
 
 async def newest_responder(transaction: Transaction, authority: UUID) -> StoredResponder | None:
     """Return the responder of an authority that ends last, if one has not ended."""
@@ -39,6 +34,16 @@ async def newest_responder(transaction: Transaction, authority: UUID) -> StoredR
     return StoredResponder(
         row["id"], authority, row["certificate"], row["key_sealed"], row["not_before"], row["not_after"]
     )
+
+
+_HALVES = """
+    SELECT authority_id, max(not_before + (not_after - not_before) / 2) AS half FROM status_responder
+    WHERE not_after > $1 GROUP BY authority_id"""
+
+
+async def responders_half(transaction: Transaction) -> Mapping[UUID, datetime]:
+    """Return when half of the life of each authority's responder is over; without those that have none."""
+    return {row["authority_id"]: row["half"] for row in await transaction.fetch(_HALVES, transaction.now)}
 
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
