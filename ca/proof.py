@@ -27,11 +27,12 @@ from ca.store.certificates import find_certificate
 from certs.chain import Purpose, validate_chain
 from certs.errors import CertificateRefused
 from certs.pem import read_certificate
-from iam.access import Denied
-from iam.directory import Moment, Monotonic
+from iam.access import Authenticated, Denied
+from iam.directory import Directory, Moment, Monotonic
 from iam.errors import unauthenticated
 from iam.identifiers import Clock
 from iam.store.database import EVERYWHERE, Database
+from iam.store.standing import Standing
 
 CERTIFICATE_EVENTS = frozenset({"certificate.revoked", "device.renewed"})
 """What is told in `iam.events` about certificates; each has the `identity` in its data."""
@@ -82,19 +83,30 @@ class CertificateProver:
         """
         if not chain:
             raise unauthenticated("no client certificate")
-        now = Moment(self._clock(), self._monotonic())
-        key = sha256(chain[0]).digest()
-        remembered = self._remembered.get(key)
-        if remembered is not None:
-            if remembered.looked_up.age_at(now) < self._fresh_for() and now.clock <= remembered.proved.not_after:
-                self._remembered.move_to_end(key)
-                return remembered.proved
-            self._drop(key)
+        now, key = Moment(self._clock(), self._monotonic()), sha256(chain[0]).digest()
+        known = self._known(key, now)
+        if known is not None:
+            return known
         events = self._events
         proved = await self._look_up(chain, now.clock)
         if events == self._events:
             self._remember(key, _Remembered(proved, now))
         return proved
+
+    def known(self, chain: Sequence[bytes]) -> ProvedCertificate | None:
+        """Return the same from memory; None if the store must be asked."""
+        now = Moment(self._clock(), self._monotonic())
+        return self._known(sha256(chain[0]).digest(), now) if chain else None
+
+    def _known(self, key: bytes, now: Moment) -> ProvedCertificate | None:
+        remembered = self._remembered.get(key)
+        if remembered is None:
+            return None
+        if remembered.looked_up.age_at(now) < self._fresh_for() and now.clock <= remembered.proved.not_after:
+            self._remembered.move_to_end(key)
+            return remembered.proved
+        self._drop(key)
+        return None
 
     def forget(self, identity: str) -> None:
         """Drop what is remembered of an identity's certificates."""
@@ -143,3 +155,32 @@ class CertificateProver:
         keys.discard(key)
         if not keys:
             del self._of_identity[gone.proved.identity]
+
+
+class CertificateHolders:
+    """Who holds a certificate, and what he may do now."""
+
+    def __init__(self, prover: CertificateProver, directory: Directory) -> None:
+        self._prover = prover
+        self._directory = directory
+
+    async def by_certificate(self, chain: Sequence[bytes]) -> Authenticated:
+        """Return whom a chain (DER, leaf first) speaks for, as things are now.
+
+        Raises:
+            Refused: (unauthenticated) Nobody who may do anything. (unavailable) The store cannot be asked.
+        """
+        proved = await self._prover.identity_of_certificate(chain)
+        return _authenticated(proved, await self._directory.standing(proved.identity))
+
+    def known(self, chain: Sequence[bytes]) -> Authenticated | None:
+        """Return the same where memory tells it, or None; raise `Refused` (unauthenticated) if he may do nothing."""
+        proved = self._prover.known(chain)
+        standing = self._directory.known(proved.identity) if proved else None
+        return _authenticated(proved, standing) if proved and standing else None
+
+
+def _authenticated(proved: ProvedCertificate, standing: Standing) -> Authenticated:
+    if isinstance(standing.access, Denied):
+        raise unauthenticated(standing.access.reason)
+    return Authenticated(standing.access, proved.not_after, None, ("x5t",))

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from ca.authorities import Authorities
 from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
 from ca.http import publication
 from ca.http import status as status_routes
-from ca.keystore import Keystore
-from ca.proof import CERTIFICATE_EVENTS, CertificateProver
+from ca.kms import KeyService
+from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
 from ca.responders import Responders, ResponderTerms
 from ca.responding import StatusService
@@ -30,15 +31,18 @@ from doorward.config import Configuration
 from doorward.console.http import routes as console_routes
 from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
-from doorward.keys import callout_keys, master_key
+from doorward.keys import callout_keys, keystore
+from doorward.master_key import master_key
 from doorward.outbox import Relay
+from doorward.preparation import signing_identity
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
+from est.decryption_keys import DecryptionKeys
+from est.http import decryption_keys as decryption_key_routes
 from est.http import operations, profiles
+from est.server_keys import ServerKeys
 from est.service import EstService
-from iam.access import Authenticated, Denied
 from iam.directory import Directory, Monotonic
-from iam.errors import unauthenticated
 from iam.events import Event, effects_of
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
@@ -46,7 +50,7 @@ from iam.http import audit, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
-from iam.sealing import derive
+from iam.sealing import derive_all
 from iam.service.audit import AuditService
 from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
@@ -71,6 +75,7 @@ class App:
     directory: Directory
     login: LoginService
     certificates: AuthorityService
+    enrolment: EstService
     authorities: Authorities
     revocation: RevocationService
     audit: AuditService
@@ -138,10 +143,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     gate = TokenGate(tokens, tenancy_service)
 
     # The authority.
-    keystore = Keystore(configuration.node.data / "keys", master, random)
+    keys = keystore(configuration, master, random)
     authorities = Authorities(
         pool,
-        keystore,
+        keys,
         clock,
         random,
         base_url=configuration.publication_url,
@@ -160,7 +165,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     responders = Responders(
         pool,
         authorities,
-        keystore,
+        keys,
         clock,
         random,
         ResponderTerms(published.responder_life, published.offline_list_life),
@@ -169,30 +174,26 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
-    enrolment = EstService(pool, authorities, clock, random)
+    decryption_keys = DecryptionKeys(pool, master, clock, random)
+    server_keys = ServerKeys(decryption_keys, lambda: signing_identity(configuration.node.data), random)
+    enrolment = EstService(pool, authorities, clock, random, server_keys=server_keys)
     await enrolment.ensure_default_profile(system.id)
     challenges = ChallengeService(
         pool,
         directory,
         people,
         login_service,
-        derive(master, "challenge"),
+        lambda: derive_all(master, "challenge"),
         clock,
         random,
         audience=configuration.public_url,
     )
 
-    async def prove_certificate(chain: Sequence[bytes]) -> Authenticated:
-        proved = await prover.identity_of_certificate(chain)
-        access = await directory.access(proved.identity)
-        if isinstance(access, Denied):
-            raise unauthenticated(access.reason)
-        return Authenticated(access, proved.not_after, None, ("x5t",))
-
     seeds = callout_keys(configuration, master, random)
+    holders = CertificateHolders(prover, directory)
     callout = CalloutService(
-        tokens.by_token,
-        prove_certificate,
+        lambda token: tokens.known(token) or tokens.by_token(token),
+        lambda chain: holders.known(chain) or holders.by_certificate(chain),
         issuer=seeds.issuer_seed,
         xkey=seeds.xkey_seed,
         clock=clock,
@@ -202,7 +203,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     callout_users = [Endpoint(url, addresses.callout_user, addresses.callout_password, trust) for url in addresses.nats]
     system_users = [Endpoint(url, addresses.system_user, addresses.system_password, trust) for url in addresses.nats]
     broker = Broker(callout_users, callout)
-    watch = Watch(system_users, directory.access, clock, account=configuration.nats.account)
+    watch = Watch(system_users, directory, clock, account=configuration.nats.account)
 
     audit_service = AuditService(pool)
 
@@ -239,8 +240,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
         *certificate_routes.routes(certificates, revocation),
+        *key_routes.routes(KeyService(pool, keys, clock, random)),
         *publication_routes,
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
+        *decryption_key_routes.routes(decryption_keys),
         *audit.routes(audit_service),
     ]
     device_routes = operations.routes(enrolment)
@@ -253,6 +256,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory=directory,
         login=login_service,
         certificates=certificates,
+        enrolment=enrolment,
         authorities=authorities,
         revocation=revocation,
         audit=audit_service,

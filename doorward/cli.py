@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     revoke.add_argument("--reason", default="unspecified", help="RFC 5280 reason, such as keyCompromise")
     revoke.set_defaults(run=_revoke)
 
+    _add_key_commands(commands)
     _add_device_commands(commands)
 
     login = _command(commands, "login", "prove a key by challenge and print the token")
@@ -92,6 +93,32 @@ def _parser() -> argparse.ArgumentParser:
     _with_json(demo)
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _add_key_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    keys = _command(commands, "keys", "the master key, and what it seals")
+    key_commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    rotate = _command(key_commands, "rotate-master", "change the master key while the node runs, or finish a change")
+    _with_node(rotate)
+    _with_json(rotate)
+    rotate.add_argument(
+        "--grace",
+        type=float,
+        metavar="SECONDS",
+        help="how long challenges made with the old key may be answered (default: as long as they last)",
+    )
+    rotate.set_defaults(run=_rotate_master)
+
+    reseal = _command(key_commands, "reseal", "seal anew what other known master keys sealed")
+    _with_node(reseal)
+    _with_json(reseal)
+    reseal.set_defaults(run=_reseal)
+
+    sealed = _command(key_commands, "sealed", "show how much each master key sealed in the database")
+    _with_node(sealed)
+    _with_json(sealed)
+    sealed.set_defaults(run=_sealed)
 
 
 def _add_device_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -175,6 +202,24 @@ def _revoke(parsed: argparse.Namespace) -> int:
     from doorward.commands.local import revoke
 
     return revoke(configuration_of(parsed), parsed.serial, parsed.reason, as_json=parsed.json)
+
+
+def _rotate_master(parsed: argparse.Namespace) -> int:
+    from doorward.commands.keys import rotate_master
+
+    return rotate_master(configuration_of(parsed), parsed.grace, as_json=parsed.json)
+
+
+def _reseal(parsed: argparse.Namespace) -> int:
+    from doorward.commands.keys import reseal
+
+    return reseal(configuration_of(parsed), as_json=parsed.json)
+
+
+def _sealed(parsed: argparse.Namespace) -> int:
+    from doorward.commands.keys import show_sealed
+
+    return show_sealed(configuration_of(parsed), as_json=parsed.json)
 
 
 def _bootstrap(parsed: argparse.Namespace) -> int:

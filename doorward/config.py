@@ -86,6 +86,16 @@ class NodeSection(Section):
         min_length=1,
         description="Names and addresses in the certificates of our listeners.",
     )
+    master_key_from: Literal["file", "environment", "credential"] = Field(
+        "file",
+        description="Where the master key comes from: a file, the variable `DOORWARD_MASTER_KEY`, or a credential of"
+        " systemd.",
+    )
+    master_key_credential: str = Field(
+        "doorward-master-key",
+        description="Its name in `$CREDENTIALS_DIRECTORY`, where it is a credential.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
+    )
     master_key_file: Path | None = Field(
         None, description="32 bytes that seal every stored key; `<data>/master.key`, made at first start, if not said."
     )
@@ -166,6 +176,16 @@ class CaSection(Section):
     )
 
 
+class Pkcs11Section(Section):
+    """A hardware token that makes and keeps keys; needs `doorward[pkcs11]`."""
+
+    module: Path | None = Field(None, description="The maker's PKCS#11 module, a shared library.")
+    token: str | None = Field(None, min_length=1, max_length=32, description="The token's label.")
+    pin_file: Path | None = Field(
+        None, description="The PIN of the token's user; the variable `DOORWARD_PKCS11_PIN` if not said."
+    )
+
+
 class PublicationSection(Section):
     """What relying parties ask for: revocation lists, authorities' certificates and OCSP, over plain HTTP."""
 
@@ -197,6 +217,7 @@ class Configuration(Section):
     nats: NatsSection = NatsSection()
     tokens: TokensSection = TokensSection()
     ca: CaSection = CaSection()
+    pkcs11: Pkcs11Section = Pkcs11Section()
     publication: PublicationSection = PublicationSection()
 
     @property
@@ -260,7 +281,9 @@ def load_configuration(
     return configuration
 
 
-_NOT_CONFIGURATION = frozenset({"DOORWARD_READY_FD"})
+ENVIRONMENT_MASTER_KEY = "DOORWARD_MASTER_KEY"
+ENVIRONMENT_PIN = "DOORWARD_PKCS11_PIN"
+_NOT_CONFIGURATION = frozenset({"DOORWARD_READY_FD", ENVIRONMENT_MASTER_KEY, ENVIRONMENT_PIN})
 
 
 def known_keys() -> dict[str, list[str]]:
@@ -316,6 +339,10 @@ def _nearest(section: str) -> str:
 
 def _check_whole(configuration: Configuration) -> None:
     """Refuse what no single key shows: halves of things that belong together."""
+    if configuration.node.master_key_from != "file" and configuration.node.master_key_file is not None:
+        raise Refused(Kind.INVALID, "node.master_key_file is of use only where node.master_key_from is 'file'.")
+    if (configuration.pkcs11.module is None) != (configuration.pkcs11.token is None):
+        raise Refused(Kind.INVALID, "pkcs11.module and pkcs11.token belong together: give both or neither.")
     database, nats = configuration.database, configuration.nats
     if (database.url is None) != (database.owner_url is None):
         raise Refused(Kind.INVALID, "database.url and database.owner_url belong together: give both or neither.")

@@ -5,8 +5,9 @@ The rules:
 1. It wakes when a writer says so, and every second anyway.
 2. What touches somebody's access or certificate goes first, however much else waits; within each of the two, changes go
    in the order in which their transactions began, and those of one transaction in the order in which they were made.
-3. A batch is published together and its acknowledgements are awaited together. What NATS has stored is taken out; what
-   it has not is published again, and stored once.
+3. A batch is published together and its acknowledgements are awaited together. Before that the workers are told of
+   what touches access or a certificate. What NATS has stored is taken out; what it has not is published again, and
+   stored once.
 4. It beats when all of the first kind that was committed is out: that is all that listeners must not miss. So it beats
    also while much of the second kind waits.
 """
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from ca.proof import CERTIFICATE_EVENTS
 from doorward.bus import Bus
 from doorward.jobs import Leader
-from iam.errors import Refused
+from iam.errors import Kind, Refused
 from iam.events import Event
 from iam.store.database import EVERYWHERE, Database
 from iam.store.journal import forget_published, waiting_events
@@ -72,14 +73,16 @@ class Relay:
         return is_full and self._leader.leads
 
     async def _publish(self, events: Sequence[Event]) -> None:
-        outcomes = await asyncio.gather(*map(self._bus.publish_event, events), return_exceptions=True)
-        stored = [event for event, outcome in zip(events, outcomes, strict=True) if outcome is None]
+        for event in events:
+            if is_urgent(event):
+                await self._bus.tell(event)
+        stored = await self._bus.store(events)
         if stored:
             async with self._database.transaction(EVERYWHERE) as transaction:
                 await forget_published(transaction, stored)
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
+        if len(stored) < len(events):
+            missing = len(events) - len(stored)
+            raise Refused(Kind.UNAVAILABLE, "NATS is not reachable.", reason=f"{missing} events were not stored")
 
 
 def is_urgent(event: Event) -> bool:

@@ -15,17 +15,21 @@ from urllib.parse import unquote, urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind
-from ca.keystore import Keystore
 from ca.service import AuthorityService
+from certs.cms import SigningIdentity
 from certs.pem import fingerprint_sha256, write_certificates
 from doorward.config import Configuration
 from doorward.database import Pool, migrate
 from doorward.embedded.process import write_private
-from iam.errors import Refused
+from doorward.keys import keystore
+from doorward.tls import ServerIdentity, ServerIdentityError
+from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random
 from iam.sealing import MasterKey
 from iam.service.foundation import lay_foundation
@@ -39,6 +43,19 @@ _log = logging.getLogger("doorward.preparation")
 def server_certificate_files(data: Path) -> tuple[Path, Path]:
     """Return where the listeners' certificate chain and key are."""
     return data / "tls" / "server.pem", data / "tls" / "server.key"
+
+
+def signing_identity(data: Path) -> SigningIdentity:
+    """Return the listeners' identity, as it signs the keys that are made here; raise `Refused` (unavailable)."""
+    certificate, key = server_certificate_files(data)
+    try:
+        identity = ServerIdentity.from_pem(certificate.read_bytes(), key.read_bytes())
+    except (OSError, ServerIdentityError) as error:
+        reason = f"the listeners' certificate cannot be used: {error}"
+        raise Refused(Kind.UNAVAILABLE, "The server cannot sign now.", reason=reason, retry_after=1) from error
+    if not isinstance(identity.private_key, EllipticCurvePrivateKey | RSAPrivateKey):
+        raise Refused(Kind.UNAVAILABLE, "The server cannot sign now.", reason="its key is of a kind that signs no CMS")
+    return SigningIdentity(identity.certificates, identity.private_key)
 
 
 def root_file(data: Path) -> Path:
@@ -67,9 +84,9 @@ class Preparation:
         """Describe it; `database_urls` gives the node's and the owner's URL once the database runs."""
         self._configuration = configuration
         self._database_urls = database_urls
-        self._master = master
         self._clock = clock
         self._random = random
+        self._keystore = keystore(configuration, master, random)
         self._pool: Pool | None = None
         self._renewed: Callable[[], Awaitable[None]] | None = None
         self.root_fingerprint = ""
@@ -121,7 +138,7 @@ class Preparation:
     async def _authorities(self, pool: Pool) -> Authorities:
         authorities = Authorities(
             pool,
-            Keystore(self._configuration.node.data / "keys", self._master, self._random),
+            self._keystore,
             self._clock,
             self._random,
             base_url=self._configuration.publication_url,

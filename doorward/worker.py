@@ -7,6 +7,7 @@ no more questions of brokers, no more connections, then what is under way.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -68,6 +69,8 @@ async def _work(configuration: Configuration) -> None:
         runners.append(await _runner(app, app.publication_routes))
         sockets = listening_sockets(published.host, published.port)
         listeners.append(await serve_http(runners[-1], sockets, limits=limits))
+    gc.collect()
+    gc.freeze()  # what the worker is made of stays as long as it lives: no later collection looks through it again
     background = asyncio.create_task(run_background(app))
     renewing = asyncio.create_task(certificates.follow([api_tls, est_tls]))
     living = asyncio.create_task(_say_ready_and_live())

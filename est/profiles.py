@@ -46,6 +46,39 @@ class EnrolmentMode(StrEnum):
     """Only devices that were registered before, each by the one bootstrap certificate that it was bound to."""
 
 
+class ProofOfPossession(StrEnum):
+    """Whether a request is linked to its TLS connection (RFC 7030 3.5); one that claims to be is verified always."""
+
+    OFF = "off"
+    """Not asked for."""
+    OPTIONAL = "optional"
+    """Asked for, and done without."""
+    REQUIRED = "required"
+
+
+class CsrAttributes(StrEnum):
+    """How much `csrattrs` tells a client of what its request should hold (RFC 7030 4.5, RFC 9908)."""
+
+    MINIMAL = "minimal"
+    """Only what the label could not do without: nothing at all, unless requests are to be linked."""
+    ATTRIBUTES = "attributes"
+    """Extensions, the kind of key and the signature's hash, each as an attribute (RFC 9908 3.2)."""
+    TEMPLATE = "template"
+    """The request itself, to be filled in (RFC 9908 3.4)."""
+
+
+class ServerKey(StrEnum):
+    """A kind of key that is made here for devices that cannot make one (RFC 7030 4.4)."""
+
+    P256 = "P-256"
+    P384 = "P-384"
+    P521 = "P-521"
+    ED25519 = "Ed25519"
+    RSA_2048 = "RSA-2048"
+    RSA_3072 = "RSA-3072"
+    RSA_4096 = "RSA-4096"
+
+
 @dataclass(frozen=True)
 class EnrolmentProfile:
     """What a label offers.
@@ -56,6 +89,8 @@ class EnrolmentProfile:
         bootstrap_anchors: Authorities' certificates in DER.
         role_name: The role that a new device's identity gets, in the tenant of the device.
         previous_grace: For how long a superseded certificate may still re-enrol.
+        server_key_generation: The kind of key that is made here for a device that asks; None: none is made.
+        encrypted_server_keys_only: Whether such a key leaves only encrypted to the device, inside of TLS.
     """
 
     id: UUID
@@ -70,11 +105,20 @@ class EnrolmentProfile:
     expired_may_renew: bool
     previous_grace: timedelta
     created: datetime
+    proof_of_possession: ProofOfPossession = ProofOfPossession.OFF
+    csr_attributes: CsrAttributes = CsrAttributes.MINIMAL
+    server_key_generation: ServerKey | None = None
+    encrypted_server_keys_only: bool = False
 
     @cached_property
     def anchors(self) -> tuple[Anchor, ...]:
         """The bootstrap anchors, pinned."""
         return tuple(Anchor.from_certificate(read_certificate(der)) for der in self.bootstrap_anchors)
+
+    @property
+    def names_by_certificate(self) -> bool:
+        """Whether a bootstrap certificate enrols the device that it names, and no other."""
+        return self.mode is EnrolmentMode.JITP and self.identifier_pattern is None
 
     def covers(self, identifier: str) -> bool:
         """Tell whether the pattern, if there is one, covers a device identifier."""

@@ -35,7 +35,7 @@ import orjson
 from cryptography import x509
 
 from certs.chain import Anchor, Purpose, ValidChain, validate_chain
-from certs.csr import CertificateRequest
+from certs.csr import NamedRequest
 from certs.errors import CertificateRefused, RefusalKind
 from certs.names import (
     DeviceIdentifier,
@@ -69,6 +69,15 @@ class Refusal(Enum):
     OTHER_NAMES = (Kind.FORBIDDEN, "The only alternative name may be the URI of the device in the common name.")
     NAMES_DIFFER = (Kind.FORBIDDEN, "Subject and alternative name must be identical to the certificate's.")
     NOT_NAMED = (Kind.FORBIDDEN, "The client certificate does not entitle to this device identifier.")
+    NOT_LINKED = (Kind.FORBIDDEN, "The request's challengePassword must link it to this TLS connection.")
+    LINKED_ELSEWHERE = (Kind.FORBIDDEN, "The request's challengePassword is not that of this TLS connection.")
+    UNKNOWN_DECRYPTION_KEY = (Kind.MALFORMED, "The decryption key that the request names is not known here.")
+    KEY_PROTECTION_NOT_OFFERED = (
+        Kind.FORBIDDEN,
+        "The key can be encrypted in no way that the request lists.",
+    )
+    KEY_MUST_BE_ENCRYPTED = (Kind.FORBIDDEN, "Keys leave here only encrypted: name a decryption key in the request.")
+    NO_CONNECTION_TO_LINK = (Kind.FORBIDDEN, "TLS ends at a proxy: no request can be linked to a connection there.")
 
     NOT_REGISTERED = (Kind.FORBIDDEN, "This label enrols only devices that were registered before.")
     NOT_BOUND = (Kind.FORBIDDEN, "The device is bound to another bootstrap certificate, or to none.")
@@ -160,7 +169,7 @@ def judge_request(refusal: CertificateRefused) -> Refuse:
     return Refuse(Refusal.REQUEST_AGAINST_POLICY if against_policy else Refusal.REQUEST_MALFORMED, refusal.reason)
 
 
-def requested_device(request: CertificateRequest) -> DeviceIdentifier | Refuse:
+def requested_device(request: NamedRequest) -> DeviceIdentifier | Refuse:
     """Return the device that a request names (rule 2)."""
     try:
         identifier = subject_identifier(request.subject)
@@ -187,7 +196,7 @@ def decide_identifier(profile: EnrolmentProfile, bootstrap: x509.Certificate, wa
     return PROCEED
 
 
-def decide_names(request: CertificateRequest, presented: x509.Certificate) -> Proceed | Refuse:
+def decide_names(request: NamedRequest, presented: x509.Certificate) -> Proceed | Refuse:
     """Decide whether a request may renew the certificate presented (rule 11)."""
     # RFC 7030 4.2.2: the Subject field and SubjectAltName extension MUST be identical.
     compared = compare_names(

@@ -147,6 +147,7 @@ class Call:
         path: The variables of the path.
         body: The checked body: an instance of the route's model, bytes, or None.
         peer_chain: The client certificates of the TLS connection in DER, leaf first; not judged yet.
+        channel_binding: What only the two ends of the TLS connection know; None where it does not end here.
     """
 
     request: web.Request
@@ -181,6 +182,13 @@ class Call:
         transport = self.request.transport
         chain: Sequence[bytes] = transport.get_extra_info("peer_chain", ()) if transport else ()
         return chain
+
+    @property
+    def channel_binding(self) -> bytes | None:
+        """What only the two ends of this TLS connection know (RFC 5929 3, RFC 9266); None without TLS of ours."""
+        transport = self.request.transport
+        binding: bytes | None = transport.get_extra_info("channel_binding") if transport else None
+        return binding or None
 
     def permits(self, action: Action, resource: Resource, *, device: str | None = None) -> bool:
         """Tell whether the caller may also do this, in the same tenant."""
@@ -330,6 +338,11 @@ async def _read_within(request: web.Request, limit: int) -> bytes:
     too_large = Refused(Kind.TOO_LARGE, f"A body here has at most {limit} bytes.")
     if request.content_length is not None and request.content_length > limit:
         raise too_large
+    if request.content.is_eof() and request.content.exception() is None:  # it came whole with its headers
+        content = request.content.read_nowait()
+        if len(content) > limit:
+            raise too_large
+        return content
     parts: list[bytes] = []
     size = 0
     try:

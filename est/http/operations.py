@@ -6,11 +6,12 @@ from certs.csr import BASE64_MAXIMUM_BYTES
 from est.codec import (
     CERTS_ONLY,
     CSRATTRS,
-    NO_ATTRIBUTES,
+    MULTIPART,
     PKCS7,
     PKCS10,
     answer_headers,
     encode_base64,
+    encode_parts,
 )
 from est.profiles import DEFAULT_LABEL
 from est.service import EstService
@@ -33,14 +34,20 @@ def routes(service: EstService) -> list[Route]:
         return _encoded(await service.cacerts(_label(call)), PKCS7)
 
     async def csrattrs(call: Call) -> Answer:
-        await service.require_label(_label(call))
-        return _encoded(NO_ATTRIBUTES, CSRATTRS)
+        return _encoded(await service.csr_attributes(_label(call), call.peer_chain), CSRATTRS)
 
     async def simpleenroll(call: Call) -> Answer:
-        return _encoded(await service.enrol(_label(call), call.peer_chain, call.body), CERTS_ONLY)
+        return _encoded(await service.enrol(_label(call), call.peer_chain, call.body, call.channel_binding), CERTS_ONLY)
 
     async def simplereenroll(call: Call) -> Answer:
-        return _encoded(await service.reenrol(_label(call), call.peer_chain, call.body), CERTS_ONLY)
+        return _encoded(
+            await service.reenrol(_label(call), call.peer_chain, call.body, call.channel_binding), CERTS_ONLY
+        )
+
+    async def serverkeygen(call: Call) -> Answer:
+        made = await service.generate(_label(call), call.peer_chain, call.body, call.channel_binding)
+        parts = ((made.key.content_type, made.key.der), (CERTS_ONLY, made.certificate))
+        return Answer(content=encode_parts(parts), headers={"Content-Type": MULTIPART})
 
     async def unsupported(call: Call) -> Answer:
         await service.require_label(_label(call))
@@ -51,7 +58,7 @@ def routes(service: EstService) -> list[Route]:
         ("GET", "csrattrs", csrattrs, _BY_NOBODY, None, "Fetch what a request should hold", CSRATTRS),
         ("POST", "simpleenroll", simpleenroll, _BY_CERTIFICATE, _REQUEST, "Enrol a device", CERTS_ONLY),
         ("POST", "simplereenroll", simplereenroll, _BY_CERTIFICATE, _REQUEST, "Renew or rekey", CERTS_ONLY),
-        ("POST", "serverkeygen", unsupported, _BY_CERTIFICATE, None, "Not offered: make keys on the device", None),
+        ("POST", "serverkeygen", serverkeygen, _BY_CERTIFICATE, _REQUEST, "Have a key made, and enrol", MULTIPART),
         ("POST", "fullcmc", unsupported, _BY_CERTIFICATE, None, "Not offered", None),
     )
     return [

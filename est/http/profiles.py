@@ -11,8 +11,11 @@ from certs.names import device_identifier
 from certs.pem import read_certificate, write_certificates
 from est.administration import ProfileService
 from est.profiles import (
+    CsrAttributes,
     EnrolmentMode,
     EnrolmentProfile,
+    ProofOfPossession,
+    ServerKey,
     bootstrap_anchors,
     certificate_profile,
     identifier_pattern,
@@ -45,6 +48,14 @@ class ProfileFields(Model):
     role_name: str | None = Field(None, max_length=63)
     expired_may_renew: bool | None = None
     previous_grace_seconds: int | None = Field(None, ge=0, le=_YEAR_SECONDS)
+    proof_of_possession: ProofOfPossession | None = Field(
+        None, description="Whether requests are linked to their TLS connection."
+    )
+    csr_attributes: CsrAttributes | None = Field(None, description="How much csrattrs asks for.")
+    server_key_generation: ServerKey | None = Field(
+        None, description="The kind of key that serverkeygen makes; null to make none."
+    )
+    encrypted_server_keys_only: bool | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -55,12 +66,17 @@ class ProfileFields(Model):
             "bootstrap_anchors": bootstrap_anchors,
             "role_name": role_name,
             "expired_may_renew": bool,
+            "proof_of_possession": ProofOfPossession,
+            "csr_attributes": CsrAttributes,
+            "encrypted_server_keys_only": bool,
         }
         sent = self.model_dump(exclude_unset=True)
         settings = {name: check(sent[name]) for name, check in checks.items() if sent.get(name) is not None}
         if "identifier_pattern" in sent:
             pattern = sent["identifier_pattern"]
             settings["identifier_pattern"] = None if pattern is None else identifier_pattern(pattern)
+        if "server_key_generation" in sent:
+            settings["server_key_generation"] = sent["server_key_generation"]
         if sent.get("previous_grace_seconds") is not None:
             settings["previous_grace"] = timedelta(seconds=sent["previous_grace_seconds"])
         return settings
@@ -97,6 +113,10 @@ class ShownProfile(Shown):
     role_name: str
     expired_may_renew: bool
     previous_grace_seconds: int
+    proof_of_possession: str
+    csr_attributes: str
+    server_key_generation: str | None
+    encrypted_server_keys_only: bool
     created: datetime
 
 
@@ -228,5 +248,9 @@ def _show(profile: EnrolmentProfile) -> ShownProfile:
         role_name=profile.role_name,
         expired_may_renew=profile.expired_may_renew,
         previous_grace_seconds=int(profile.previous_grace.total_seconds()),
+        proof_of_possession=profile.proof_of_possession,
+        csr_attributes=profile.csr_attributes,
+        server_key_generation=profile.server_key_generation,
+        encrypted_server_keys_only=profile.encrypted_server_keys_only,
         created=profile.created,
     )

@@ -6,7 +6,7 @@ with those that the decision was made on, and writes if they are the same. Its a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -85,15 +85,30 @@ class MeanwhileChanged(Exception):
     """Somebody else wrote the same at the same time; nothing was written, and the facts are to be found again."""
 
 
-_ENROL = """
-    SELECT facts, is_written, tenant, identity, existing, replaced FROM enrol_device(
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"""
+_ENROL_ARGUMENTS = "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21"
+_ENROL = f"""
+    SELECT facts, is_written, tenant, identity, existing, replaced FROM enrol_device($1, {_ENROL_ARGUMENTS})"""
+
+# Each function needs what the one before gives, which keeps them in this order.
+_ENROL_GENERATED = f"""
+    SELECT e.facts, e.is_written, e.tenant, e.identity, e.existing, e.replaced
+    FROM begin_generated_enrolment($1, $2, $3, $8, $22) AS b,
+         LATERAL enrol_device(b.expected, {_ENROL_ARGUMENTS}) AS e,
+         LATERAL end_generated_enrolment(e.is_written, b.is_opened, $2, $3, $8, $13, e.tenant, b.began) AS done"""
 
 
 async def enrol_device(
-    database: StatementDatabase, profile: EnrolmentProfile, attempt: Attempt, expected: EnrolmentFacts, identity: str
+    database: StatementDatabase,
+    profile: EnrolmentProfile,
+    attempt: Attempt,
+    expected: EnrolmentFacts,
+    identity: str,
+    redelivery: timedelta | None = None,
 ) -> Recorded[EnrolmentFacts]:
     """Record a first enrolment if the facts are as expected; `identity` is the id of a new one, if one is made.
+
+    Args:
+        redelivery: For a key that was made here: for how long the same client may have another one.
 
     Raises:
         MeanwhileChanged: Ask again.
@@ -111,7 +126,7 @@ async def enrol_device(
 
     return await _record(
         database,
-        _ENROL,
+        _ENROL if redelivery is None else _ENROL_GENERATED,
         expected,
         decode_enrolment_facts,
         changes,
@@ -128,18 +143,34 @@ async def enrol_device(
         *_new(attempt),
         identity,
         attempt.change,
+        *(() if redelivery is None else (redelivery,)),
     )
 
 
-_REENROL = """
-    SELECT facts, is_written, tenant, identity, existing FROM reenrol_device(
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"""
+_REENROL_ARGUMENTS = "$6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18"
+_REENROL = f"""
+    SELECT facts, is_written, tenant, identity, existing
+    FROM reenrol_device($1, $2, $3, $4, $5, {_REENROL_ARGUMENTS})"""
+
+_REENROL_GENERATED = f"""
+    SELECT e.facts, e.is_written, e.tenant, e.identity, e.existing
+    FROM begin_generated_renewal($1, $2, $8, $6, $19, $5, $20) AS b,
+         LATERAL reenrol_device(b.expected, $2, $3, $4, b.grace, {_REENROL_ARGUMENTS}) AS e,
+         LATERAL end_generated_renewal(
+             e.is_written, b.undelivered, $2, $8, $19, $11, e.tenant, e.identity, b.began) AS done"""
 
 
 async def reenrol_device(
-    database: StatementDatabase, profile: EnrolmentProfile, attempt: Attempt, expected: RenewalFacts
+    database: StatementDatabase,
+    profile: EnrolmentProfile,
+    attempt: Attempt,
+    expected: RenewalFacts,
+    redelivery: timedelta | None = None,
 ) -> Recorded[RenewalFacts]:
     """Record a re-enrolment if the facts are as expected.
+
+    Args:
+        redelivery: For a key that was made here: for how long the same client may have another one.
 
     Raises:
         MeanwhileChanged: Ask again.
@@ -154,7 +185,7 @@ async def reenrol_device(
 
     return await _record(
         database,
-        _REENROL,
+        _REENROL if redelivery is None else _REENROL_GENERATED,
         expected,
         decode_renewal_facts,
         changes,
@@ -168,6 +199,7 @@ async def reenrol_device(
         attempt.request.sha256,
         *_new(attempt),
         attempt.change,
+        *(() if redelivery is None else (attempt.presented_sha256, redelivery)),
     )
 
 

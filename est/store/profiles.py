@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from est.profiles import EnrolmentMode, EnrolmentProfile
+from est.profiles import CsrAttributes, EnrolmentMode, EnrolmentProfile, ProofOfPossession, ServerKey
 from iam.errors import conflict
 from iam.paging import Page, PageQuery, decode_cursor, page_of
 from iam.store.database import Row, Transaction
@@ -30,7 +30,8 @@ class BootstrapBinding:
 
 _PROFILE = """
     SELECT id, tenant_id, name, mode, authority_id, certificate_profile, bootstrap_anchors, identifier_pattern,
-           role_name, expired_may_renew, previous_grace_seconds, created_at
+           role_name, expired_may_renew, previous_grace_seconds, created_at,
+           proof_of_possession, csr_attributes, server_key_generation, encrypted_server_keys_only
     FROM enrolment_profile"""
 
 _BY_NAME = f"{_PROFILE} WHERE name = $1"
@@ -55,8 +56,9 @@ async def list_profiles(transaction: Transaction, tenant: UUID, query: PageQuery
 _INSERT_PROFILE = """
     INSERT INTO enrolment_profile (id, tenant_id, name, mode, authority_id, certificate_profile, bootstrap_anchors,
                                    identifier_pattern, role_name, expired_may_renew, previous_grace_seconds,
-                                   created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"""
+                                   created_at, proof_of_possession, csr_attributes, server_key_generation,
+                                   encrypted_server_keys_only)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"""
 
 
 async def insert_profile(transaction: Transaction, one: EnrolmentProfile) -> None:
@@ -76,6 +78,10 @@ async def insert_profile(transaction: Transaction, one: EnrolmentProfile) -> Non
             one.expired_may_renew,
             _seconds(one.previous_grace),
             one.created,
+            one.proof_of_possession,
+            one.csr_attributes,
+            one.server_key_generation,
+            one.encrypted_server_keys_only,
         )
     except asyncpg.UniqueViolationError as error:
         raise conflict(f"The label {one.name} is taken.") from error
@@ -84,7 +90,8 @@ async def insert_profile(transaction: Transaction, one: EnrolmentProfile) -> Non
 _UPDATE_PROFILE = """
     UPDATE enrolment_profile
     SET mode = $2, certificate_profile = $3, bootstrap_anchors = $4, identifier_pattern = $5, role_name = $6,
-        expired_may_renew = $7, previous_grace_seconds = $8
+        expired_may_renew = $7, previous_grace_seconds = $8, proof_of_possession = $9, csr_attributes = $10,
+        server_key_generation = $11, encrypted_server_keys_only = $12
     WHERE id = $1"""
 
 
@@ -100,6 +107,10 @@ async def update_profile(transaction: Transaction, one: EnrolmentProfile) -> Non
         one.role_name,
         one.expired_may_renew,
         _seconds(one.previous_grace),
+        one.proof_of_possession,
+        one.csr_attributes,
+        one.server_key_generation,
+        one.encrypted_server_keys_only,
     )
 
 
@@ -144,4 +155,8 @@ def _profile_from(row: Row) -> EnrolmentProfile:
         expired_may_renew=row["expired_may_renew"],
         previous_grace=timedelta(seconds=row["previous_grace_seconds"]),
         created=row["created_at"],
+        proof_of_possession=ProofOfPossession(row["proof_of_possession"]),
+        csr_attributes=CsrAttributes(row["csr_attributes"]),
+        server_key_generation=None if (made := row["server_key_generation"]) is None else ServerKey(made),
+        encrypted_server_keys_only=row["encrypted_server_keys_only"],
     )

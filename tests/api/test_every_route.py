@@ -15,11 +15,13 @@ _FILLED = {
     "credential": "01a20178-f90f-7bba-a235-94678758872d",
     "serial": "00" * 16,
     "profileName": "acme-line",
+    "keyIdentifier": "6b31",
     "authority": "root",
     "partitions": "2",
     "partition": "0",
     "request": "MAA=",
     "label": "default",
+    "key": "01a20178-f90f-7bba-a235-94678758872d",
 }
 
 

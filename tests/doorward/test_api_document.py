@@ -9,10 +9,12 @@ import pytest
 
 from ca.http import authorities as authority_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
 from ca.http import publication
 from ca.http import status as status_routes
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
+from est.http import decryption_keys as decryption_key_routes
 from est.http import operations, profiles
 from iam.guard import Needs, Public, Route, SignedIn
 from iam.http import audit, devices, identities, login, tenancy
@@ -37,8 +39,10 @@ def _all_routes() -> Sequence[Route]:
         *authority_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing),
         *publication.routes(nothing, nothing),
+        *key_routes.routes(nothing),
         *status_routes.routes(nothing, nothing),
         *profiles.routes(nothing),
+        *decryption_key_routes.routes(nothing),
         *audit.routes(nothing),
         *operations.routes(nothing),
         *console_routes(nothing, nothing, list, "", ""),

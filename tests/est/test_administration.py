@@ -50,6 +50,26 @@ async def test_a_profile_from_its_making_to_its_end(est: EstWorld) -> None:
         assert (await client.delete(f"{PATH}/default", headers=headers)).status == 409
 
 
+async def test_what_a_label_wants_of_requests_and_which_keys_it_makes(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    wanted = {"proofOfPossession": "required", "csrAttributes": "template", "serverKeyGeneration": "P-384"}
+    async with serving(est.world, all_routes(est)) as client:
+        made = await client.post(PATH, headers=headers, json={"name": "meters", "bootstrapAnchors": anchors(est.world)})
+        shown = await made.json()
+        assert (shown["proofOfPossession"], shown["csrAttributes"]) == ("off", "minimal")
+        assert ("serverKeyGeneration" in shown, shown["encryptedServerKeysOnly"]) == (False, False)
+        body = {**wanted, "encryptedServerKeysOnly": True}
+        changed = await (await client.patch(f"{PATH}/meters", headers=headers, json=body)).json()
+        assert {**changed, **body} == changed
+        assert await (await client.get(f"{PATH}/meters", headers=headers)).json() == changed
+        body = {"serverKeyGeneration": None}
+        changed = await (await client.patch(f"{PATH}/meters", headers=headers, json=body)).json()
+        assert ("serverKeyGeneration" in changed, changed["proofOfPossession"]) == (False, "required")
+        for name in wanted:
+            answer = await client.patch(f"{PATH}/meters", headers=headers, json={name: "perhaps"})
+            assert answer.status == 400
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

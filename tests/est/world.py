@@ -18,23 +18,27 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 
 from ca.inventory import AuthorityKind
 from ca.keystore import SoftwareSigner
+from certs.cms import SigningIdentity
 from certs.pem import write_certificates
 from certs.pkcs7 import parse_certs_only
 from doorward.listener import ListenerLimits, listening_sockets, serve_https
 from doorward.tls import ServerIdentity, ServerTLS
 from est.administration import ProfileService
+from est.decryption_keys import DecryptionKeys
 from est.http.operations import routes
 from est.profiles import EnrolmentMode, EnrolmentProfile
+from est.server_keys import ServerKeys
 from est.service import EstService
 from est.store.profiles import insert_profile
 from iam.access import Authenticated
 from iam.errors import unauthenticated
 from iam.guard import Guard
 from iam.model import Tenant
+from iam.sealing import MasterKey
 from iam.store.database import EVERYWHERE
 from tests.ca.world import World
 
@@ -77,6 +81,7 @@ class EstWorld:
     world: World
     service: EstService
     profiles: ProfileService
+    decryption_keys: DecryptionKeys
     url: str
     root_file: Path
     folder: Path
@@ -201,6 +206,7 @@ def request(
     *,
     alternative_names: Sequence[x509.GeneralName] | None = None,
     extensions: Sequence[x509.ExtensionType] = (),
+    challenge_password: str | None = None,
 ) -> bytes:
     """Return a CSR in DER, with the URI of the device unless told otherwise."""
     names = (
@@ -214,6 +220,8 @@ def request(
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     for one in extensions:
         builder = builder.add_extension(one, critical=False)
+    if challenge_password is not None:
+        builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, challenge_password.encode())
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
@@ -239,10 +247,15 @@ class NoGate:
 @asynccontextmanager
 async def running_est(world: World, folder: Path) -> AsyncIterator[EstWorld]:
     """Serve EST on a free port of the loopback, with a server certificate of our own issuing authority."""
-    service = EstService(world.pool, world.authorities, world.clock, urandom)
-    await service.ensure_default_profile(world.system.id)
     made = await world.service.server_certificate(["localhost"], [ip_address("127.0.0.1")])
-    tls = ServerTLS(ServerIdentity.from_pem(made.chain, made.private_key), ask_client_certificate=True)
+    identity = ServerIdentity.from_pem(made.chain, made.private_key)
+    assert isinstance(identity.private_key, ec.EllipticCurvePrivateKey)
+    signer = SigningIdentity(identity.certificates, identity.private_key)
+    decryption_keys = DecryptionKeys(world.pool, MasterKey(bytes(32)), world.clock, urandom)
+    server_keys = ServerKeys(decryption_keys, lambda: signer, urandom)
+    service = EstService(world.pool, world.authorities, world.clock, urandom, server_keys=server_keys)
+    await service.ensure_default_profile(world.system.id)
+    tls = ServerTLS(identity, ask_client_certificate=True)
     runner = web.AppRunner(Guard(NoGate()).application(routes(service)))
     await runner.setup()
     sockets = listening_sockets("127.0.0.1", 0)
@@ -251,7 +264,8 @@ async def running_est(world: World, folder: Path) -> AsyncIterator[EstWorld]:
     root_file.write_bytes(write_certificates([world.authorities.by_name("root").certificate]))
     profiles = ProfileService(world.pool, world.authorities, world.clock, urandom)
     try:
-        yield EstWorld(world, service, profiles, f"https://127.0.0.1:{listener.addresses[0][1]}", root_file, folder)
+        url = f"https://127.0.0.1:{listener.addresses[0][1]}"
+        yield EstWorld(world, service, profiles, decryption_keys, url, root_file, folder)
     finally:
         await listener.close(grace_seconds=2)
         await runner.cleanup()
