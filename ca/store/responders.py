@@ -38,12 +38,12 @@ async def newest_responder(transaction: Transaction, authority: UUID) -> StoredR
 
 _HALVES = """
     SELECT authority_id, max(not_before + (not_after - not_before) / 2) AS half FROM status_responder
-    WHERE not_after > $1 GROUP BY authority_id"""
+    GROUP BY authority_id"""
 
 
 async def responders_half(transaction: Transaction) -> Mapping[UUID, datetime]:
-    """Return when half of the life of each authority's responder is over; without those that have none."""
-    return {row["authority_id"]: row["half"] for row in await transaction.fetch(_HALVES, transaction.now)}
+    """Return when half of the life of each authority's last responder is over; without those that never had any."""
+    return {row["authority_id"]: row["half"] for row in await transaction.fetch(_HALVES)}
 
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
