@@ -46,6 +46,14 @@ async def responders_half(transaction: Transaction) -> Mapping[UUID, datetime]:
     return {row["authority_id"]: row["half"] for row in await transaction.fetch(_HALVES)}
 
 
+_ENDS = "SELECT authority_id, max(not_after) AS ends FROM status_responder GROUP BY authority_id"
+
+
+async def responders_end(transaction: Transaction) -> Mapping[UUID, datetime]:
+    """Return when each authority's last responder ends; without those that never had any."""
+    return {row["authority_id"]: row["ends"] for row in await transaction.fetch(_ENDS)}
+
+
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
 
 
