@@ -242,6 +242,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *certificate_routes.routes(certificates, revocation),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
         *publication_routes,
+        *publication.partition_routes(publisher, authorities),
         *profiles.routes(ProfileService(pool, authorities, clock, random)),
         *decryption_key_routes.routes(decryption_keys),
         *audit.routes(audit_service),

@@ -39,6 +39,7 @@ def _all_routes() -> Sequence[Route]:
         *authority_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing),
         *publication.routes(nothing, nothing),
+        *publication.partition_routes(nothing, nothing),
         *key_routes.routes(nothing),
         *status_routes.routes(nothing, nothing),
         *profiles.routes(nothing),
