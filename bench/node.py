@@ -125,7 +125,7 @@ class Node:
         """Return its processes, by what they are."""
         assert self._process is not None, "not started"  # noqa: S101 - a mistake of the benchmark's own
         found: dict[str, list[int]] = {"supervisor": [self._process.pid]}
-        for process in _descendants(self._process.pid):
+        for process in descendants(self._process.pid):
             found.setdefault(_part_of(process), []).append(process)
         return found
 
@@ -174,7 +174,8 @@ def end(process: "subprocess.Popen[str]") -> None:
         process.wait()
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
+    """Return the processes below one."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -285,6 +285,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *bulk_routes.routes(bulk),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
         *publication_routes,
+        *publication.partition_routes(publisher, authorities),
         *dms.profile_routes(profiles, authorities),
         *dms.binding_routes(profiles),
         *decryption_key_routes.routes(decryption_keys),
@@ -317,7 +318,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, publisher.publish_lists),
-            Job("OCSP responders", 5.0, responders.renew),
+            Job("OCSP responders", 1.0, responders.renew),
             Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
             Job("life cycle of devices", 5.0, life_cycle.advance),
             Job("bulk revocations", 1.0, bulk.work),

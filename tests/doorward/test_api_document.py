@@ -43,6 +43,7 @@ def _all_routes() -> Sequence[Route]:
         *certificate_routes.routes(nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
         *publication.routes(nothing, nothing),
+        *publication.partition_routes(nothing, nothing),
         *key_routes.routes(nothing),
         *status_routes.routes(nothing, nothing),
         *dms.profile_routes(nothing, nothing),
