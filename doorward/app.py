@@ -7,16 +7,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ca.administration import AuthorityAdministration
 from ca.authorities import FOLLOWED, Authorities
 from ca.bulk_service import BulkRevocationService
+from ca.certification import Certification
 from ca.http import authorities as authority_routes
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
+from ca.http import profiles as issuance_routes
 from ca.http import publication
+from ca.intake import AuthorityIntake
+from ca.issuance_profiles import IssuanceProfiles
 from ca.kms import KeyService
 from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
+from ca.register import AuthorityRegister
 from ca.revocation import RevocationService
 from ca.search import CertificateSearch
 from ca.service import AuthorityService
@@ -74,6 +80,8 @@ class App:
     login: LoginService
     certificates: AuthorityService
     authorities: Authorities
+    administration: AuthorityAdministration
+    intake: AuthorityIntake
     revocation: RevocationService
     audit: AuditService
     system: Tenant
@@ -139,14 +147,13 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     # The authority.
     keys = keystore(configuration, master, random)
-    authorities = Authorities(
-        pool,
-        keys,
-        clock,
-        random,
-        base_url=configuration.ca.publication_url,
-    )
+    published_at = configuration.ca.publication_url
+    authorities = Authorities(pool, keys, clock, random, base_url=published_at)
     await authorities.ensure()
+    administration = AuthorityAdministration(pool, authorities, keys, clock, random, base_url=published_at)
+    intake = AuthorityIntake(pool, authorities, administration, keys, clock, random)
+    register = AuthorityRegister(pool, authorities, clock)
+    certification = Certification(pool, authorities, administration, clock, random)
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool)
     bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
@@ -218,7 +225,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *devices.device_routes(DeviceService(pool, clock, revocation.withdraw)),
         *devices.pairing_routes(PairingService(pool)),
         *challenge_routes(challenges, gate),
-        *authority_routes.routes(authorities),
+        *authority_routes.routes(authorities, administration, intake, register, certification),
+        *issuance_routes.routes(IssuanceProfiles(pool, authorities, clock, random)),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *bulk_routes.routes(bulk),
         *publication.routes(shelf, authorities),
@@ -237,6 +245,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         login=login_service,
         certificates=certificates,
         authorities=authorities,
+        administration=administration,
+        intake=intake,
         revocation=revocation,
         audit=audit_service,
         system=system,
