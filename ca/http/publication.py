@@ -107,7 +107,7 @@ def partition_routes(publisher: ListPublisher, authorities: Authorities) -> list
     return [
         Route(
             "PUT",
-            "/api/v1/ca/authorities/{authority}/partitions",
+            "/api/ca/v1/cas/{authority}/partitions",
             set_partitions,
             Needs(Action.UPDATE, Resource.CA_AUTHORITIES),
             "Cut an authority's revocation lists into partitions",

@@ -11,6 +11,7 @@ from ca.http import authorities as authority_routes
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
+from ca.http import profiles as issuance_routes
 from ca.http import publication
 from ca.http import status as status_routes
 from challenge.http import routes as challenge_routes
@@ -39,7 +40,8 @@ def _all_routes() -> Sequence[Route]:
         *device_manager.routes(nothing, nothing),
         *device_groups.routes(nothing),
         *challenge_routes(nothing, nothing),
-        *authority_routes.routes(nothing),
+        *authority_routes.routes(nothing, nothing, nothing, nothing, nothing),
+        *issuance_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
         *publication.routes(nothing, nothing),
