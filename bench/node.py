@@ -116,6 +116,13 @@ class Node:
             end(self._process)
             self._process = None
 
+    def kill(self) -> None:
+        """Kill its supervisor; the kernel ends the rest."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
     def forget(self) -> None:
         """Remove all that it has kept: the next start is its first."""
         shutil.rmtree(self.configuration.node.data, ignore_errors=True)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from ca.authorities import Authorities
 from ca.bulk_service import BulkRevocationService
@@ -31,25 +32,38 @@ from doorward.console.http import routes as console_routes
 from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
 from doorward.keys import callout_keys, master_key
+from doorward.outbound import HttpsOutbound
 from doorward.outbox import Relay
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
-from est.http import operations, profiles
+from est.approvals import ApprovalService
+from est.authentication.approval import Approvals
+from est.authentication.openid import Issuers
+from est.authentication.secret import Secrets
+from est.authentication.table import Authentication
+from est.authentication.token import Tokens
+from est.authentication.webhook import Webhooks
+from est.http import credentials, dms, operations
+from est.secrets import SecretService
 from est.service import EstService
 from iam.directory import Directory, Monotonic
 from iam.events import Event, effects_of
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
-from iam.http import audit, devices, identities, login, tenancy
+from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
+from iam.lifecycle import Windows
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
 from iam.sealing import derive
 from iam.service.audit import AuditService
+from iam.service.device_groups import DeviceGroupService
+from iam.service.device_import import DeviceImport
 from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
 from iam.service.identities import IdentityService
 from iam.service.keyring import KeyRing
+from iam.service.lifecycle import LifeCycle
 from iam.service.login import LoginService
 from iam.service.pairings import PairingService
 from iam.service.tenancy import TenancyService
@@ -71,6 +85,7 @@ class App:
     certificates: AuthorityService
     authorities: Authorities
     revocation: RevocationService
+    enrolment: EstService
     audit: AuditService
     system: Tenant
     pool: Pool
@@ -150,8 +165,19 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
-    enrolment = EstService(pool, authorities, clock, random)
+    outbound = HttpsOutbound([ip_network(one) for one in configuration.est.outbound_networks])
+    authentication = Authentication(
+        Secrets(pool, passwords),
+        Tokens(pool, tokens.by_token, Issuers(outbound)),
+        Webhooks(outbound, master, random),
+        Approvals(pool, random),
+        frozenset(configuration.est.trusted_proxies),
+    )
+    enrolment = EstService(pool, authorities, authentication, clock, random)
     await enrolment.ensure_default_profile(system.id)
+    profiles = ProfileService(pool, revocation, master, clock, random)
+    enrolment_secrets = SecretService(pool, passwords, clock, random)
+    approvals = ApprovalService(pool)
     challenges = ChallengeService(
         pool,
         directory,
@@ -181,6 +207,12 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     audit_service = AuditService(pool)
 
+    # Devices as operators manage them.
+    device_service = DeviceService(pool, clock, revocation.withdraw)
+    groups = DeviceGroupService(pool, device_service, clock, random)
+    windows = Windows(configuration.devices.renewal_window, configuration.devices.critical_window)
+    life_cycle = LifeCycle(pool, windows)
+
     # Changes: applied here at once, told to every node by the relay.
     leader = Leader(pool)
     relay = Relay(pool, bus, leader)
@@ -206,14 +238,19 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
         *login.routes(login_service, key_ring),
-        *devices.device_routes(DeviceService(pool, clock, revocation.withdraw)),
+        *devices.device_routes(device_service),
         *devices.pairing_routes(PairingService(pool)),
+        *device_manager.routes(device_service, DeviceImport(pool, clock)),
+        *device_groups.routes(groups),
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *bulk_routes.routes(bulk),
         *publication.routes(shelf, authorities),
-        *profiles.routes(ProfileService(pool, authorities, clock, random)),
+        *dms.profile_routes(profiles, authorities),
+        *dms.binding_routes(profiles),
+        *credentials.secret_routes(enrolment_secrets),
+        *credentials.approval_routes(approvals),
         *audit.routes(audit_service),
     ]
     device_routes = operations.routes(enrolment)
@@ -228,6 +265,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         certificates=certificates,
         authorities=authorities,
         revocation=revocation,
+        enrolment=enrolment,
         audit=audit_service,
         system=system,
         pool=pool,
@@ -240,9 +278,13 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, publisher.publish_lists),
             Job("bulk revocations", 1.0, bulk.work),
+            Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
+            Job("life cycle of devices", 5.0, life_cycle.advance),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
+            Job("purge of enrolment secrets", 600.0, enrolment_secrets.purge),
+            Job("purge of approvals", 600.0, approvals.purge),
         ),
         passwords=passwords,
         api_routes=public_routes,

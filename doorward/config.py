@@ -11,14 +11,24 @@ The rules:
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from iam.errors import Kind, Refused
 
@@ -57,6 +67,7 @@ def _between(shortest: timedelta, longest: timedelta) -> Callable[[timedelta], t
 Words = Annotated[tuple[str, ...], BeforeValidator(_list_from_text)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
 Lifetime = Annotated[Seconds, AfterValidator(_between(timedelta(seconds=1), timedelta(days=7)))]
+Window = Annotated[Seconds, AfterValidator(_between(timedelta(0), timedelta(days=50 * 365)))]
 Rotation = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=365)))]
 
 
@@ -103,6 +114,31 @@ class EstSection(Section):
     handshakes_per_address: int = Field(
         64, ge=1, description="How many TLS handshakes one address may have open at once, on both HTTPS listeners."
     )
+    trusted_proxies: Words = Field(
+        (),
+        description="Keys of proxies that may pass client certificates on, for every label: the SHA-256 of each"
+        " SubjectPublicKeyInfo, in hexadecimal.",
+    )
+    outbound_networks: Words = Field(
+        (),
+        description="Networks such as `10.1.0.0/16` where webhooks and OpenID issuers of labels may be, though they"
+        " are not everybody's.",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, pins: tuple[str, ...]) -> tuple[str, ...]:
+        for pin in pins:
+            if not re.fullmatch("[0-9a-f]{64}", pin):
+                raise ValueError(f"{pin} is not a SHA-256 in lower-case hexadecimal")
+        return pins
+
+    @field_validator("outbound_networks")
+    @classmethod
+    def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)
+        return networks
 
 
 class DatabaseSection(Section):
@@ -162,6 +198,17 @@ class CaSection(Section):
     )
 
 
+class DevicesSection(Section):
+    """The life cycle of devices whose enrolment profile is gone; a profile says it for its own."""
+
+    renewal_window: Window = Field(
+        timedelta(days=30), description="Seconds before the end of its certificate that a device is RENEWAL_PENDING."
+    )
+    critical_window: Window = Field(
+        timedelta(days=7), description="Seconds before it that the device is EXPIRING_SOON; no more than those above."
+    )
+
+
 class Configuration(Section):
     """All of it."""
 
@@ -172,6 +219,7 @@ class Configuration(Section):
     nats: NatsSection = NatsSection()
     tokens: TokensSection = TokensSection()
     ca: CaSection = CaSection()
+    devices: DevicesSection = DevicesSection()
 
     @property
     def public_url(self) -> str:
@@ -284,6 +332,8 @@ def _check_whole(configuration: Configuration) -> None:
     database, nats = configuration.database, configuration.nats
     if (database.url is None) != (database.owner_url is None):
         raise Refused(Kind.INVALID, "database.url and database.owner_url belong together: give both or neither.")
+    if configuration.devices.critical_window > configuration.devices.renewal_window:
+        raise Refused(Kind.INVALID, "devices.critical_window is at most devices.renewal_window.")
     if not nats.servers and nats.account != EMBEDDED_ACCOUNT:
         raise Refused(Kind.INVALID, f"nats.account is {EMBEDDED_ACCOUNT} where the node brings its own nats-server.")
     if nats.servers:

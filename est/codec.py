@@ -16,9 +16,6 @@ PKCS7 = "application/pkcs7-mime"
 CERTS_ONLY = "application/pkcs7-mime; smime-type=certs-only"
 CSRATTRS = "application/csrattrs"
 
-NO_ATTRIBUTES = b"\x30\x00"
-"""RFC 7030 4.5.2: an empty SEQUENCE asks for nothing in particular."""
-
 _COLUMNS = 64
 
 

@@ -1,5 +1,8 @@
 """The operations of EST, in the order in which they are decided.
 
+Who asks is found out first (`est.authentication`), by what the label asks for: credentials before the request is read,
+a webhook and an operator once it is known what is asked for.
+
 A first enrolment or a re-enrolment is decided on the facts that nearly all of them meet, issued, and recorded in one
 statement that also finds out whether the facts are those. If they are not, it is decided again on what was found: then
 it is refused, or answered with the certificate that was given before, or recorded on these facts. So the usual case is
@@ -15,27 +18,28 @@ from hashlib import sha256
 from typing import TypeVar
 from uuid import UUID
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.authorities import Authorities
+from ca.authorities import Authorities, Authority
 from ca.inventory import AuthorityKind, stored_serial
 from ca.issue import SERIAL_BYTES, device
 from certs.chain import ValidChain
 from certs.csr import CertificateRequest, decode_base64_request, parse_request
 from certs.errors import CertificateRefused
-from certs.names import DeviceIdentifier
+from certs.names import DeviceIdentifier, subject_identifier
 from certs.pkcs7 import certs_only
+from est.authentication.asking import NO_EVIDENCE, Asking, Evidence, Wanted
+from est.authentication.forwarded import spki_sha256
+from est.authentication.table import Authentication, requester
+from est.facts import EnrolmentFacts, RenewalFacts
 from est.labels import Labels
+from est.possession import decide_possession
 from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile
+from est.refusals import Decision, Refuse, Repeat, Wait
 from est.rules import (
-    Decision,
-    EnrolmentFacts,
-    Refuse,
-    RenewalFacts,
-    Repeat,
+    Entitlement,
+    Renewing,
     decide_enrol,
-    decide_identifier,
     decide_names,
     decide_reenrol,
     expected_enrolment,
@@ -46,13 +50,16 @@ from est.rules import (
 )
 from est.store.enrolments import (
     Attempt,
+    Credentials,
     MeanwhileChanged,
+    PresentedCertificate,
     Recorded,
     StatementDatabase,
     enrol_device,
     reenrol_device,
 )
 from est.store.profiles import find_profile, insert_profile
+from est.wishes import csr_attributes
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random, identity_id, uuid7
 from iam.store.database import Change
@@ -68,9 +75,17 @@ Answered = TypeVar("Answered")
 class EstService:
     """Enrolment over Secure Transport."""
 
-    def __init__(self, database: StatementDatabase, authorities: Authorities, clock: Clock, random: Random) -> None:
+    def __init__(
+        self,
+        database: StatementDatabase,
+        authorities: Authorities,
+        authentication: Authentication,
+        clock: Clock,
+        random: Random,
+    ) -> None:
         self._database = database
         self._authorities = authorities
+        self._authentication = authentication
         self._clock = clock
         self._random = random
         self._labels = Labels(database, clock)
@@ -92,6 +107,7 @@ class EstService:
             expired_may_renew=False,
             previous_grace=timedelta(0),
             created=now,
+            title="Our own factory",
         )
         try:
             async with self._database.transaction(tenant) as transaction:
@@ -103,66 +119,124 @@ class EstService:
                 raise
 
     async def cacerts(self, label: str) -> bytes:
-        """Return the label's authority and those above it up to the root (RFC 7030 4.1.3), as certs-only in DER."""
+        """Return the authorities that the label shows (RFC 7030 4.1.3), as certs-only in DER: each up to its root."""
         profile = await self._labels.profile(label)
-        found = [self._authorities.by_id(profile.authority)]
-        while (parent := found[-1].parent) is not None:
-            found.append(self._authorities.by_id(parent))
-        return certs_only(one.der for one in found)
+        shown = profile.settings.distribution
+        found = [self._authorities.by_id(profile.authority)] if shown.own else []
+        if shown.system:
+            found.append(self._authorities.current(AuthorityKind.ISSUING))
+        found += [self._authorities.by_id(one) for one in shown.others]
+        for one in found:  # it grows: every certificate chains to a self-signed one in the same answer
+            if one.parent is not None:
+                found.append(self._authorities.by_id(one.parent))
+        return certs_only(dict.fromkeys(one.der for one in found))
+
+    async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
+        """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
+        profile = await self._labels.profile(label)
+        issuer = self._authorities.by_id(profile.authority)
+        template = self._authorities.template(issuer, profile.certificate_profile)
+        return csr_attributes(profile, template.profile, self._named(profile, issuer, chain))
+
+    def _named(self, profile: EnrolmentProfile, issuer: Authority, chain: Sequence[bytes]) -> DeviceIdentifier | None:
+        """Return the one device that a client can become by what it showed, if there is just one."""
+        now = self._clock()
+        presented = judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew)
+        if isinstance(presented, Refuse) and profile.names_by_certificate:
+            presented = judge_peer(chain, profile.anchors, now)
+        if isinstance(presented, Refuse):
+            return None
+        try:
+            return subject_identifier(presented.leaf.subject)
+        except CertificateRefused:
+            return None
 
     async def require_label(self, label: str) -> None:
         """Raise `Refused` (not found) if there is no such label."""
         await self._labels.profile(label)
 
-    async def enrol(self, label: str, chain: Sequence[bytes], body: bytes) -> bytes:
+    async def enrol(
+        self,
+        label: str,
+        chain: Sequence[bytes],
+        body: bytes,
+        channel_binding: bytes | None = None,
+        evidence: Evidence = NO_EVIDENCE,
+    ) -> bytes | Wait:
         """Give a device its first certificate (RFC 7030 4.2.1); return it alone, as certs-only in DER.
 
         Args:
             chain: What the client presented in TLS, in DER, leaf first.
             body: The request as it came, in base64.
+            channel_binding: The value that links a request to its TLS connection; None where there is none of ours.
+            evidence: What came beside it.
 
         Raises:
-            Refused: By one of `est.rules.Refusal`; (not found) no such label; (unavailable) nothing is known.
+            Refused: By one of `est.refusals.Refusal`; (not found) no such label; (unavailable) nothing is known;
+                (throttled) too many attempts.
         """
         profile = await self._labels.profile(label)
         now = self._clock()
-        presented = _accepted(judge_peer(chain, profile.anchors, now))
-        request = _parsed(body)
+        asking = _accepted(self._authentication.asking(profile, chain, evidence, now))
+        entitled = _accepted(await self._authentication.judge(asking))
+        request = _linked(asking, _parsed(body), channel_binding)
         wanted = _accepted(requested_device(request))
-        _accepted(decide_identifier(profile, presented.leaf, wanted))
-        attempt = self._attempt(profile, presented, request, wanted, now)
+        for one in entitled:
+            _accepted(one.decide_identifier(profile, wanted))
+        said = await self._consulted(asking, Wanted(wanted, request, requester(entitled)))
+        if isinstance(said, Wait):
+            return said
+        entitled += said
+        is_bound = any(one.binds(wanted) for one in entitled)
+        credentials = _credentials(entitled)
+        attempt = self._attempt(profile, request, wanted, now)
         return await _settle(
-            expected_enrolment(profile),
-            lambda facts: decide_enrol(profile, facts),
-            lambda facts: enrol_device(self._database, profile, attempt, facts, identity_id(now, self._random)),
+            expected_enrolment(profile, is_bound=is_bound, by_secret=credentials.secret is not None),
+            lambda facts: decide_enrol(profile, facts, is_bound=is_bound),
+            lambda facts: enrol_device(
+                self._database, profile, credentials, attempt, facts, identity_id(now, self._random)
+            ),
             attempt,
         )
 
-    async def reenrol(self, label: str, chain: Sequence[bytes], body: bytes) -> bytes:
+    async def reenrol(
+        self,
+        label: str,
+        chain: Sequence[bytes],
+        body: bytes,
+        channel_binding: bytes | None = None,
+        evidence: Evidence = NO_EVIDENCE,
+    ) -> bytes:
         """Renew or rekey a device's certificate (RFC 7030 4.2.2); arguments, answer and errors as for `enrol`."""
         profile = await self._labels.profile(label)
         now = self._clock()
-        issuer = self._authorities.by_id(profile.authority)
-        presented = _accepted(judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew))
-        request = _parsed(body)
-        _accepted(decide_names(request, presented.leaf))
+        asking = _accepted(self._authentication.asking(profile, chain, evidence, now))
+        anchors = (self._authorities.by_id(profile.authority).anchor, *profile.renewal_anchors)
+        judged = _accepted(judge_peer(asking.chain, anchors, now, expired_is_allowed=profile.expired_may_renew))
+        request = _linked(asking, _parsed(body), channel_binding)
+        _accepted(decide_names(request, judged.leaf))
         wanted = _accepted(requested_device(request))
-        attempt = self._attempt(profile, presented, request, wanted, now)
-        has_expired = now > presented.leaf.not_valid_after_utc
+        presented = _presented(judged)
+        attempt = self._attempt(profile, request, wanted, now)
+        asked = Renewing(now, judged.leaf.not_valid_after_utc, presented.spki_sha256 == request.spki_sha256)
         return await _settle(
-            expected_renewal(same_key=attempt.is_same_key),
-            lambda facts: decide_reenrol(facts, has_expired=has_expired),
-            lambda facts: reenrol_device(self._database, profile, attempt, facts),
+            expected_renewal(same_key=asked.is_same_key),
+            lambda facts: decide_reenrol(profile, facts, asked),
+            lambda facts: reenrol_device(self._database, profile, presented, attempt, facts),
             attempt,
         )
 
+    async def _consulted(self, asking: Asking, wanted: Wanted) -> tuple[Entitlement, ...] | Wait:
+        said = await self._authentication.consult(asking, wanted)
+        if isinstance(said, Refuse):
+            raise said.as_error()
+        if not isinstance(said, Wait):
+            for one in said:
+                _accepted(one.decide_identifier(asking.profile, wanted.device))
+        return said
+
     def _attempt(
-        self,
-        profile: EnrolmentProfile,
-        presented: ValidChain,
-        request: CertificateRequest,
-        wanted: DeviceIdentifier,
-        now: datetime,
+        self, profile: EnrolmentProfile, request: CertificateRequest, wanted: DeviceIdentifier, now: datetime
     ) -> Attempt:
         issuer = self._authorities.by_id(profile.authority)
         template = self._authorities.template(issuer, profile.certificate_profile)
@@ -170,23 +244,33 @@ class EstService:
             issued = template.issue(device(wanted, request.spki_der), now, self._random(SERIAL_BYTES))
         except CertificateRefused as refusal:
             raise judge_request(refusal).as_error() from refusal
-        leaf = presented.leaf.public_bytes(Encoding.DER)
-        issued_by_anchor = not presented.path
         return Attempt(
             now=now,
             device=wanted,
-            presented=leaf,
-            presented_serial=stored_serial(presented.leaf.serial_number),
-            presented_sha256=sha256(leaf).digest(),
-            presented_spki_sha256=_spki_sha256(presented.leaf),
-            presented_issuer_spki_sha256=(
-                presented.anchor.spki_sha256 if issued_by_anchor else _spki_sha256(presented.path[0])
-            ),
             request=request,
             issued=issued,
             authority=issuer.id,
             change=uuid7(now, self._random),
         )
+
+
+def _credentials(entitled: Sequence[Entitlement]) -> Credentials:
+    (certificate, *_) = [*(one.chain for one in entitled if one.chain), None]
+    (secret, *_) = [*(one.secret for one in entitled if one.secret), None]
+    return Credentials(
+        tuple(one.by for one in entitled), None if certificate is None else _presented(certificate), secret
+    )
+
+
+def _presented(chain: ValidChain) -> PresentedCertificate:
+    der = chain.leaf.public_bytes(Encoding.DER)
+    return PresentedCertificate(
+        der,
+        stored_serial(chain.leaf.serial_number),
+        sha256(der).digest(),
+        spki_sha256(chain.leaf),
+        spki_sha256(chain.path[0]) if chain.path else chain.anchor.spki_sha256,
+    )
 
 
 async def _settle(
@@ -218,15 +302,18 @@ async def _settle(
     )
 
 
-def _spki_sha256(certificate: x509.Certificate) -> bytes:
-    return sha256(certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-
-
 def _parsed(body: bytes) -> CertificateRequest:
     try:
         return parse_request(decode_base64_request(body))
     except CertificateRefused as refusal:
         raise judge_request(refusal).as_error() from refusal
+
+
+def _linked(asking: Asking, request: CertificateRequest, channel_binding: bytes | None) -> CertificateRequest:
+    """Return the request if it is linked to its connection as far as the label wants."""
+    known = None if asking.is_passed_on else channel_binding  # behind a proxy it is the proxy's connection
+    _accepted(decide_possession(asking.profile.proof_of_possession, request.challenge_password, known))
+    return request
 
 
 def _accepted(answer: Answered | Refuse) -> Answered:

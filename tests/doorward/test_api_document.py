@@ -13,9 +13,9 @@ from ca.http import certificates as certificate_routes
 from ca.http import publication
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
-from est.http import operations, profiles
+from est.http import credentials, dms, operations
 from iam.guard import Needs, Public, Route, SignedIn
-from iam.http import audit, devices, identities, login, tenancy
+from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.permissions import Resource
 
 ROOT = Path(__file__).parents[2]
@@ -33,12 +33,17 @@ def _all_routes() -> Sequence[Route]:
         *login.routes(nothing, nothing),
         *devices.device_routes(nothing),
         *devices.pairing_routes(nothing),
+        *device_manager.routes(nothing, nothing),
+        *device_groups.routes(nothing),
         *challenge_routes(nothing, nothing),
         *authority_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
         *publication.routes(nothing, nothing),
-        *profiles.routes(nothing),
+        *dms.profile_routes(nothing, nothing),
+        *dms.binding_routes(nothing),
+        *credentials.secret_routes(nothing),
+        *credentials.approval_routes(nothing),
         *audit.routes(nothing),
         *operations.routes(nothing),
         *console_routes(nothing, nothing, list, "", ""),
