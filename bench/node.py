@@ -121,6 +121,7 @@ class Node:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            close_output(self._process)
             self._process = None
 
     def forget(self) -> None:
@@ -178,6 +179,13 @@ def end(process: "subprocess.Popen[str]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    close_output(process)
+
+
+def close_output(process: "subprocess.Popen[str]") -> None:
+    """Let go of what it said."""
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def _descendants(root: int) -> list[int]:
