@@ -209,7 +209,7 @@ class Journey:
             raise NotProved("the subscription was granted after unpairing")
         return f"cut after {took * 1000:.0f} ms, and refused after that"
 
-    def _enrol_by_approval(self) -> str:
+    def _approve(self) -> str:
         label = f"by-hand{self._suffix}"
         by_hand = {"est_rfc7030_settings": {"auth_mode": "MANUAL_APPROVAL", "manual_approval": {"retry_after": 1}}}
         profile = {"id": label, "settings": {"enrollment_settings": by_hand}}
