@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.est.test_authentication import BY_OPERATOR, BY_SECRET, BY_TOKEN, ENROLMENTS, decide, make, waiting
 
 from est.client import (
     BasicSecret,
@@ -28,6 +27,7 @@ from est.client import (
 )
 from est.client.keys import public_bytes
 from est.profiles import Approval, Settings, Way
+from tests.est.test_authentication import BY_OPERATOR, BY_SECRET, BY_TOKEN, ENROLMENTS, decide, make, waiting
 from tests.est.world import EstWorld
 
 NAME = "meter-001"

@@ -70,7 +70,11 @@ def failed(failure: EstFailure, *, as_json: bool) -> Exit:
 
 
 def unusable(sentence: str, *, as_json: bool) -> Exit:
-    """Say what the folder lacks; return the exit status."""
+    """Say what the folder or an option lacks; return the exit status."""
+    word = sentence.partition(" ")[0]
+    if word.isalpha():  # and not a file's name
+        sentence = word[:1].upper() + word[1:] + sentence[len(word) :]
+    sentence = sentence.rstrip(".") + "."
     if as_json:
         print_json({"failure": "folder", "status": None, "detail": sentence, "retryAfter": None, "next": None})
     else:
