@@ -142,13 +142,7 @@ def renew(folder: DeviceFolder, server: Server, wish: Wish, *, rekey: bool = Fal
     present = folder.certificate()
     if present is None:
         raise FolderUnusable(f"{folder.own.certificate} is not there: enrol first.")
-    if folder.uri.exists():
-        raise FolderUnusable(
-            f"The key is in a token ({read(folder.uri).decode().strip()}), with which no TLS connection can be made "
-            "from here: renew with a TLS stack that reaches it (docs/devices.md)."
-        )
-    if not folder.is_pair():
-        raise FolderUnusable(f"{folder.own.certificate} is not the certificate of {folder.own.key}.")
+    check_renewable(folder)
     client = server.client(read(folder.root), folder.own)
     if wish.follows_roots:
         follow_roots(folder, client, server.clock())
@@ -165,6 +159,17 @@ def renew(folder: DeviceFolder, server: Server, wish: Wish, *, rekey: bool = Fal
 def _wished(template: RequestTemplate, wanted: WantedRequest, wish: Wish, *, names_are_fixed: bool) -> RequestTemplate:
     made = as_wanted(template, wanted, names_are_fixed=names_are_fixed)
     return made if wish.proves_possession is None else replace(made, proves_possession=wish.proves_possession)
+
+
+def check_renewable(folder: DeviceFolder) -> None:
+    """Check that a TLS connection can be made with the device's certificate; raise `FolderUnusable`."""
+    if folder.uri.exists():
+        raise FolderUnusable(
+            f"The key is in a token ({read(folder.uri).decode().strip()}), with which no TLS connection can be made "
+            "from here: renew with a TLS stack that reaches it (docs/devices.md)."
+        )
+    if not folder.is_pair():
+        raise FolderUnusable(f"{folder.own.certificate} is not the certificate of {folder.own.key}.")
 
 
 def follow_roots(folder: DeviceFolder, client: EstClient, now: datetime) -> tuple[x509.Certificate, ...]:
