@@ -44,6 +44,7 @@ _TABLE: dict[Failure, tuple[Exit, str]] = {
         Exit.UNTRUSTED,
         "Look at --url, at the clock, and whether the root's fingerprint is the one that the operator gave.",
     ),
+    Failure.UNUSABLE: (Exit.REFUSED, "Look at the files that the sentence names."),
     Failure.REFUSED: (Exit.REFUSED, "docs/devices.md says what each sentence means; the server's log says more."),
     Failure.PENDING: (Exit.PENDING, "An operator has to approve it; call again, or with --wait."),
     Failure.MALFORMED: (Exit.MALFORMED, "Look at --url and --label: is that the EST server, and nothing in between?"),
