@@ -32,6 +32,7 @@ from doorward.database import Pool
 from doorward.embedded.process import write_private
 from doorward.keys import SEALED_FILES, keys_folder, reseal_file
 from doorward.master_key import LOOK_SECONDS, Secrets, master_key_file, place_of_master_key, read_secrets
+from est.decryption_keys import sealing_context as decryption_key_context
 from iam.errors import Kind, Refused, conflict
 from iam.identifiers import Random
 from iam.model import SYSTEM_TENANT
@@ -42,6 +43,8 @@ from iam.store.tenants import tenant_by_name
 
 SEALED_COLUMNS = (
     SealedColumn("kms_key", "id", "sealed", sealing_context),
+    SealedColumn("status_responder", "id", "key_sealed", sealing_context),
+    SealedColumn("decryption_key", "id", "secret_sealed", decryption_key_context),
     SealedColumn("token_key", "kid", "sealed", lambda kid: f"token-key:{kid}"),
     SealedColumn("refresh_token", "token_sha256", "successor_sealed", lambda hashed: f"refresh_token:{hashed.hex()}"),
 )

@@ -73,7 +73,9 @@ class DecryptionKeys:
             return None
         if stored.certificate is not None:
             return DecryptionKey(certificate=read_certificate(stored.certificate))
-        return DecryptionKey(secret=open_sealed(self._master, stored.secret_sealed or b"", context=_context(stored.id)))
+        return DecryptionKey(
+            secret=open_sealed(self._master, stored.secret_sealed or b"", context=sealing_context(stored.id))
+        )
 
     async def put(
         self, access: Access, tenant: Tenant, holder: KeyHolder, identifier: bytes, key: DecryptionKey
@@ -84,7 +86,7 @@ class DecryptionKeys:
         if key.certificate is not None:
             stored = StoredDecryptionKey(name, identifier, None, key.certificate.public_bytes(Encoding.DER), now)
         else:
-            sealed = seal(self._master, key.secret or b"", context=_context(name), random=self._random)
+            sealed = seal(self._master, key.secret or b"", context=sealing_context(name), random=self._random)
             stored = StoredDecryptionKey(name, identifier, sealed, None, now)
         async with self._database.transaction(tenant.id) as transaction:
             await _check_holder(transaction, tenant, holder)
@@ -112,6 +114,11 @@ class DecryptionKeys:
             await transaction.record(_change(access, tenant, holder, identifier, "deleted"))
 
 
+def sealing_context(name: UUID) -> str:
+    """Return what a secret is sealed for, by the id of its row."""
+    return f"decryption-key:{name}"
+
+
 async def _check_holder(transaction: Transaction, tenant: Tenant, holder: KeyHolder) -> None:
     if holder.device is not None:
         await device_by_identifier(transaction, tenant.id, holder.device)
@@ -119,10 +126,6 @@ async def _check_holder(transaction: Transaction, tenant: Tenant, holder: KeyHol
     profile = await find_profile(transaction, holder.label or "")
     if profile is None or profile.tenant != tenant.id:
         raise not_found(f"enrolment profile {holder.label}")
-
-
-def _context(name: UUID) -> str:
-    return f"decryption-key:{name}"
 
 
 def _change(access: Access, tenant: Tenant, holder: KeyHolder, identifier: bytes, what: str) -> Change:

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -26,6 +26,8 @@ from doorward.database import Pool
 from doorward.keys import callout_keys
 from doorward.master_key import Secrets, master_key, read_master_key, read_secrets
 from doorward.rotation import SEALED_COLUMNS, STEPS, Rotation, Step, Waits
+from est.decryption_keys import sealing_context
+from est.store.decryption_keys import KeyHolder, StoredDecryptionKey, put_decryption_key
 from iam.errors import Kind, Refused
 from iam.sealing import MasterKey, open_sealed, seal, secret_id
 from iam.service.foundation import lay_foundation, root_identity
@@ -113,7 +115,22 @@ async def node(database_urls: DatabaseUrls, tmp_path: Path, pool: Pool, clock: T
                 clock(),
                 sealed,
             )
+        await transaction.execute(
+            "INSERT INTO device (device_identifier, tenant_id, status, labels, metadata, created_at)"
+            " VALUES ('meter-001', $1, 'NO_IDENTITY', '{}', '{}', $2)",
+            system.id,
+            clock(),
+        )
+        await put_decryption_key(
+            transaction, system.id, KeyHolder(device="meter-001"), decryption_key(running, clock())
+        )
     return Node(configuration, pool, database_urls, running, system.id, key)
+
+
+def decryption_key(master: MasterKey, now: datetime) -> StoredDecryptionKey:
+    name = uuid4()
+    sealed = seal(master, bytes(32), context=sealing_context(name), random=os.urandom)
+    return StoredDecryptionKey(name, b"line-7", sealed, None, now)
 
 
 async def test_everything_is_sealed_anew_and_the_old_key_is_gone(node: Node) -> None:
@@ -123,6 +140,8 @@ async def test_everything_is_sealed_anew_and_the_old_key_is_gone(node: Node) -> 
     assert done.left == ()
     assert done.numbers == {
         "kms_key.sealed": 3,
+        "status_responder.key_sealed": 0,
+        "decryption_key.secret_sealed": 1,
         "token_key.sealed": 1,
         "refresh_token.successor_sealed": REFRESH_TOKENS,
         "callout_issuer.sealed": 1,
