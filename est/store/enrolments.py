@@ -112,7 +112,8 @@ _ENROL_GENERATED = f"""
     SELECT e.facts, e.is_written, e.tenant, e.identity, e.existing, e.replaced
     FROM begin_generated_enrolment($1, $2, $3, $25, $26) AS b,
          LATERAL enrol_device(b.expected, {_ENROL_ARGUMENTS}) AS e,
-         LATERAL end_generated_enrolment(e.is_written, b.is_opened, $2, $3, $25, $16, e.tenant, b.began) AS done"""
+         LATERAL end_generated_enrolment(
+             e.is_written, b.is_opened, $2, $3, $25, $16, e.tenant, e.identity, b.began) AS done"""
 
 
 async def enrol_device(
