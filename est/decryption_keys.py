@@ -73,9 +73,8 @@ class DecryptionKeys:
             return None
         if stored.certificate is not None:
             return DecryptionKey(certificate=read_certificate(stored.certificate))
-        return DecryptionKey(
-            secret=open_sealed(self._master, stored.secret_sealed or b"", context=sealing_context(stored.id))
-        )
+        sealed = stored.secret_sealed or b""
+        return DecryptionKey(secret=open_sealed(self._master, sealed, context=sealing_context(stored.id)))
 
     async def put(
         self, access: Access, tenant: Tenant, holder: KeyHolder, identifier: bytes, key: DecryptionKey
@@ -114,11 +113,6 @@ class DecryptionKeys:
             await transaction.record(_change(access, tenant, holder, identifier, "deleted"))
 
 
-def sealing_context(name: UUID) -> str:
-    """Return what a secret is sealed for, by the id of its row."""
-    return f"decryption-key:{name}"
-
-
 async def _check_holder(transaction: Transaction, tenant: Tenant, holder: KeyHolder) -> None:
     if holder.device is not None:
         await device_by_identifier(transaction, tenant.id, holder.device)
@@ -126,6 +120,11 @@ async def _check_holder(transaction: Transaction, tenant: Tenant, holder: KeyHol
     profile = await find_profile(transaction, holder.label or "")
     if profile is None or profile.tenant != tenant.id:
         raise not_found(f"enrolment profile {holder.label}")
+
+
+def sealing_context(name: UUID) -> str:
+    """Return what binds a sealed secret to its row."""
+    return f"decryption-key:{name}"
 
 
 def _change(access: Access, tenant: Tenant, holder: KeyHolder, identifier: bytes, what: str) -> Change:

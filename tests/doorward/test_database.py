@@ -33,9 +33,20 @@ WALLED = [
     "audit_pending",
     "audit",
     "certificate",
+    "device_group",
     "device_key",
     "enrolment_profile",
     "bootstrap_binding",
+    "decryption_key",
+    "generated_key",
+    "enrolment_approval",
+    "enrolment_secret",
+    "authority_request",
+    "authority_standing",
+    "bulk_revocation",
+    "issuance_profile",
+    "kms_key",
+    "kms_key_alias",
 ]
 
 
