@@ -142,9 +142,8 @@ class EstService:
     async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
         """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
         profile = await self._labels.profile(label)
-        issuer = self._authorities.issuer(profile.authority)
-        template = self._authorities.template(issuer, profile.certificate_profile)
-        return csr_attributes(profile, template.profile, self._named(profile, chain))
+        certificates = self._authorities.profile(profile.certificate_profile)
+        return csr_attributes(profile, certificates, self._named(profile, chain))
 
     def _named(self, profile: EnrolmentProfile, chain: Sequence[bytes]) -> DeviceIdentifier | None:
         """Return the one device that a client can become by what it showed, if there is just one."""
