@@ -60,7 +60,7 @@ class Node:
 
     def __post_init__(self) -> None:
         """Choose the ports, and write the configuration."""
-        api, est, *nats = free_ports(2 + len(_PORTS))
+        api, est, publication, *nats = free_ports(3 + len(_PORTS))
         sections: dict[str, dict[str, object]] = {
             "node": {
                 "data": str(self.folder / "data"),
@@ -69,6 +69,7 @@ class Node:
             },
             "api": {"port": api},
             "est": {"port": est},
+            "publication": {"port": publication},
             "nats": dict(zip(_PORTS, nats, strict=True)),
         }
         for section, values in self.settings.items():

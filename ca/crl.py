@@ -1,107 +1,174 @@
-"""Revocation lists (RFC 5280 5): which certificates of one authority no longer count.
+"""Revocation lists (RFC 5280 5): what one says, and when one is due.
 
 The rules:
 
-1. A list is complete: every revoked certificate of the authority that has not ended; one that has ended stays for the
-   first list after its end, then leaves (RFC 5280 3.3).
-2. Numbers rise by one from list to list (5.2.3).
-3. Version 2, with authorityKeyIdentifier and cRLNumber, neither critical (5.2.1, 5.2.3).
-4. An entry says its reason unless that is unspecified, which is said by silence (5.3.1).
-5. `thisUpdate` is backdated by nothing; `nextUpdate` is the end of the list's life, and a new one is due at half of it.
+1. A complete list has every certificate of its scope that is revoked or on hold and has not ended; one that has ended
+   stays for the first list after its end, then leaves (3.3). The scope is an authority's whole or one partition of it.
+2. A delta list (5.2.4) has what changed since a complete list, its base: what was revoked, held or, as removeFromCRL,
+   released. Its base is the oldest complete list that has not ended: whoever holds any that counts is brought up to
+   date.
+3. Numbers rise from list to list of one scope, whether complete or delta (5.2.3); a delta made together with a complete
+   list has its number.
+4. Version 2, with authorityKeyIdentifier and cRLNumber, neither critical (5.2.1, 5.2.3). A partition's lists say which
+   one it is in a critical issuingDistributionPoint, by the address that certificates name (5.2.5). A delta has a
+   critical deltaCRLIndicator. A complete list says where its delta is, by freshestCRL, not critical (5.2.6).
+5. `thisUpdate` is backdated by nothing; `nextUpdate` is the end of the list's life.
+6. A list is due at half of the last one's life, or as soon as it has news. What took long to make waits with its news
+   for `REST` times as long, so that it never takes more than a small part of the time; the delta has them meanwhile.
+
+Entries are made by the store, each once (`revocation_entry` in its schema); here they are only put together.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
+from typing import Final
 
 from cryptography import x509
-from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
+from cryptography.x509.oid import ExtensionOID
 
-from ca.encoding import (
-    ENUMERATED,
-    encode_extension,
-    encode_integer,
-    encode_raw_extension,
-    encode_signed,
-    encode_time,
-)
-from ca.inventory import REASON_CODES, RevocationReason
+from ca.encoding import encode_extension, encode_integer, encode_raw_extension, encode_signed, encode_time
 from ca.issue import issuer_key_identifier
 from ca.keystore import Signer
+from ca.partition import WHOLE, Partition, delta_address
 from certs.der import CONTEXT_0, SEQUENCE, encode
 
 _VERSION_2 = encode_integer(1)
 
-LIFE = timedelta(hours=24)
-"""How long a list holds; a new one is made at half of it, or as soon as something is revoked."""
-
-OFFLINE_LIFE = timedelta(days=90)
-"""The same for an authority whose key may be away: the root."""
-
-
-@dataclass(frozen=True, slots=True)
-class Revoked:
-    """One entry of a list."""
-
-    serial: bytes
-    at: datetime
-    reason: RevocationReason
+REST: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """A signed list, as it is published."""
+    """A signed list, as it is published; `base_number` is None for a complete one."""
 
     der: bytes
     number: int
     this_update: datetime
     next_update: datetime
+    base_number: int | None = None
 
-    def is_past_half(self, now: datetime) -> bool:
-        """Tell whether half of its life is over (rule 5)."""
-        return now >= self.this_update + (self.next_update - self.this_update) / 2
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of a list without reading it.
+
+    Attributes:
+        revocation_number: It has every change of its scope that has this number or a smaller one.
+        seconds: How long it took to make.
+    """
+
+    number: int
+    this_update: datetime
+    next_update: datetime
+    revocation_number: int
+    seconds: float
+
+    @property
+    def half(self) -> datetime:
+        """When half of its life is over."""
+        return self.this_update + (self.next_update - self.this_update) / 2
+
+    def due(self, newest: int) -> datetime:
+        """Return when the next one is due, if the newest change of its scope has that number (rule 6)."""
+        if newest <= self.revocation_number:
+            return self.half
+        return min(self.half, self.this_update + timedelta(seconds=REST * self.seconds))
+
+
+class Step(Enum):
+    """What is to be made now of one scope."""
+
+    NOTHING = "nothing is due"
+    DELTA = "the delta list is due"
+    BOTH = "the complete list is due, and the delta list with it"
+
+
+def next_step(complete: Head | None, delta: Head | None, newest: int, now: datetime, *, has_deltas: bool) -> Step:
+    """Decide what is to be made now (rule 6), given the newest lists and the newest change of their scope."""
+    if complete is None or now >= complete.due(newest):
+        return Step.BOTH
+    if has_deltas and (delta is None or now >= delta.due(newest)):
+        return Step.DELTA
+    return Step.NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a list is about.
+
+    Attributes:
+        issuer: The authority's certificate.
+        address: Where the complete list is published, if that is known.
+        has_deltas: Whether there are delta lists beside the complete ones.
+    """
+
+    issuer: x509.Certificate
+    partition: Partition = WHOLE
+    address: str | None = None
+    has_deltas: bool = False
 
 
 def build_revocation_list(
-    issuer: x509.Certificate,
+    scope: Scope,
     signer: Signer,
-    revoked: Iterable[Revoked],
+    entries: Sequence[bytes],
     *,
     number: int,
     now: datetime,
     life: timedelta,
+    base_number: int | None = None,
 ) -> RevocationList:
-    """Sign the list of `revoked`; raise `Refused` (unavailable) if the key is gone."""
+    """Sign a list; raise `Refused` (unavailable) if the key is gone.
+
+    Args:
+        entries: What it holds, in DER; each piece is any number of entries.
+        base_number: Of the complete list that a delta list is about; None makes a complete one.
+    """
     this_update = now.replace(microsecond=0)
     next_update = this_update + life
-    entries = b"".join(map(_encode_entry, revoked))
-    extensions = encode(
-        SEQUENCE,
-        encode_extension(issuer_key_identifier(issuer), critical=False),
-        encode_raw_extension(ExtensionOID.CRL_NUMBER, encode_integer(number)),
-    )
     to_be_signed = encode(
         SEQUENCE,
         _VERSION_2,
         signer.algorithm,
-        issuer.subject.public_bytes(),
+        scope.issuer.subject.public_bytes(),
         encode_time(this_update),
         encode_time(next_update),
-        encode(SEQUENCE, entries) if entries else b"",  # RFC 5280 5.1.2.6: absent when there are none
-        encode(CONTEXT_0, extensions),
+        encode(SEQUENCE, *entries) if any(entries) else b"",  # 5.1.2.6: absent when there are none
+        encode(CONTEXT_0, encode(SEQUENCE, *_extensions(scope, number, base_number))),
     )
     der = encode_signed(to_be_signed, signer.algorithm, signer.sign(to_be_signed))
-    return RevocationList(der, number, this_update, next_update)
+    return RevocationList(der, number, this_update, next_update, base_number)
 
 
-def _encode_entry(entry: Revoked) -> bytes:
-    extensions = b""
-    if entry.reason is not RevocationReason.UNSPECIFIED:
-        reason = encode(ENUMERATED, bytes((REASON_CODES[entry.reason],)))
-        extensions += encode_raw_extension(CRLEntryExtensionOID.CRL_REASON, reason)
-    return encode(
-        SEQUENCE,
-        encode_integer(int.from_bytes(entry.serial)),
-        encode_time(entry.at),
-        encode(SEQUENCE, extensions) if extensions else b"",
+def _extensions(scope: Scope, number: int, base_number: int | None) -> list[bytes]:
+    found = [
+        encode_extension(issuer_key_identifier(scope.issuer), critical=False),
+        encode_raw_extension(ExtensionOID.CRL_NUMBER, encode_integer(number)),
+    ]
+    if base_number is not None:
+        indicator = encode_integer(base_number)
+        found.append(encode_raw_extension(ExtensionOID.DELTA_CRL_INDICATOR, indicator, critical=True))
+    if scope.address is not None and not scope.partition.is_whole:
+        found.append(encode_extension(_distribution_point(scope.address), critical=True))
+    if scope.address is not None and scope.has_deltas and base_number is None:
+        found.append(encode_extension(_freshest(scope.address), critical=False))
+    return found
+
+
+def _distribution_point(address: str) -> x509.IssuingDistributionPoint:
+    return x509.IssuingDistributionPoint(
+        full_name=[x509.UniformResourceIdentifier(address)],
+        relative_name=None,
+        only_contains_user_certs=False,
+        only_contains_ca_certs=False,
+        only_some_reasons=None,
+        indirect_crl=False,
+        only_contains_attribute_certs=False,
     )
+
+
+def _freshest(address: str) -> x509.FreshestCRL:
+    names = [x509.UniformResourceIdentifier(delta_address(address))]
+    return x509.FreshestCRL([x509.DistributionPoint(names, None, None, None)])

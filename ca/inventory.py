@@ -4,9 +4,11 @@ The table `TRANSITIONS` is all there is: what it does not list is refused. Expir
 with the clock where it matters.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum, StrEnum, auto
+from enum import Enum, StrEnum
+from typing import Any
 from uuid import UUID
 
 from iam.access import Denied
@@ -19,20 +21,27 @@ class CertificateStatus(StrEnum):
     ACTIVE = "active"
     SUPERSEDED = "superseded"
     """Renewed: the device has its successor. It authenticates nothing, save a re-enrolment within a label's grace."""
+    HELD = "held"
+    """Revoked for the time being (certificateHold): it authenticates nothing until it is released."""
     REVOKED = "revoked"
 
 
 class CertificateStep(Enum):
     """What can happen to a certificate."""
 
-    SUPERSEDE = auto()
-    REVOKE = auto()
+    SUPERSEDE = "superseded"
+    HOLD = "held"
+    RELEASE = "released"
+    REVOKE = "revoked"
 
 
 TRANSITIONS: dict[tuple[CertificateStatus, CertificateStep], CertificateStatus] = {
     (CertificateStatus.ACTIVE, CertificateStep.SUPERSEDE): CertificateStatus.SUPERSEDED,
+    (CertificateStatus.ACTIVE, CertificateStep.HOLD): CertificateStatus.HELD,
+    (CertificateStatus.HELD, CertificateStep.RELEASE): CertificateStatus.ACTIVE,
     (CertificateStatus.ACTIVE, CertificateStep.REVOKE): CertificateStatus.REVOKED,
     (CertificateStatus.SUPERSEDED, CertificateStep.REVOKE): CertificateStatus.REVOKED,
+    (CertificateStatus.HELD, CertificateStep.REVOKE): CertificateStatus.REVOKED,
 }
 
 
@@ -40,7 +49,7 @@ def next_status(status: CertificateStatus, step: CertificateStep) -> Certificate
     """Return the state after `step`; raise `Refused` (conflict) if it does not lead anywhere from here."""
     found = TRANSITIONS.get((status, step))
     if found is None:
-        raise conflict(f"The certificate is {status} already.")
+        raise conflict(f"A certificate that is {status} cannot be {step.value}.")
     return found
 
 
@@ -52,6 +61,8 @@ class RevocationReason(StrEnum):
     AFFILIATION_CHANGED = "affiliationChanged"
     SUPERSEDED = "superseded"
     CESSATION_OF_OPERATION = "cessationOfOperation"
+    CERTIFICATE_HOLD = "certificateHold"
+    """Not for good: what is revoked for this reason is on hold, and can be released."""
     PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
 
 
@@ -61,10 +72,10 @@ REASON_CODES: dict[RevocationReason, int] = {
     RevocationReason.AFFILIATION_CHANGED: 3,
     RevocationReason.SUPERSEDED: 4,
     RevocationReason.CESSATION_OF_OPERATION: 5,
+    RevocationReason.CERTIFICATE_HOLD: 6,
     RevocationReason.PRIVILEGE_WITHDRAWN: 9,
 }
-"""Left out: removeFromCRL, which only delta lists know; the two of authorities (cACompromise, aACompromise); and
-certificateHold, because nothing here releases what is held."""
+"""Left out: removeFromCRL, which only delta lists know, and the two of authorities (cACompromise, aACompromise)."""
 
 
 class AuthorityKind(StrEnum):
@@ -73,6 +84,8 @@ class AuthorityKind(StrEnum):
     ROOT = "root"
     ISSUING = "issuing"
     FACTORY = "factory"
+    EXTERNAL = "external"
+    """Made elsewhere and without its key: it is trusted where a label says so, and signs nothing here."""
 
 
 _SERIAL_BYTES = 16
@@ -92,6 +105,7 @@ class StoredCertificate:
         device: The device identifier that it names, if it names one.
         identity: Whom it proves; None for bootstrap and server certificates.
         request_sha256: Of the request that it answers, if there was one.
+        metadata: What operators keep beside it.
     """
 
     serial: bytes
@@ -112,6 +126,7 @@ class StoredCertificate:
     superseded: datetime | None = None
     revoked: datetime | None = None
     reason: RevocationReason | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

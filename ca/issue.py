@@ -6,8 +6,11 @@ The rules:
 2. The serial number is 128 random bits, given; it is positive, and unique by the store's constraint.
 3. The period begins a little before now, since clocks differ, and ends with the profile's length or with the issuer,
    whichever is first; it never leaves the issuer's period. An issuer that has ended issues nothing.
-4. Addresses (revocation list, issuer's certificate) are there if the authority has them and the profile names them.
-5. What was made is read back and compared with the profile and the plan before anybody gets it.
+4. A certificate that links two keys of one authority (RFC 4210 4.4) has the period that is given, and nothing else of
+   its own.
+5. Addresses (revocation list, issuer's certificate, OCSP) are there if the authority has them and the profile names
+   them. Where lists are cut into partitions, the serial number says which one is named.
+6. What was made is read back and compared with the profile and the plan before anybody gets it.
 
 What is the same for all certificates of one authority and profile is encoded once, in a `Template`.
 """
@@ -24,6 +27,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from ca.encoding import CONTEXT_3, encode_extension, encode_integer, encode_signed, encode_time
 from ca.keystore import Signer
+from ca.partition import Partition, partitions_of
 from certs.der import CONTEXT_0, SEQUENCE, encode
 from certs.keys import PublicKey, check_public_key
 from certs.names import DeviceIdentifier, device_alternative_name, device_subject
@@ -39,11 +43,16 @@ _KEY_IDENTIFIER_BYTES = 20
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who a certificate is for: the names that it will say, and the key that it will bind to them."""
+    """Who a certificate is for: the names that it will say, and the key that it will bind to them.
+
+    Attributes:
+        key_identifier: The subject key identifier that the key has already; None gives it one.
+    """
 
     subject: x509.Name
     alternative_names: tuple[x509.GeneralName, ...]
     spki_der: bytes
+    key_identifier: bytes | None = None
 
     @property
     def spki_sha256(self) -> bytes:
@@ -67,6 +76,11 @@ def host(names: Sequence[str], addresses: Sequence[IPv4Address | IPv6Address], s
     return Holder(x509.Name([]), alternative_names, spki_der)
 
 
+def responder(common_name: str, spki_der: bytes) -> Holder:
+    """Return the holder of the certificate by which somebody answers OCSP for an authority."""
+    return Holder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]), (), spki_der)
+
+
 def authority(common_name: str, spki_der: bytes) -> Holder:
     """Return the holder of an authority's certificate."""
     return Holder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]), (), spki_der)
@@ -74,10 +88,22 @@ def authority(common_name: str, spki_der: bytes) -> Holder:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where others find an authority's revocation list and certificate, as URLs."""
+    """Where others find what is published of an authority, as URLs.
+
+    Attributes:
+        revocation_list: Its whole list.
+        responder: Who answers OCSP for it.
+        partitions: Into how many partitions its lists are cut, for certificates issued from now on.
+    """
 
     revocation_list: str
     certificate: str
+    responder: str
+    partitions: int = 1
+
+    def revocation_list_of(self, serial: bytes) -> str:
+        """Return the list that a certificate is in, if it is revoked."""
+        return Partition.of_serial(serial, self.partitions).address(self.revocation_list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +140,12 @@ class Template:
         self._signer = signer
         self._issuer_name = issuer.subject.public_bytes() if issuer is not None else None
         self._same_extensions = b"".join(_same_extensions(profile, issuer, addresses))
+        self._distribution_points: tuple[bytes, ...] = ()
+        if addresses is not None and profile.crl_distribution_points:
+            whole, count = addresses.revocation_list, addresses.partitions
+            self._distribution_points = tuple(
+                _distribution_point(each.address(whole)) for each in partitions_of((count,))
+            )
 
     def issue(self, holder: Holder, now: datetime, serial: bytes) -> Issued:
         """Make the certificate of `holder`.
@@ -122,7 +154,18 @@ class Template:
             Refused: (unavailable) The issuer's own period does not include now.
             CertificateRefused: (policy) The names or the key are not what the profile takes.
         """
-        not_before, not_after = self._period(now)
+        return self._make(holder, self._period(now), serial, is_link=False)
+
+    def issue_link(self, holder: Holder, period: tuple[datetime, datetime], serial: bytes) -> Issued:
+        """Make the certificate that says that `holder`, an earlier or later key of the issuer, is the same authority.
+
+        Raises:
+            CertificateRefused: (policy) The key is not what the profile takes.
+        """
+        return self._make(holder, period, serial, is_link=True)
+
+    def _make(self, holder: Holder, period: tuple[datetime, datetime], serial: bytes, *, is_link: bool) -> Issued:
+        not_before, not_after = period
         subject = holder.subject.public_bytes()
         to_be_signed = encode(
             SEQUENCE,
@@ -133,7 +176,7 @@ class Template:
             encode(SEQUENCE, encode_time(not_before), encode_time(not_after)),
             subject,
             holder.spki_der,
-            encode(CONTEXT_3, encode(SEQUENCE, self._same_extensions, self._own_extensions(holder))),
+            encode(CONTEXT_3, encode(SEQUENCE, self._same_extensions, self._own_extensions(holder, serial))),
         )
         der = encode_signed(to_be_signed, self._signer.algorithm, self._signer.sign(to_be_signed))
         certificate = x509.load_der_x509_certificate(der)
@@ -143,6 +186,7 @@ class Template:
             issuer=self._issuer,
             subject=holder.subject,
             subject_alternative_name=holder.alternative_names,
+            is_link=is_link,
         )
         if self.profile.is_authority:  # a faulty signature here would be found only when others depend on it
             check_public_key(certificate.public_key(), self.profile.key_policy)
@@ -159,7 +203,7 @@ class Template:
 
     def _period(self, now: datetime) -> tuple[datetime, datetime]:
         begin = (now - self.profile.backdate).replace(microsecond=0)
-        end = (now + self.profile.validity).replace(microsecond=0)
+        end = self.profile.end(now).replace(microsecond=0)
         if self._issuer is None:
             return begin, end
         if not self._issuer.not_valid_before_utc <= now < self._issuer.not_valid_after_utc:
@@ -170,8 +214,10 @@ class Template:
             )
         return max(begin, self._issuer.not_valid_before_utc), min(end, self._issuer.not_valid_after_utc)
 
-    def _own_extensions(self, holder: Holder) -> bytes:
+    def _own_extensions(self, holder: Holder, serial: bytes) -> bytes:
         own = b""
+        if self._distribution_points:
+            own += self._distribution_points[Partition.of_serial(serial, len(self._distribution_points)).index]
         if holder.alternative_names:
             # RFC 5280 4.2.1.6: critical if and only if the subject is empty
             names = x509.SubjectAlternativeName(holder.alternative_names)
@@ -182,8 +228,11 @@ class Template:
 
 
 def key_identifier(holder: Holder) -> bytes:
-    """Return the subject key identifier: RFC 7093 2, method 4, cut to the length that all software takes."""
-    return holder.spki_sha256[:_KEY_IDENTIFIER_BYTES]
+    """Return the subject key identifier: RFC 7093 2, method 4, cut to the length that all software takes.
+
+    A key that has one keeps it, since what it signed points there.
+    """
+    return holder.key_identifier or holder.spki_sha256[:_KEY_IDENTIFIER_BYTES]
 
 
 def encoded_key(key: PublicKey) -> bytes:
@@ -204,16 +253,20 @@ def _same_extensions(profile: Profile, issuer: x509.Certificate | None, addresse
     ]
     if profile.extended_key_usage is not None:
         same.append(encode_extension(profile.extended_key_usage, critical=False))
+    if profile.certificate_policies is not None:
+        same.append(encode_extension(profile.certificate_policies, critical=False))
     if profile.authority_key_identifier and issuer is not None:
         same.append(encode_extension(issuer_key_identifier(issuer), critical=False))
-    if addresses is not None and profile.crl_distribution_points:
-        uri = x509.UniformResourceIdentifier(addresses.revocation_list)
-        points = x509.CRLDistributionPoints([x509.DistributionPoint([uri], None, None, None)])
-        same.append(encode_extension(points, critical=False))
+    if profile.ocsp_no_check:
+        same.append(encode_extension(x509.OCSPNoCheck(), critical=False))
     if addresses is not None and profile.authority_information_access:
-        uri = x509.UniformResourceIdentifier(addresses.certificate)
-        access = x509.AuthorityInformationAccess(
-            [x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, uri)]
-        )
-        same.append(encode_extension(access, critical=False))
+        named = [(AuthorityInformationAccessOID.OCSP, addresses.responder)] if profile.ocsp else []
+        named.append((AuthorityInformationAccessOID.CA_ISSUERS, addresses.certificate))
+        access = [x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in named]
+        same.append(encode_extension(x509.AuthorityInformationAccess(access), critical=False))
     return same
+
+
+def _distribution_point(url: str) -> bytes:
+    point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+    return encode_extension(x509.CRLDistributionPoints([point]), critical=False)

@@ -2,8 +2,8 @@
 
 The rules:
 
-1. The chain leads to one of our issuing authorities, at this time, for client authentication. Bootstrap certificates
-   come from another authority and prove nobody.
+1. The chain leads to one of our issuing authorities that is trusted now, at this time, for client authentication.
+   Bootstrap certificates come from another authority and prove nobody.
 2. The certificate is in the store byte for byte, active, and bound to an identity. Whether that identity may do
    anything is for its Access to say.
 3. An answer is remembered by the SHA-256 of the certificate, as long as `fresh_for` says: long while revocations are
@@ -22,19 +22,23 @@ from hashlib import sha256
 from typing import Any
 
 from ca.authorities import Authorities
-from ca.inventory import AuthorityKind, ProvedCertificate, judge_presented, stored_serial
+from ca.inventory import ProvedCertificate, judge_presented, stored_serial
 from ca.store.certificates import find_certificate
 from certs.chain import Purpose, validate_chain
 from certs.errors import CertificateRefused
 from certs.pem import read_certificate
-from iam.access import Denied
-from iam.directory import Moment, Monotonic
+from iam.access import Authenticated, Denied
+from iam.directory import Directory, Moment, Monotonic
 from iam.errors import unauthenticated
 from iam.identifiers import Clock
 from iam.store.database import EVERYWHERE, Database
+from iam.store.standing import Standing
 
 CERTIFICATE_EVENTS = frozenset({"certificate.revoked", "device.renewed"})
 """What is told in `iam.events` about certificates; each has the `identity` in its data."""
+
+_ENDING_EVENTS = CERTIFICATE_EVENTS | {"certificate.held"}
+"""After which a certificate may prove nothing any more. That one proves again needs no event: rule 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +83,30 @@ class CertificateProver:
         """
         if not chain:
             raise unauthenticated("no client certificate")
-        now = Moment(self._clock(), self._monotonic())
-        key = sha256(chain[0]).digest()
-        remembered = self._remembered.get(key)
-        if remembered is not None:
-            if remembered.looked_up.age_at(now) < self._fresh_for() and now.clock <= remembered.proved.not_after:
-                self._remembered.move_to_end(key)
-                return remembered.proved
-            self._drop(key)
+        now, key = Moment(self._clock(), self._monotonic()), sha256(chain[0]).digest()
+        known = self._known(key, now)
+        if known is not None:
+            return known
         events = self._events
         proved = await self._look_up(chain, now.clock)
         if events == self._events:
             self._remember(key, _Remembered(proved, now))
         return proved
+
+    def known(self, chain: Sequence[bytes]) -> ProvedCertificate | None:
+        """Return the same from memory; None if the store must be asked."""
+        now = Moment(self._clock(), self._monotonic())
+        return self._known(sha256(chain[0]).digest(), now) if chain else None
+
+    def _known(self, key: bytes, now: Moment) -> ProvedCertificate | None:
+        remembered = self._remembered.get(key)
+        if remembered is None:
+            return None
+        if remembered.looked_up.age_at(now) < self._fresh_for() and now.clock <= remembered.proved.not_after:
+            self._remembered.move_to_end(key)
+            return remembered.proved
+        self._drop(key)
+        return None
 
     def forget(self, identity: str) -> None:
         """Drop what is remembered of an identity's certificates."""
@@ -108,14 +123,13 @@ class CertificateProver:
     def hear(self, kind: str, data: Mapping[str, Any]) -> None:
         """Take note of a change or an event, whatever it is about."""
         identity = data.get("identity")
-        if kind in CERTIFICATE_EVENTS and identity is not None:
+        if kind in _ENDING_EVENTS and identity is not None:
             self.forget(identity)
 
     async def _look_up(self, chain: Sequence[bytes], now: datetime) -> ProvedCertificate:
         try:
             leaf, *others = map(read_certificate, chain)
-            anchors = [one.anchor for one in self._authorities.all if one.kind is AuthorityKind.ISSUING]
-            validate_chain(leaf, others, anchors, now, purpose=Purpose.CLIENT_AUTH)
+            validate_chain(leaf, others, self._authorities.device_anchors, now, purpose=Purpose.CLIENT_AUTH)
         except CertificateRefused as refusal:
             raise unauthenticated(refusal.reason) from refusal
         serial = stored_serial(leaf.serial_number)
@@ -140,3 +154,32 @@ class CertificateProver:
         keys.discard(key)
         if not keys:
             del self._of_identity[gone.proved.identity]
+
+
+class CertificateHolders:
+    """Who holds a certificate, and what he may do now."""
+
+    def __init__(self, prover: CertificateProver, directory: Directory) -> None:
+        self._prover = prover
+        self._directory = directory
+
+    async def by_certificate(self, chain: Sequence[bytes]) -> Authenticated:
+        """Return whom a chain (DER, leaf first) speaks for, as things are now.
+
+        Raises:
+            Refused: (unauthenticated) Nobody who may do anything. (unavailable) The store cannot be asked.
+        """
+        proved = await self._prover.identity_of_certificate(chain)
+        return _authenticated(proved, await self._directory.standing(proved.identity))
+
+    def known(self, chain: Sequence[bytes]) -> Authenticated | None:
+        """Return the same where memory tells it, or None; raise `Refused` (unauthenticated) if he may do nothing."""
+        proved = self._prover.known(chain)
+        standing = self._directory.known(proved.identity) if proved else None
+        return _authenticated(proved, standing) if proved and standing else None
+
+
+def _authenticated(proved: ProvedCertificate, standing: Standing) -> Authenticated:
+    if isinstance(standing.access, Denied):
+        raise unauthenticated(standing.access.reason)
+    return Authenticated(standing.access, proved.not_after, None, ("x5t",))

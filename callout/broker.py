@@ -3,8 +3,8 @@
 1. Each server has its own connection, in the callout's account to answer and in the system account to watch. A server
    must be answered although the way between servers is down, and although other servers are not there: each is joined
    for itself, as soon as it can be reached.
-2. Nodes and workers share the questions as one queue group. Each question is a task of its own: the client library
-   calls back one at a time, and one slow answer would hold up all.
+2. Nodes and workers share the questions as one queue group. A question that memory cannot answer is a task of its own:
+   the client library calls back one at a time, and one slow answer would hold up all.
 3. A server that goes away or reloads is called again at once, several times a second, for ever.
 4. Stopping means: take no more questions, answer those that came, then leave.
 5. A broker says when a connection appears and when it is gone; a list of all is asked for at the start, after every
@@ -88,15 +88,12 @@ class Broker:
         await client.flush()
 
     async def _asked(self, message: Msg) -> None:
-        self._tasks.begin(self._answer(message))
-
-    async def _answer(self, message: Msg) -> None:
         server_key = (message.headers or {}).get(SERVER_KEY_HEADER, "")
-        answer = await self._service.answer(message.data, server_key) if server_key else REFUSED
-        try:
-            await message.respond(answer)
-        except NatsError as error:
-            _log.warning("an answer was lost: %s", error)
+        answer = self._service.answer(message.data, server_key) if server_key else REFUSED
+        if isinstance(answer, bytes):
+            await _respond(message, answer)
+        else:
+            self._tasks.begin(_respond_later(message, answer))
 
 
 class Watch:
@@ -187,13 +184,15 @@ class Watch:
     async def _noticed(self, message: Msg) -> None:
         event = _object(message.data)
         client, server = event.get("client", {}), event.get("server", {})
-        connection = read_connection(server.get("id", ""), client.get("id"), client.get("user"), client.get("start"))
-        if connection is None:
+        if message.subject.endswith(".DISCONNECT"):
+            self.reconciler.disappeared((server.get("id", ""), client.get("id", 0)))
             return
-        if message.subject.endswith(".CONNECT"):
-            self._tasks.begin(self.reconciler.appeared(connection))
-        elif message.subject.endswith(".DISCONNECT"):
-            self.reconciler.disappeared(connection.key)
+        if not message.subject.endswith(".CONNECT"):
+            return
+        connection = read_connection(server.get("id", ""), client.get("id"), client.get("user"), client.get("start"))
+        work = self.reconciler.appeared(connection) if connection is not None else None
+        if work is not None:
+            self._tasks.begin(work)
 
     async def _listed(self) -> dict[str, list[Connection]]:
         """Return the connections of every server that answers, by server (rule 5); TimeoutError if none does."""
@@ -256,6 +255,17 @@ class Watch:
             else:
                 return True
         return False
+
+
+async def _respond(message: Msg, answer: bytes) -> None:
+    try:
+        await message.respond(answer)
+    except NatsError as error:
+        _log.warning("an answer was lost: %s", error)
+
+
+async def _respond_later(message: Msg, answer: Coroutine[Any, Any, bytes]) -> None:
+    await _respond(message, await answer)
 
 
 class _Tasks:

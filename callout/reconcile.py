@@ -20,9 +20,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 from callout.connections import Connection, Connections, Key
 from callout.permissions import PreparedPermissions
@@ -31,8 +32,16 @@ from iam.errors import Refused
 from iam.events import Affected, Event
 from iam.identifiers import Clock
 
-CurrentAccess = Callable[[str], Awaitable[Access | Denied]]
-"""Tells what an identity may do now: `iam.directory`."""
+
+class CurrentAccess(Protocol):
+    """Tells what an identity may do now: `iam.directory`."""
+
+    async def access(self, identity: str) -> Access | Denied:
+        """Return it, or why nothing; raise `Refused` (unavailable) if it cannot be told."""
+
+    def known_access(self, identity: str) -> Access | Denied | None:
+        """Return the same from memory; None if the store must be asked."""
+
 
 Kick = Callable[[Key], Awaitable[bool]]
 """Cuts a connection, and tells whether that was acknowledged; one that is already gone is no fault."""
@@ -77,7 +86,7 @@ class Reconciler:
 
     def __init__(self, kick: Kick, current_access: CurrentAccess, clock: Clock) -> None:
         self._kick = kick
-        self._current_access = current_access
+        self._current = current_access
         self._clock = clock
         self._prepared = PreparedPermissions()
         self._suspicions: dict[str, _Suspicion] = {}
@@ -99,17 +108,19 @@ class Reconciler:
             touched = list(self.connections.identities)
         await self._compare(touched, event.kind, leave_if_unknown=False)
 
-    async def appeared(self, connection: Connection) -> None:
-        """Take note of a new connection, and look at it (rule 3)."""
+    def appeared(self, connection: Connection) -> Coroutine[Any, Any, None] | None:
+        """Take note of a new connection and look at it (rule 3); return what is to be awaited, if anything is."""
         self.connections.add(connection)
         suspicion = self._suspicions.get(connection.identity)
         owed = self._owed.get(connection.key)
         if owed is not None:
-            await self._cut([connection], owed.why)
-        elif suspicion is not None and connection.accepted < suspicion.accepted_before:
-            await self._cut([connection], "a proof that no longer holds")
-        else:
-            await self._compare([connection.identity], "what changed meanwhile", leave_if_unknown=True)
+            return self._cut([connection], owed.why)
+        if suspicion is not None and connection.accepted < suspicion.accepted_before:
+            return self._cut([connection], "a proof that no longer holds")
+        known = self._current.known_access(connection.identity)
+        if isinstance(known, Access) and connection.acl_digest == self._prepared.of(known).acl_digest:
+            return None
+        return self._compare([connection.identity], "what changed meanwhile", leave_if_unknown=True)
 
     def disappeared(self, key: Key) -> None:
         """Take note that a connection is gone."""
@@ -135,7 +146,7 @@ class Reconciler:
                 return []
             async with self._at_once:
                 try:
-                    access = await self._current_access(identity)
+                    access = await self._current.access(identity)
                 except Refused as refusal:
                     _log.warning("cannot tell what %s may do: %s", identity, refusal.reason)
                     return [] if leave_if_unknown else list(held)

@@ -15,15 +15,17 @@ The rules, each of them here because the broker enforces none of them for us:
    until 9999 (RFC 5280 4.1.2.5); nats-server counts nanoseconds in 64 bits and would take that for the past.
 5. Access is asked for anew for every connection; only what an unchanged Access comes to is remembered.
 6. An answer comes in time or not at all: more requests at once than the limit, or one that takes too long, get the
-   empty answer, at which the client may come again. The broker would hold him for its whole timeout otherwise.
+   empty answer, at which the client may come again. The broker would hold him for its whole timeout otherwise. What
+   memory can prove is answered at once, and takes no place among those that wait for the store.
 7. Nothing that a request holds makes `answer` raise. The log has the reason of each refusal; the client has none.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from callout.claims import AuthorizationRequest, ConnectionType, RequestReader, response_claims, user_claims
 from callout.connections import connection_name
@@ -34,11 +36,14 @@ from iam.errors import Kind, Refused, unauthenticated
 from iam.identifiers import Clock, Random
 from iam.model import Identity
 
-ProveToken = Callable[[str], Awaitable[Authenticated]]
-"""Tells who holds a token; raises `Refused`."""
+Proving = Authenticated | Coroutine[Any, Any, Authenticated]
+"""Who somebody is, where memory tells; else what is to be awaited for it. Either raises `Refused`."""
 
-ProveCertificate = Callable[[Sequence[bytes]], Awaitable[Authenticated]]
-"""Tells whose a certificate is (its chain in DER, leaf first); raises `Refused`."""
+ProveToken = Callable[[str], Proving]
+"""Tells who holds a token."""
+
+ProveCertificate = Callable[[Sequence[bytes]], Proving]
+"""Tells whose a certificate is (its chain in DER, leaf first)."""
 
 REFUSED = b""
 
@@ -55,8 +60,8 @@ class CalloutLimits:
     """How much is taken on.
 
     Attributes:
-        at_once: Requests under way.
-        seconds: For one request; less than the broker's timeout.
+        at_once: Requests that wait for the store.
+        seconds: For one of them; less than the broker's timeout.
         answer_bytes: Of one answer; less than the broker's largest message.
     """
 
@@ -98,8 +103,10 @@ class CalloutService:
         self._prepared = PreparedPermissions()
         self._under_way = 0
 
-    async def answer(self, sealed: bytes, server_key: str) -> bytes:
-        """Return the sealed answer to a sealed request; empty to refuse. Never raises (rule 7).
+    def answer(self, sealed: bytes, server_key: str) -> bytes | Coroutine[Any, Any, bytes]:
+        """Return the sealed answer to a sealed request, empty to refuse; or what is to be awaited for it (rule 6).
+
+        Neither raises (rule 7).
 
         Args:
             sealed: The message.
@@ -108,24 +115,30 @@ class CalloutService:
         if self._under_way >= self._limits.at_once:
             _log.warning("refused: %d requests are under way", self._under_way)
             return REFUSED
+        try:
+            request = self._requests.read(self._xkey.open(sealed, server_key), server_key, self._clock())
+            proving = self._prove(request)
+            if isinstance(proving, Authenticated):
+                return self._let_in(request, proving)
+        except Exception as error:  # noqa: BLE001 - whatever it is, this one client is refused and the next is served
+            return _refusal(error)
+        return self._answer_in_time(request, proving)
+
+    async def _answer_in_time(
+        self, request: AuthorizationRequest, proving: Coroutine[Any, Any, Authenticated]
+    ) -> bytes:
         self._under_way += 1
         try:
             async with asyncio.timeout(self._limits.seconds):
-                return await self._answer(sealed, server_key)
-        except Refused as refusal:
-            level = logging.ERROR if refusal.kind is Kind.UNAVAILABLE else logging.INFO
-            _log.log(level, "refused: %s", refusal.reason)
-        except TimeoutError:
-            _log.warning("refused: no answer within %s s", self._limits.seconds)
-        except Exception:  # noqa: BLE001 - whatever it is, this one client is refused and the next is served (rule 7)
-            _log.exception("refused: a fault of our own")
+                proved = await proving
+            return self._let_in(request, proved)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _refusal(error)
         finally:
             self._under_way -= 1
-        return REFUSED
 
-    async def _answer(self, sealed: bytes, server_key: str) -> bytes:
-        request = self._requests.read(self._xkey.open(sealed, server_key), server_key, self._clock())
-        proved = await self._prove(request)
+    def _let_in(self, request: AuthorizationRequest, proved: Authenticated) -> bytes:
+        """Return the answer for somebody who is proved; raise `Refused` if he may not connect so."""
         now = self._clock()
         identity = proved.access.identity
         if proved.expires <= now:
@@ -142,7 +155,8 @@ class CalloutService:
             now=now,
             expires=min(proved.expires, now + LONGEST_CONNECTION),
         )
-        answer = self._xkey.seal(response_claims(request, user, issuer=self._issuer, now=now), server_key, self._random)
+        response = response_claims(request, user, issuer=self._issuer, now=now)
+        answer = self._xkey.seal(response, request.server_key, self._random)
         if len(answer) > self._limits.answer_bytes:
             raise Refused(
                 Kind.TOO_LARGE, "Too many topics.", reason=f"the topics of {identity.id} take {len(answer)} bytes"
@@ -150,13 +164,26 @@ class CalloutService:
         _log.debug("let in %s from %s by %s", identity.id, request.host, "+".join(proved.methods))
         return answer
 
-    async def _prove(self, request: AuthorizationRequest) -> Authenticated:
+    def _prove(self, request: AuthorizationRequest) -> Proving:
         """Return who this is, by rule 1."""
         if request.secret:
-            return await self._prove_token(request.secret)
+            return self._prove_token(request.secret)
         if request.chain and request.type is ConnectionType.MQTT:
-            return await self._prove_certificate(request.chain)
+            return self._prove_certificate(request.chain)
         raise unauthenticated(f"a {request.type} client at {request.host} showed nothing that counts here")
+
+
+def _refusal(error: Exception) -> bytes:
+    """Write to the log why somebody is refused, and return the answer that says nothing of it."""
+    match error:
+        case Refused():
+            level = logging.ERROR if error.kind is Kind.UNAVAILABLE else logging.INFO
+            _log.log(level, "refused: %s", error.reason)
+        case TimeoutError():
+            _log.warning("refused: whether to let somebody in was not known in time")
+        case _:
+            _log.error("refused: a fault of our own", exc_info=error)
+    return REFUSED
 
 
 def is_bound(client: str, identity: Identity) -> bool:

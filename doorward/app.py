@@ -9,13 +9,22 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from ca.authorities import Authorities
+from ca.bulk_service import BulkRevocationService
 from ca.http import authorities as authority_routes
+from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
 from ca.http import publication
-from ca.keystore import Keystore
-from ca.proof import CERTIFICATE_EVENTS, CertificateProver
+from ca.http import status as status_routes
+from ca.kms import KeyService
+from ca.proof import CertificateHolders, CertificateProver
+from ca.publishing import ListPublisher, ListTerms
+from ca.responders import Responders, ResponderTerms
+from ca.responding import StatusService
 from ca.revocation import RevocationService
+from ca.search import CertificateSearch
 from ca.service import AuthorityService
+from ca.shelf import ListShelf
 from callout.broker import Broker, Endpoint, Watch
 from callout.service import CalloutService
 from challenge.http import routes as challenge_routes
@@ -26,9 +35,11 @@ from doorward.config import Configuration
 from doorward.console.http import routes as console_routes
 from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
-from doorward.keys import callout_keys, master_key
+from doorward.keys import callout_keys, keystore
+from doorward.master_key import master_key
 from doorward.outbound import HttpsOutbound
 from doorward.outbox import Relay
+from doorward.preparation import signing_identity
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
 from est.approvals import ApprovalService
@@ -38,21 +49,22 @@ from est.authentication.secret import Secrets
 from est.authentication.table import Authentication
 from est.authentication.token import Tokens
 from est.authentication.webhook import Webhooks
+from est.decryption_keys import DecryptionKeys
 from est.http import credentials, dms, operations
+from est.http import decryption_keys as decryption_key_routes
 from est.identities import IdentityBinder
 from est.secrets import SecretService
+from est.server_keys import ServerKeys
 from est.service import EstService
-from iam.access import Authenticated, Denied
 from iam.directory import Directory, Monotonic
-from iam.errors import unauthenticated
-from iam.events import Event, effects_of
+from iam.events import Event, effects_of, is_for_nodes
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
 from iam.http import audit, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
-from iam.sealing import derive
+from iam.sealing import derive_all
 from iam.service.audit import AuditService
 from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
@@ -92,6 +104,8 @@ class App:
     passwords: PasswordHasher
     api_routes: Sequence[Route]
     est_routes: Sequence[Route]
+    publication_routes: Sequence[Route]
+    status: StatusService
     guard: Guard
 
 
@@ -143,16 +157,35 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     gate = TokenGate(tokens, tenancy_service)
 
     # The authority.
+    keys = keystore(configuration, master, random)
     authorities = Authorities(
         pool,
-        Keystore(configuration.node.data / "keys", master, random),
+        keys,
         clock,
         random,
-        base_url=configuration.ca.publication_url,
+        base_url=configuration.publication_url,
     )
     await authorities.ensure()
     certificates = AuthorityService(pool, authorities, clock, random)
-    revocation = RevocationService(pool, authorities, clock)
+    revocation = RevocationService(pool)
+    published = configuration.publication
+    publisher = ListPublisher(
+        pool,
+        authorities,
+        clock,
+        ListTerms(published.list_life, published.offline_list_life, published.delta_life),
+    )
+    bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
+    shelf = ListShelf(pool)
+    responders = Responders(
+        pool,
+        authorities,
+        keys,
+        clock,
+        random,
+        ResponderTerms(published.responder_life, published.offline_list_life),
+    )
+    status = StatusService(pool, authorities, responders, clock, life=published.answer_life)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
@@ -164,7 +197,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         Approvals(pool, random),
         frozenset(configuration.est.trusted_proxies),
     )
-    enrolment = EstService(pool, authorities, authentication, clock, random)
+    decryption_keys = DecryptionKeys(pool, master, clock, random)
+    server_keys = ServerKeys(decryption_keys, lambda: signing_identity(configuration.node.data), random)
+    enrolment = EstService(pool, authorities, authentication, server_keys, clock, random)
     await enrolment.ensure_default_profile(system.id)
     profiles = ProfileService(pool, revocation, master, clock, random)
     enrolment_secrets = SecretService(pool, passwords, clock, random)
@@ -174,23 +209,17 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory,
         people,
         login_service,
-        derive(master, "challenge"),
+        lambda: derive_all(master, "challenge"),
         clock,
         random,
         audience=configuration.public_url,
     )
 
-    async def prove_certificate(chain: Sequence[bytes]) -> Authenticated:
-        proved = await prover.identity_of_certificate(chain)
-        access = await directory.access(proved.identity)
-        if isinstance(access, Denied):
-            raise unauthenticated(access.reason)
-        return Authenticated(access, proved.not_after, None, ("x5t",))
-
     seeds = callout_keys(configuration, master, random)
+    holders = CertificateHolders(prover, directory)
     callout = CalloutService(
-        tokens.by_token,
-        prove_certificate,
+        lambda token: tokens.known(token) or tokens.by_token(token),
+        lambda chain: holders.known(chain) or holders.by_certificate(chain),
         issuer=seeds.issuer_seed,
         xkey=seeds.xkey_seed,
         clock=clock,
@@ -200,7 +229,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     callout_users = [Endpoint(url, addresses.callout_user, addresses.callout_password, trust) for url in addresses.nats]
     system_users = [Endpoint(url, addresses.system_user, addresses.system_password, trust) for url in addresses.nats]
     broker = Broker(callout_users, callout)
-    watch = Watch(system_users, directory.access, clock, account=configuration.nats.account)
+    watch = Watch(system_users, directory, clock, account=configuration.nats.account)
 
     audit_service = AuditService(pool)
 
@@ -213,18 +242,25 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory.apply(effects)
         for change in changes:
             prover.hear(change.kind, change.data)
-        if effects or any(change.kind in CERTIFICATE_EVENTS for change in changes):
+            status.hear(change.kind, change.subject)
+            authorities.hear(change.kind, change.subject)
+        if any(is_for_nodes(change.kind, change.data) for change in changes):
             bus.wake_relay()
 
     def heard(event: Event) -> None:
         directory.apply(event.effects)
         prover.hear(event.kind, event.data)
+        status.hear(event.kind, event.subject)
+        authorities.hear(event.kind, event.subject)
 
     pool.announce_to(committed)
     bus.on_event(heard)
     bus.on_gap(directory.clear)
     bus.on_gap(prover.clear)
+    bus.on_gap(authorities.suspect)
+    authorities.on_change(prover.clear)
 
+    publication_routes = [*publication.routes(shelf, authorities), *status_routes.routes(status, clock)]
     public_routes: list[Route] = [
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
@@ -233,11 +269,14 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *devices.pairing_routes(PairingService(pool)),
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
-        *certificate_routes.routes(certificates, revocation),
-        *publication.routes(revocation, authorities),
+        *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
+        *bulk_routes.routes(bulk),
+        *key_routes.routes(KeyService(pool, keys, clock, random)),
+        *publication_routes,
         *dms.profile_routes(profiles, authorities),
         *dms.binding_routes(profiles),
-        *dms.identity_routes(IdentityBinder(pool, random), authorities),
+        *dms.identity_routes(IdentityBinder(pool, authorities, random), authorities),
+        *decryption_key_routes.routes(decryption_keys),
         *credentials.secret_routes(enrolment_secrets),
         *credentials.approval_routes(approvals),
         *audit.routes(audit_service),
@@ -265,8 +304,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         relay=relay,
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
-            Job("revocation lists", 1.0, revocation.publish_lists),
+            Job("revocation lists", 1.0, publisher.publish_lists),
+            Job("OCSP responders", 5.0, responders.renew),
             Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
+            Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
@@ -276,6 +317,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         passwords=passwords,
         api_routes=public_routes,
         est_routes=device_routes,
+        publication_routes=publication_routes,
+        status=status,
         guard=Guard(gate),
     )
 
@@ -287,3 +330,5 @@ async def run_background(app: App) -> None:
         group.create_task(app.relay.run(), name="relay")
         group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
         group.create_task(app.duty.run(), name="watch")
+        group.create_task(app.status.watch(), name="status of certificates")
+        group.create_task(app.authorities.follow(app.bus.feed_is_healthy), name="authorities")

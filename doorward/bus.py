@@ -2,18 +2,22 @@
 
 The rules:
 
-1. The feed is healthy while the relay's heartbeat is not older than `HEARTBEAT_LIMIT`. The relay beats after it has
-   published everything that was committed and touches access or a certificate; so a healthy feed means that nothing
+1. Every event goes into the stream, for the rest of the platform. What nodes act on (`iam.events.is_for_nodes`) is told
+   to the workers besides, on a subject of its own: most events are not of that kind.
+2. The feed is healthy while the relay's heartbeat is not older than `HEARTBEAT_LIMIT`. The relay beats after it has
+   published everything that was committed and that nodes act on; so a healthy feed means that nothing
    older of that kind is missing.
-2. Whoever listens is told of a gap, since events may have been missed in it: at a reconnection, after a late
+3. Whoever listens is told of a gap, since events may have been missed in it: at a reconnection, after a late
    heartbeat, when the client had to drop messages.
-3. With NATS gone everything else works on; the bus comes back by itself.
+4. With NATS gone everything else works on; the bus comes back by itself.
 """
 
 import asyncio
 import logging
+import re
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,12 +25,14 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+from nats.js import JetStreamContext
+from nats.js.api import PubAck, RetentionPolicy, StorageType, StreamConfig
 
 from iam.errors import Kind, Refused
 from iam.events import EVENT_SUBJECTS, Event, decode_event, encode_event
 
 STREAM = "EVENTS"
+URGENT = "doorward.urgent"
 HEARTBEAT = "doorward.heartbeat"
 WAKE = "doorward.wake"
 HEARTBEAT_LIMIT = timedelta(seconds=3)
@@ -34,6 +40,7 @@ _KEPT = timedelta(days=7)
 _PUBLISH_SECONDS = 2.0
 _RECONNECT_SECONDS = 1
 _PING_SECONDS = 2
+_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 
 _log = logging.getLogger("doorward.bus")
 
@@ -64,11 +71,10 @@ class Bus:
         self._heard: float | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
-        self._stream_is_there = False
-        self._making_stream = asyncio.Lock()
+        self._stream: JetStreamContext | None = None
 
     def on_event(self, listener: Callable[[Event], None]) -> None:
-        """Call `listener` with every event of every node."""
+        """Call `listener` with every event of every node that nodes act on."""
         self._listeners.append(listener)
 
     def on_gap(self, listener: Callable[[], None]) -> None:
@@ -96,10 +102,10 @@ class Bus:
         return self._client.is_connected
 
     def feed_is_healthy(self) -> bool:
-        """Tell whether every change of access that was committed until a moment ago has been heard (rule 1)."""
+        """Tell whether every change of access that was committed until a moment ago has been heard (rule 2)."""
         if self._heard is None or not self._client.is_connected:
             return False
-        return asyncio.get_running_loop().time() - self._heard < HEARTBEAT_LIMIT.total_seconds()
+        return time.monotonic() - self._heard < HEARTBEAT_LIMIT.total_seconds()
 
     def wake_relay(self) -> None:
         """Tell the relay, wherever it runs, that there is something to publish; many calls at once are one message."""
@@ -107,25 +113,41 @@ class Bus:
             self._waking = asyncio.get_running_loop().create_task(self._publish(WAKE, b""))
 
     async def beat(self) -> None:
-        """Tell everybody that all that was committed and touches access or a certificate is published."""
+        """Tell everybody that all that was committed and that nodes act on is published."""
         await self._publish(HEARTBEAT, b"")
 
-    async def publish_event(self, event: Event) -> None:
-        """Publish an event and wait until it is stored; a repetition is stored once.
+    async def tell(self, event: Event) -> None:
+        """Tell every worker of an event that nodes act on."""
+        await self._publish(URGENT, encode_event(event))
+
+    async def store(self, events: Sequence[Event]) -> list[Event]:
+        """Publish events into the stream and return those that NATS stored in time; a repetition is stored once.
+
+        Those that are missing may be published again.
 
         Raises:
-            Refused: (unavailable) NATS did not store it; it may be published again.
+            Refused: (unavailable) NATS is not reachable, or does not keep our stream.
         """
         try:
-            stream = self._client.jetstream(timeout=_PUBLISH_SECONDS)
-            async with self._making_stream:
-                if not self._stream_is_there:
-                    await stream.add_stream(_STREAM_CONFIGURATION)
-                    self._stream_is_there = True
-            await stream.publish(event.channel, encode_event(event), headers={"Nats-Msg-Id": str(event.id)})
+            if self._stream is None:
+                stream = self._client.jetstream()
+                await stream.add_stream(_STREAM_CONFIGURATION)
+                self._stream = stream
+            waiting = {await self._begin(self._stream, event): event for event in events if _can_be_stored(event)}
+            if waiting:
+                await asyncio.wait(waiting, timeout=_PUBLISH_SECONDS)
         except (NatsError, OSError, TimeoutError) as error:
-            self._stream_is_there = False
+            self._stream = None
             raise Refused(Kind.UNAVAILABLE, "NATS is not reachable.", reason=f"publishing: {error!r}") from error
+        stored = [event for answer, event in waiting.items() if _is_stored(answer)]
+        if len(stored) < len(events):
+            self._stream = None  # it may have been deleted, and is then made anew
+        return stored
+
+    async def _begin(self, stream: JetStreamContext, event: Event) -> "asyncio.Future[PubAck]":
+        return await stream.publish_async(
+            event.channel, encode_event(event), headers={"Nats-Msg-Id": str(event.id)}, wait_stall=_PUBLISH_SECONDS
+        )
 
     async def _publish(self, subject: str, payload: bytes) -> None:
         if self._client.is_connected:
@@ -152,7 +174,7 @@ class Bus:
                     reconnected_cb=self._on_reconnected,
                     pending_size=8 * 1024 * 1024,
                 )
-                await self._client.subscribe(EVENT_SUBJECTS, cb=self._on_event_message)
+                await self._client.subscribe(URGENT, cb=self._on_event_message)
                 await self._client.subscribe(HEARTBEAT, cb=self._on_heartbeat)
                 await self._client.subscribe(WAKE, cb=self._on_wake_message)
             except (NatsError, OSError, TimeoutError) as error:
@@ -173,7 +195,7 @@ class Bus:
 
     async def _on_heartbeat(self, _message: Msg) -> None:
         was_healthy = self.feed_is_healthy()
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = time.monotonic()
         if not was_healthy:
             self._tell_gap()
 
@@ -193,6 +215,24 @@ class Bus:
     def _tell_gap(self) -> None:
         for listener in self._gap_listeners:
             listener()
+
+
+def _can_be_stored(event: Event) -> bool:
+    """Tell whether NATS takes the subject: the client counts a publication that it refuses itself as under way."""
+    if _SUBJECT.fullmatch(event.channel):
+        return True
+    _log.error("an event of the kind %r cannot be published", event.kind)
+    return False
+
+
+def _is_stored(answer: "asyncio.Future[PubAck]") -> bool:
+    if not answer.done():
+        answer.cancel()
+        return False
+    failure = answer.exception()
+    if failure is not None:
+        _log.warning("an event was not stored: %r", failure)
+    return failure is None
 
 
 _STREAM_CONFIGURATION = StreamConfig(

@@ -20,6 +20,7 @@ from uuid import UUID
 
 import asyncpg
 
+from doorward.connections import Connections, is_usable
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random
 from iam.store.database import Change, Everywhere, Row, Transaction
@@ -37,8 +38,8 @@ _UNREACHABLE = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.DiskFullError,
+    asyncpg.InsufficientResourcesError,  # connections, memory, the disk
+    asyncpg.PostgresSystemError,  # its own files fail it
     asyncpg.ReadOnlySQLTransactionError,
 )
 
@@ -47,7 +48,7 @@ class Pool:
     """The one that implements `iam.store.database.Database`."""
 
     def __init__(self, pool: Any, clock: Clock, random: Random) -> None:  # noqa: ANN401 - asyncpg has no types
-        self._pool = pool
+        self._connections = Connections(pool, wait_seconds=_CONNECT_SECONDS)
         self._clock = clock
         self._random = random
         self._listeners: list[Callable[[Sequence[Change]], None]] = []
@@ -71,12 +72,12 @@ class Pool:
 
     async def close(self) -> None:
         """Close every connection, once it is idle."""
-        await self._pool.close()
+        await self._connections.close()
 
     async def ping(self) -> None:
         """Ask the database for nothing; raise `Refused` (unavailable) if it does not answer."""
         try:
-            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+            async with self._connections.one() as connection:
                 await connection.fetchval("SELECT 1")
         except _UNREACHABLE as error:
             raise _unavailable(error) from error
@@ -93,14 +94,14 @@ class Pool:
             Refused: (unavailable) The database cannot be reached, or gave no connection in time.
         """
         try:
-            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+            async with self._connections.one() as connection:
                 transaction = Transaction(connection, self._clock(), self._random)
                 # A UUID or '*': neither can end the literal.
                 await connection.execute(f"BEGIN; SET LOCAL doorward.tenant = '{tenant}'")
                 try:
                     yield transaction
                 except BaseException:
-                    if _is_usable(connection):
+                    if is_usable(connection):
                         await connection.execute("ROLLBACK")
                     raise
                 await connection.execute("COMMIT")
@@ -119,7 +120,7 @@ class Pool:
             Refused: (unavailable) The database cannot be reached.
         """
         try:
-            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+            async with self._connections.one() as connection:
                 row = await connection.fetchrow(query, *values)
         except _UNREACHABLE as error:
             raise _unavailable(error) from error
@@ -138,7 +139,7 @@ class Pool:
         The lock lives in its own connection and goes with it.
         """
         try:
-            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+            async with self._connections.one() as connection:
                 taken = bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock))
 
                 async def is_held() -> bool:
@@ -147,17 +148,18 @@ class Pool:
                 try:
                     yield is_held
                 finally:
-                    if taken and _is_usable(connection):
+                    if taken and is_usable(connection):
                         await connection.execute("SELECT pg_advisory_unlock($1)", lock)
         except _UNREACHABLE as error:
             raise _unavailable(error) from error
 
     async def check_role(self) -> None:
         """Raise `Refused` (invalid) if the node's role could look over the wall of row-level security."""
-        row = await self._pool.fetchrow(
-            "SELECT r.rolsuper, r.rolbypassrls, EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid"
-            " AND c.relkind = 'r') AS owns FROM pg_roles r WHERE r.rolname = current_user"
-        )
+        async with self._connections.one() as connection:
+            row = await connection.fetchrow(
+                "SELECT r.rolsuper, r.rolbypassrls, EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid"
+                " AND c.relkind = 'r') AS owns FROM pg_roles r WHERE r.rolname = current_user"
+            )
         if row["rolsuper"] or row["rolbypassrls"] or row["owns"]:
             raise Refused(
                 Kind.INVALID,
@@ -254,14 +256,6 @@ async def _end_transaction(connection: Any) -> None:  # noqa: ANN401 - asyncpg h
     """Leave nothing open on a connection that goes back to the pool; costs no round trip where nothing is."""
     if connection.is_in_transaction():
         await connection.execute("ROLLBACK")
-
-
-def _is_usable(connection: Any) -> bool:  # noqa: ANN401 - asyncpg has no types
-    """Tell whether a connection can still be asked; one that broke was taken back by the pool already."""
-    try:
-        return not connection.is_closed()
-    except asyncpg.InterfaceError:
-        return False
 
 
 def _unavailable(error: BaseException) -> Refused:

@@ -33,6 +33,9 @@ class Refusal(Enum):
     NOT_LINKED = (Kind.FORBIDDEN, "The request's challengePassword must link it to this TLS connection.")
     LINKED_ELSEWHERE = (Kind.FORBIDDEN, "The request's challengePassword is not that of this TLS connection.")
     NO_CONNECTION_TO_LINK = (Kind.FORBIDDEN, "TLS ends at a proxy: no request can be linked to a connection there.")
+    UNKNOWN_DECRYPTION_KEY = (Kind.MALFORMED, "The decryption key that the request names is not known here.")
+    KEY_PROTECTION_NOT_OFFERED = (Kind.FORBIDDEN, "The key can be encrypted in no way that the request lists.")
+    KEY_MUST_BE_ENCRYPTED = (Kind.FORBIDDEN, "Keys leave here only encrypted: name a decryption key in the request.")
     PATH_TOO_LONG = (Kind.FORBIDDEN, "The client certificate is too many steps below an authority of this label.")
     FORWARDED_MALFORMED = (Kind.MALFORMED, "The client certificate that the proxy passes on cannot be read.")
 

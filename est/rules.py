@@ -45,7 +45,7 @@ from cryptography import x509
 
 from ca.inventory import CertificateStatus, StoredCertificate, stored_serial
 from certs.chain import Anchor, Purpose, ValidChain, validate_chain
-from certs.csr import CertificateRequest
+from certs.csr import NamedRequest
 from certs.errors import CertificateRefused, RefusalKind
 from certs.names import (
     DeviceIdentifier,
@@ -166,7 +166,7 @@ def judge_request(refusal: CertificateRefused) -> Refuse:
     return Refuse(Refusal.REQUEST_AGAINST_POLICY if against_policy else Refusal.REQUEST_MALFORMED, refusal.reason)
 
 
-def requested_device(request: CertificateRequest) -> DeviceIdentifier | Refuse:
+def requested_device(request: NamedRequest) -> DeviceIdentifier | Refuse:
     """Return the device that a request names (rule 2)."""
     try:
         identifier = subject_identifier(request.subject)
@@ -177,7 +177,7 @@ def requested_device(request: CertificateRequest) -> DeviceIdentifier | Refuse:
     return identifier
 
 
-def decide_names(request: CertificateRequest, presented: x509.Certificate) -> Proceed | Refuse:
+def decide_names(request: NamedRequest, presented: x509.Certificate) -> Proceed | Refuse:
     """Decide whether a request may renew the certificate presented (rule 11)."""
     # RFC 7030 4.2.2: the Subject field and SubjectAltName extension MUST be identical.
     compared = compare_names(
@@ -288,9 +288,18 @@ def decide_reenrol(profile: EnrolmentProfile, facts: RenewalFacts, asked: Renewi
 
 
 def decide_bind(
-    profile: EnrolmentProfile, device: Device, certificate: StoredCertificate, owner: KeyOwner, now: datetime
+    profile: EnrolmentProfile,
+    issuers: Collection[UUID],
+    device: Device,
+    certificate: StoredCertificate,
+    owner: KeyOwner,
+    now: datetime,
 ) -> Proceed | Refuse:
-    """Decide whether a certificate becomes the identity of a device that has none (rule 12)."""
+    """Decide whether a certificate becomes the identity of a device that has none (rule 12).
+
+    Args:
+        issuers: The label's authority, with all its keys.
+    """
     subject = read_certificate(certificate.der).subject
     try:
         names_it = subject_identifier(subject) == device.identifier
@@ -300,7 +309,7 @@ def decide_bind(
     for stands_against, refusal in (
         (certificate.identity is not None, Refusal.PROVES_SOMEBODY),
         (not is_active or not certificate.not_before <= now <= certificate.not_after, Refusal.NOT_ACTIVE),
-        (certificate.authority != profile.authority, Refusal.OTHER_AUTHORITY),
+        (certificate.authority not in issuers, Refusal.OTHER_AUTHORITY),
         (not names_it, Refusal.OTHER_DEVICE),
         (device.status is DeviceStatus.DECOMMISSIONED, Refusal.DECOMMISSIONED),
         (device.identity is not None, Refusal.HAS_IDENTITY),

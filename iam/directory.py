@@ -86,10 +86,9 @@ class Directory:
         Raises:
             Refused: (unavailable) It is not in memory and the store cannot be reached.
         """
-        held = self._held.get(identity)
-        if held is not None and held.read.age_at(self._now()) < self.age_limit:
-            self._held.move_to_end(identity)
-            return held.standing
+        known = self.known(identity)
+        if known is not None:
+            return known
         reading = self._reading.get(identity)
         if reading is None:
             reading = asyncio.create_task(self._read_until_settled(identity))
@@ -97,9 +96,22 @@ class Directory:
             reading.add_done_callback(lambda _: self._reading.pop(identity, None))
         return await asyncio.shield(reading)
 
+    def known(self, identity: str) -> Standing | None:
+        """Return the same from memory; None if the store must be asked."""
+        held = self._held.get(identity)
+        if held is None or held.read.age_at(self._now()) >= self.age_limit:
+            return None
+        self._held.move_to_end(identity)
+        return held.standing
+
     async def access(self, identity: str) -> Access | Denied:
         """Return what an identity may do now, or why nothing."""
         return (await self.standing(identity)).access
+
+    def known_access(self, identity: str) -> Access | Denied | None:
+        """Return the same from memory; None if the store must be asked."""
+        standing = self.known(identity)
+        return None if standing is None else standing.access
 
     @property
     def age_limit(self) -> timedelta:

@@ -17,11 +17,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from io import BytesIO
 from typing import Any, Protocol, TypeVar, get_origin
 from uuid import uuid4
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from pydantic import BaseModel, ValidationError
 
 from certs.errors import CertificateRefused, RefusalKind
@@ -76,8 +77,11 @@ _OF_CERTIFICATE: dict[RefusalKind, Kind] = {
 BODY_DEADLINE_SECONDS = 15.0
 JSON_LIMIT_BYTES = 256 * 1024
 _TENANT_PARAMETER = "tenant"
+_PIECE_BYTES = 65_536
 
 JSON = "application/json"
+
+_VERSIONS = (HttpVersion10, HttpVersion11)
 
 _M = TypeVar("_M", bound=SnakeModel)
 
@@ -336,6 +340,11 @@ async def _read_within(request: web.Request, limit: int) -> bytes:
     too_large = Refused(Kind.TOO_LARGE, f"A body here has at most {limit} bytes.")
     if request.content_length is not None and request.content_length > limit:
         raise too_large
+    if request.content.is_eof() and request.content.exception() is None:  # it came whole with its headers
+        content = request.content.read_nowait()
+        if len(content) > limit:
+            raise too_large
+        return content
     parts: list[bytes] = []
     size = 0
     try:
@@ -367,7 +376,9 @@ def render(answer: Answer) -> web.Response:
     if answer.content is None:
         return web.Response(status=answer.status, headers=headers)
     if isinstance(answer.content, bytes):
-        return web.Response(status=answer.status, body=answer.content, headers=headers)
+        # What is long is sent in pieces, each as soon as the client has taken those before it, and never copied whole.
+        body = answer.content if len(answer.content) <= _PIECE_BYTES else BytesIO(answer.content)
+        return web.Response(status=answer.status, body=body, headers=headers)
     content = answer.content
     if isinstance(content, BaseModel):
         content = content.model_dump(by_alias=True, exclude_none=True, mode="json")
@@ -438,8 +449,10 @@ def _problem(
 async def _explain_router_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Say what aiohttp's own router refuses in the same words as everything else."""
+    """Say what aiohttp's own router refuses in the same words as everything else; refuse versions it should have."""
     speech = Speech.PLAIN if request.path.startswith("/.well-known/est") else Speech.PROBLEM
+    if request.version not in _VERSIONS:  # HTTP/0.9 has no headers, and HTTP/2 is not text (RFC 9113 3.3)
+        return respond_to(malformed("Speak HTTP/1.1 here."), request, speech)
     try:
         return await handler(request)
     except web.HTTPMethodNotAllowed as error:

@@ -42,6 +42,7 @@ class Resource(StrEnum):
     IAM_PAIR_USER = "iam.pair.user"
     IAM_ROLES = "iam.roles"
     IAM_USERS = "iam.users"
+    KMS_KEYS = "kms.keys"
 
 
 @dataclass(frozen=True, slots=True, order=True)

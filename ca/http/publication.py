@@ -1,25 +1,45 @@
-"""What relying parties fetch: revocation lists and authorities' certificates."""
+"""What relying parties fetch: revocation lists and authorities' certificates.
+
+A list is named by what it is about: `issuing.crl` is an authority's whole, `issuing/8/3.crl` partition 3 of 8 of it;
+below each, `delta.crl` is its delta. Whoever has the list already is told so (RFC 9110 13): by its ETag, which is its
+number, or else by the time when it was made.
+"""
+
+import re
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
 
 from ca.authorities import Authorities
-from ca.revocation import RevocationService
-from iam.guard import Answer, Call, Public, Route
+from ca.partition import WHOLE, Partition
+from ca.shelf import ListShelf
+from iam.errors import not_found
+from iam.guard import Answer, Call, Handler, Public, Route
 
 _TAG = "Publication"
 _RELYING_PARTIES = Public("whoever checks a certificate of ours fetches this, and it is signed")
+_NUMBER = re.compile("[0-9]{1,3}")
 _LIST_SECONDS = 10
 _AUTHORITY_SECONDS = 3600
 
 
-def routes(revocation: RevocationService, authorities: Authorities) -> list[Route]:
+def routes(shelf: ListShelf, authorities: Authorities) -> list[Route]:
     """Return the routes of relying parties."""
 
-    async def get_list(call: Call) -> Answer:
-        found = await revocation.current_list(authorities.by_name(call.path["authority"]))
-        tag = f'"{found.number}"'
-        headers = {"ETag": tag, "Cache-Control": f"public, max-age={_LIST_SECONDS}, must-revalidate"}
-        if call.request.headers.get("If-None-Match") == tag:
-            return Answer(304, headers=headers)
-        return Answer(content=found.der, headers={**headers, "Content-Type": "application/pkix-crl"})
+    def give_list(*, is_delta: bool) -> Handler:
+        async def get_list(call: Call) -> Answer:
+            authority = authorities.by_name(call.path["authority"])
+            found = await shelf.current_list(authority, _partition_named(call), is_delta=is_delta)
+            headers = {
+                "ETag": f'"{found.number}"',
+                "Last-Modified": format_datetime(found.this_update, usegmt=True),
+                "Expires": format_datetime(found.next_update, usegmt=True),
+                "Cache-Control": f"public, max-age={_LIST_SECONDS}, must-revalidate",
+            }
+            if is_known(call, headers["ETag"], found.this_update):
+                return Answer(304, headers=headers)
+            return Answer(content=found.der, headers={**headers, "Content-Type": "application/pkix-crl"})
+
+        return get_list
 
     async def get_authority(call: Call) -> Answer:
         found = authorities.by_name(call.path["authority"])
@@ -29,15 +49,18 @@ def routes(revocation: RevocationService, authorities: Authorities) -> list[Rout
         }
         return Answer(content=found.der, headers=headers)
 
+    def list_route(path: str, summary: str, *, is_delta: bool) -> Route:
+        handler = give_list(is_delta=is_delta)
+        return Route("GET", path, handler, _RELYING_PARTIES, summary, _TAG, answers="application/pkix-crl")
+
     return [
-        Route(
-            "GET",
-            "/crl/{authority}.crl",
-            get_list,
-            _RELYING_PARTIES,
-            "Fetch an authority's revocation list",
-            _TAG,
-            answers="application/pkix-crl",
+        list_route("/crl/{authority}.crl", "Fetch an authority's revocation list", is_delta=False),
+        list_route("/crl/{authority}/delta.crl", "Fetch what changed since the last revocation lists", is_delta=True),
+        list_route(
+            "/crl/{authority}/{partitions}/{partition}.crl", "Fetch a partition of a revocation list", is_delta=False
+        ),
+        list_route(
+            "/crl/{authority}/{partitions}/{partition}/delta.crl", "Fetch what changed in a partition", is_delta=True
         ),
         Route(
             "GET",
@@ -49,3 +72,25 @@ def routes(revocation: RevocationService, authorities: Authorities) -> list[Rout
             answers="application/pkix-cert",
         ),
     ]
+
+
+def is_known(call: Call, tag: str, modified: datetime) -> bool:
+    """Tell whether the caller has what he asks for, by what he says of it (RFC 9110 13.1.2, 13.1.3)."""
+    headers = call.request.headers
+    known = headers.get("If-None-Match")
+    if known is not None:  # the time then says nothing
+        return known.strip() == "*" or tag in {one.strip().removeprefix("W/") for one in known.split(",")}
+    try:
+        since = parsedate_to_datetime(headers.get("If-Modified-Since", ""))
+    except ValueError:
+        return False
+    return modified.replace(microsecond=0) <= (since if since.tzinfo else since.replace(tzinfo=UTC))
+
+
+def _partition_named(call: Call) -> Partition:
+    count, index = call.path.get("partitions"), call.path.get("partition")
+    if count is None or index is None:
+        return WHOLE
+    if not (_NUMBER.fullmatch(count) and _NUMBER.fullmatch(index)):
+        raise not_found("such partition")
+    return Partition(int(count), int(index))

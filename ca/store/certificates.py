@@ -1,20 +1,24 @@
-"""Certificates in SQL: recording, finding, revoking."""
+"""Certificates in SQL: recording, finding one, revoking. Lists of them are in `certificate_lists.py`."""
 
-from datetime import datetime
-from uuid import UUID
+from collections.abc import Mapping
+from typing import Any
 
 import asyncpg
+import orjson
 
 from ca.inventory import CertificateStatus, RevocationReason, StoredCertificate
 from iam.errors import conflict, not_found
-from iam.paging import Page, PageQuery, decode_cursor, encode_cursor
 from iam.store.database import Row, Transaction
 
-_CERTIFICATE = """
-    SELECT serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject, spki_sha256,
-           request_sha256, not_before, not_after, certificate, status, issued_at, supersedes, superseded_at,
-           revoked_at, revocation_reason
-    FROM certificate"""
+STATUS = "CASE revocation_reason WHEN 'certificateHold' THEN 'held' ELSE status END"
+"""A row's `CertificateStatus`: the store has what is held as revoked for the reason certificateHold."""
+
+COLUMNS = f"""serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject, spki_sha256,
+           request_sha256, not_before, not_after, certificate, {STATUS} AS status, issued_at, supersedes, superseded_at,
+           revoked_at, revocation_reason, metadata"""
+"""What `certificate_from` reads."""
+
+_CERTIFICATE = f"SELECT {COLUMNS} FROM certificate"
 
 _BY_SERIAL = f"{_CERTIFICATE} WHERE serial = $1"
 _BY_SERIAL_LOCKED = f"{_BY_SERIAL} FOR UPDATE"
@@ -26,7 +30,7 @@ _LOCK_DEVICE = """
 async def find_certificate(transaction: Transaction, serial: bytes) -> StoredCertificate | None:
     """Return the certificate of that serial number, if this transaction may see one."""
     row = await transaction.fetchrow(_BY_SERIAL, serial)
-    return _certificate_from(row) if row else None
+    return certificate_from(row) if row else None
 
 
 async def lock_certificate(transaction: Transaction, serial: bytes) -> StoredCertificate:
@@ -35,41 +39,7 @@ async def lock_certificate(transaction: Transaction, serial: bytes) -> StoredCer
     row = await transaction.fetchrow(_BY_SERIAL_LOCKED, serial)
     if row is None:
         raise not_found(f"certificate {serial.hex()}")
-    return _certificate_from(row)
-
-
-_LIST = f"""{_CERTIFICATE}
-    WHERE tenant_id = $1
-      AND ($2::timestamptz IS NULL OR (issued_at, serial) > ($2, $3))
-      AND ($4::text IS NULL OR status = $4)
-      AND ($5::text IS NULL OR device_identifier = $5)
-      AND ($6::text[] IS NULL OR device_identifier = ANY ($6))
-    ORDER BY issued_at, serial LIMIT $7"""
-
-
-async def list_certificates(
-    transaction: Transaction,
-    tenant: UUID,
-    query: PageQuery,
-    *,
-    status: CertificateStatus | None,
-    device: str | None,
-    only_devices: list[str] | None,
-) -> Page[StoredCertificate]:
-    """Return a tenant's certificates, oldest first; `only_devices` are those that the caller reaches, if not all."""
-    after = decode_cursor(query.cursor, 2)
-    issued, serial = _read_key(after) if after else (None, None)
-    rows = await transaction.fetch(_LIST, tenant, issued, serial, status, device, only_devices, query.limit + 1)
-    shown = tuple(_certificate_from(row) for row in rows[: query.limit])
-    more = len(rows) > query.limit
-    return Page(shown, encode_cursor(shown[-1].issued.isoformat(), shown[-1].serial.hex()) if more else None)
-
-
-def _read_key(key: tuple[str, ...]) -> tuple[datetime, bytes]:
-    try:
-        return datetime.fromisoformat(key[0]), bytes.fromhex(key[1])
-    except ValueError as error:
-        raise not_found("such page") from error
+    return certificate_from(row)
 
 
 _INSERT = """
@@ -100,17 +70,28 @@ async def insert_certificate(transaction: Transaction, one: StoredCertificate) -
         raise conflict("The serial number is taken.") from error
 
 
-_LIVE_OF_IDENTITY = "SELECT serial FROM certificate WHERE identity_id = $1 AND status <> 'revoked' ORDER BY serial"
+_SET_METADATA = "UPDATE certificate SET metadata = $2 WHERE serial = $1"
 
 
-async def live_certificates(transaction: Transaction, identity: str) -> list[bytes]:
-    """Return the serial numbers of an identity's certificates that are not revoked."""
-    return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity)]
+async def set_metadata(transaction: Transaction, serial: bytes, metadata: Mapping[str, Any]) -> None:
+    """Set what operators keep beside a locked certificate."""
+    await transaction.execute(_SET_METADATA, serial, orjson.dumps(dict(metadata)).decode())
 
 
+_LIVE_OF_IDENTITY = f"""
+    SELECT serial FROM certificate
+    WHERE identity_id = $1 AND {STATUS} <> 'revoked' AND (NOT $2 OR status = 'active') ORDER BY serial"""
+
+
+async def live_certificates(transaction: Transaction, identity: str, *, only_active: bool = False) -> list[bytes]:
+    """Return the serial numbers of an identity's certificates that are not revoked, or of those that are in force."""
+    return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity, only_active)]
+
+
+# What was on hold has not counted since then: the date stays.
 _REVOKE = """
-    UPDATE certificate SET status = 'revoked', revoked_at = $2, revocation_reason = $3 WHERE serial = $1"""
-_COUNT_REVOCATION = "UPDATE authority SET revocations = revocations + 1 WHERE id = $1"
+    UPDATE certificate SET status = 'revoked', revoked_at = coalesce(revoked_at, $2), revocation_reason = $3
+    WHERE serial = $1"""
 _REVOKE_DEVICE = """
     UPDATE device SET status = 'REVOKED'
     WHERE identity_id = $1 AND status <> 'DECOMMISSIONED'
@@ -119,14 +100,37 @@ _REVOKE_DEVICE = """
 
 
 async def revoke_certificate(transaction: Transaction, one: StoredCertificate, reason: RevocationReason) -> None:
-    """Mark a locked certificate as revoked, and count that; a device without any other certificate is REVOKED."""
+    """Mark a locked certificate as revoked, or as held if that is the reason.
+
+    A device that has lost its last certificate for good is REVOKED. The lists hear of it by a trigger.
+    """
     await transaction.execute(_REVOKE, one.serial, transaction.now, reason)
-    await transaction.execute(_COUNT_REVOCATION, one.authority)
-    if one.identity is not None:
+    if one.identity is not None and reason is not RevocationReason.CERTIFICATE_HOLD:
         await transaction.execute(_REVOKE_DEVICE, one.identity)
 
 
-def _certificate_from(row: Row) -> StoredCertificate:
+_RELEASE = """
+    UPDATE certificate SET status = 'active', revoked_at = NULL, revocation_reason = NULL WHERE serial = $1"""
+_RELEASE_DEVICE = "UPDATE device SET status = 'ACTIVE' WHERE identity_id = $1 AND status = 'REVOKED'"
+
+
+async def release_certificate(transaction: Transaction, one: StoredCertificate) -> None:
+    """Mark a locked certificate that is held as active again; its device is no more REVOKED, if it was."""
+    await transaction.execute(_RELEASE, one.serial)
+    if one.identity is not None:
+        await transaction.execute(_RELEASE_DEVICE, one.identity)
+
+
+_HAS_ACTIVE = "SELECT EXISTS (SELECT FROM certificate WHERE identity_id = $1 AND status = 'active')"
+
+
+async def has_active_certificate(transaction: Transaction, identity: str) -> bool:
+    """Tell whether an identity has a certificate that is active."""
+    return bool(await transaction.fetchval(_HAS_ACTIVE, identity))
+
+
+def certificate_from(row: Row) -> StoredCertificate:
+    """Return the certificate in a row of `COLUMNS`."""
     reason = row["revocation_reason"]
     return StoredCertificate(
         serial=row["serial"],
@@ -147,4 +151,5 @@ def _certificate_from(row: Row) -> StoredCertificate:
         superseded=row["superseded_at"],
         revoked=row["revoked_at"],
         reason=RevocationReason(reason) if reason else None,
+        metadata=orjson.loads(row["metadata"]),
     )

@@ -14,7 +14,7 @@ import asyncpg
 import nats
 from nats.errors import Error as NatsError
 
-from ca.keystore import Keystore
+from ca.keystore import Backend
 from ca.store.authorities import list_authorities
 from certs.pem import read_certificate
 from doorward.addresses import Addresses, nats_trust, read_addresses
@@ -22,7 +22,8 @@ from doorward.clock import utc_now
 from doorward.commands.printing import print_json, print_lines
 from doorward.config import Configuration, known_keys
 from doorward.database import Pool
-from doorward.keys import random_bytes, read_master_key
+from doorward.keys import keys_folder, keystore, random_bytes, token
+from doorward.master_key import read_master_key
 from iam.errors import Refused
 from iam.service.audit import AuditService
 from iam.store.database import EVERYWHERE
@@ -62,7 +63,7 @@ def check(configuration: Configuration, *, as_json: bool) -> int:
 
 
 async def _ask_all(configuration: Configuration) -> list[Finding]:
-    findings = [_packages(), _master_key(configuration)]
+    findings = [_packages(), _master_key(configuration), *_token(configuration)]
     try:
         addresses = read_addresses(configuration)
     except Refused as refusal:
@@ -104,6 +105,14 @@ def _master_key(configuration: Configuration) -> Finding:
     except Refused as refusal:
         return Finding("master key", False, refusal.detail)
     return Finding("master key", True, "there, 32 bytes")
+
+
+def _token(configuration: Configuration) -> list[Finding]:
+    try:
+        found = token(configuration)
+        return [] if found is None else [Finding("hardware token", True, found.check())]
+    except Refused as refusal:
+        return [Finding("hardware token", False, f"{refusal.detail} {refusal.reason}")]
 
 
 async def _database(addresses: Addresses) -> str:
@@ -153,18 +162,18 @@ async def _say_nothing(_: Exception) -> None:
 
 
 async def _authorities(configuration: Configuration, addresses: Addresses) -> str:
-    keystore = Keystore(configuration.node.data / "keys", read_master_key(configuration), random_bytes)
+    keys = keystore(configuration, read_master_key(configuration), random_bytes)
     # Everywhere: authorities belong to no tenant.
     async with _pool(addresses) as pool, pool.transaction(EVERYWHERE) as transaction:
         authorities = await list_authorities(transaction)
     if not authorities:
         raise _Wrong("there are none yet: they are made when the node first starts")
     for one in authorities:
-        if one.key_sealed is not None:
-            keystore.open(one.id, one.key_sealed)
+        if one.key is not None and one.key.backend is not Backend.FILE:
+            keys.signer(one.key)
     ends = {one.name: read_certificate(one.certificate).not_valid_after_utc for one in authorities}
     names = [f"{name} until {end:%Y-%m-%d}" for name, end in ends.items()]
-    root = "here; it can be taken away" if (configuration.node.data / "keys" / "root.sealed").exists() else "taken away"
+    root = "here; it can be taken away" if (keys_folder(configuration) / "root.sealed").exists() else "taken away"
     return f"{', '.join(names)}; the root's key is {root}"
 
 

@@ -23,6 +23,7 @@ from iam.identifiers import Clock, Random, uuid7
 from iam.model import IdentityType
 from iam.service.keyring import KeyRing
 from iam.store.sessions import Session
+from iam.store.standing import Standing
 from iam.tokens import VerifiedToken, claims_for, mint, verify_token
 
 FIRST_PARTY = "doorward"
@@ -72,13 +73,15 @@ class TokenService:
         Raises:
             Refused: (unauthenticated) It does not hold. (unavailable) Whether it holds cannot be known now.
         """
-        verified = await self._verify(token)
-        standing = await self._directory.standing(verified.subject)
-        if isinstance(standing.access, Denied):
-            raise unauthenticated(standing.access.reason)
-        if verified.session in standing.revoked_sessions:
-            raise unauthenticated(f"session {verified.session} is over")
-        return Authenticated(standing.access, verified.expires, verified.session, verified.methods)
+        digest = _digest(token)
+        verified = self._remembered(digest) or await self._verify(token, digest)
+        return _believed(verified, await self._directory.standing(verified.subject))
+
+    def known(self, token: str) -> Authenticated | None:
+        """Return the same where memory tells it, or None; raise `Refused` (unauthenticated) if it does not hold."""
+        verified = self._remembered(_digest(token))
+        standing = self._directory.known(verified.subject) if verified else None
+        return _believed(verified, standing) if verified and standing else None
 
     async def issue(self, access: Access, session: Session, refresh: str | None, lasts: timedelta) -> Issued:
         """Return a new access token for a session that is stored already, beside its refresh token if there is one."""
@@ -97,13 +100,15 @@ class TokenService:
         )
         return Issued(mint(claims, await self._keys.signing_key()), refresh, now + lasts, access.identity.id)
 
-    async def _verify(self, token: str) -> VerifiedToken:
-        digest = hashlib.sha256(token.encode(errors="replace")).digest()
+    def _remembered(self, digest: bytes) -> VerifiedToken | None:
+        """Return what a token says whose signature has been verified (rule 2)."""
         known = self._verified.get(digest)
-        now = self._clock()
-        if known is not None and now < known.expires:
-            self._verified.move_to_end(digest)
-            return known
+        if known is None or self._clock() >= known.expires:
+            return None
+        self._verified.move_to_end(digest)
+        return known
+
+    async def _verify(self, token: str, digest: bytes) -> VerifiedToken:
         keys = await self._keys.verifying_keys()
         try:
             verified = self._checked(token, keys)
@@ -119,3 +124,16 @@ class TokenService:
 
     def _checked(self, token: str, keys: Mapping[str, EllipticCurvePublicKey]) -> VerifiedToken:
         return verify_token(token, keys, issuer=self._terms.issuer, audience=self._terms.audience, now=self._clock())
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="replace")).digest()
+
+
+def _believed(verified: VerifiedToken, standing: Standing) -> Authenticated:
+    """Return whom a verified token speaks for, as things stand (rule 1); raise `Refused` (unauthenticated)."""
+    if isinstance(standing.access, Denied):
+        raise unauthenticated(standing.access.reason)
+    if verified.session in standing.revoked_sessions:
+        raise unauthenticated(f"session {verified.session} is over")
+    return Authenticated(standing.access, verified.expires, verified.session, verified.methods)

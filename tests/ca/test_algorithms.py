@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from OpenSSL import crypto
 
-from ca.crl import Revoked, build_revocation_list
-from ca.inventory import RevocationReason
+from ca.crl import Scope, build_revocation_list
+from ca.encoding import encode_integer, encode_time
 from ca.issue import Template, authority, device, encoded_key
 from ca.keystore import SoftwareSigner, make_private_key
 from certs.chain import Anchor, Purpose, validate_chain
@@ -150,8 +150,8 @@ def test_an_ml_dsa_signature_names_the_parameter_set_of_its_key(parameter_set: s
 @pytest.mark.parametrize("name", KEYS)
 def test_revocation_lists_verify(name: str, tmp_path: Path) -> None:
     root = made(name, name, "root", name="Root")
-    revoked = [Revoked(b"\x01" * 16, NOW, RevocationReason.KEY_COMPROMISE)]
-    der = build_revocation_list(root, SoftwareSigner(KEYS[name]), revoked, number=1, now=NOW, life=LIFE).der
+    entry = encode(SEQUENCE, encode_integer(1), encode_time(NOW), bytes.fromhex("300c300a0603551d1504030a0101"))
+    der = build_revocation_list(Scope(root), SoftwareSigner(KEYS[name]), [entry], number=1, now=NOW, life=LIFE).der
     published = x509.load_der_x509_crl(der)
     verify_revocation_list(published, KEYS[name].public_key())
     assert published.is_signature_valid(root.public_key())  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def test_revocation_lists_verify(name: str, tmp_path: Path) -> None:
 def test_a_list_that_names_two_algorithms_is_not_read() -> None:
     root = made("RSA-2048", "RSA-2048", "root", name="Root")
     signer = SoftwareSigner(KEYS["RSA-2048"])
-    signed = read_signed_part(build_revocation_list(root, signer, [], number=1, now=NOW, life=LIFE).der)
+    signed = read_signed_part(build_revocation_list(Scope(root), signer, [], number=1, now=NOW, life=LIFE).der)
     signed = signed.replace(signer.algorithm, bytes.fromhex(IDENTIFIERS["RSA-4096"]), 1)
     der = encode(SEQUENCE, signed, signer.algorithm, encode(BIT_STRING, b"\0" + signer.sign(signed)))
     with pytest.raises(ValueError, match="Inner and outer signature algorithms do not match"):

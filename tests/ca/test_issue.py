@@ -1,16 +1,19 @@
 """What a certificate says: periods, serial numbers, names and addresses."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import AuthorityInformationAccessOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ca.encoding import encode_integer, encode_object_identifier, encode_time
-from ca.issue import Addresses, Holder, Template, authority, device, encoded_key, host
+from ca.issue import Addresses, Holder, Template, authority, device, encoded_key, host, responder
 from ca.keystore import SoftwareSigner
+from ca.partition import COUNTS, SLOTS, Partition, partitions_of
 from certs.errors import CertificateRefused
 from certs.names import device_identifier
 from certs.profile import load_profile
@@ -82,15 +85,62 @@ def test_serial_numbers_are_positive_whatever_the_first_bit(serial: bytes) -> No
     assert issue(meter(), serial=serial).serial_number == int.from_bytes(serial)
 
 
+ADDRESSES = Addresses(
+    revocation_list="http://pki.test/crl/issuing.crl",
+    certificate="http://pki.test/ca/issuing.crt",
+    responder="http://pki.test/ocsp",
+)
+
+
 def test_addresses_are_there_only_if_given() -> None:
-    addresses = Addresses("http://pki.test/crl/issuing.crl", "http://pki.test/ca/issuing.crt")
+    addresses = ADDRESSES
     made = issue(meter(), addresses=addresses)
     points = made.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
     access = made.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
     assert points[0].full_name == [x509.UniformResourceIdentifier(addresses.revocation_list)]
-    assert [one.access_location.value for one in access] == [addresses.certificate]
+    assert [(one.access_method, one.access_location.value) for one in access] == [
+        (AuthorityInformationAccessOID.OCSP, addresses.responder),
+        (AuthorityInformationAccessOID.CA_ISSUERS, addresses.certificate),
+    ]
     with pytest.raises(x509.ExtensionNotFound):
         issue(meter()).extensions.get_extension_for_class(x509.CRLDistributionPoints)
+
+
+@pytest.mark.parametrize(
+    ("last", "count", "path"),
+    [
+        (0, 1, "issuing.crl"),
+        (255, 1, "issuing.crl"),
+        (0, 4, "issuing/4/0.crl"),
+        (63, 4, "issuing/4/0.crl"),
+        (64, 4, "issuing/4/1.crl"),
+        (255, 4, "issuing/4/3.crl"),
+        (200, 256, "issuing/256/200.crl"),
+    ],
+)
+def test_the_serial_number_says_which_partition_is_named(last: int, count: int, path: str) -> None:
+    addresses = replace(ADDRESSES, partitions=count)
+    made = issue(meter(), addresses=addresses, serial=b"\x70" * 15 + bytes((last,)))
+    points = made.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    assert points[0].full_name == [x509.UniformResourceIdentifier(f"http://pki.test/crl/{path}")]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_each_slot_is_in_one_partition(count: int) -> None:
+    partitions = partitions_of((count,))
+    assert sorted(slot for one in partitions for slot in one.slots) == list(range(SLOTS))
+    for slot in range(SLOTS):
+        assert slot in Partition.of_serial(bytes((1, slot)), count).slots
+
+
+def test_a_responder_is_named_and_not_checked_itself() -> None:
+    profile = load_profile("responder")
+    made = x509.load_der_x509_certificate(
+        Template(profile, issuing(), ISSUING_SIGNER, ADDRESSES).issue(responder("OCSP", DEVICE_KEY), NOW, SERIAL).der
+    )
+    extensions = {one.oid for one in made.extensions}
+    assert x509.OCSPNoCheck.oid in extensions
+    assert not extensions & {x509.CRLDistributionPoints.oid, x509.AuthorityInformationAccess.oid}
 
 
 def test_a_server_is_named_by_alternative_names_alone() -> None:

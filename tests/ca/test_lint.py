@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.inventory import RevocationReason
 from ca.issue import SERIAL_BYTES, device, encoded_key
+from ca.partition import WHOLE, Partition
 from certs.names import device_identifier
 from iam.store.database import EVERYWHERE
 from tests.ca.world import World
@@ -68,15 +69,32 @@ async def test_that_pkilint_finds_something_at_all(world: World, tmp_path: Path)
 
 
 @pytest.mark.parametrize("revoked", [0, 3])
-async def test_revocation_lists(world: World, tmp_path: Path, revoked: int) -> None:
-    reasons = [RevocationReason.UNSPECIFIED, RevocationReason.KEY_COMPROMISE, RevocationReason.PRIVILEGE_WITHDRAWN]
+@pytest.mark.parametrize(
+    ("authority", "partition", "is_delta"),
+    [
+        ("root", WHOLE, False),
+        ("factory", WHOLE, False),
+        ("factory", WHOLE, True),
+        ("factory", Partition(2, 0), False),
+        ("factory", Partition(2, 1), True),
+    ],
+)
+async def test_revocation_lists(
+    world: World, tmp_path: Path, revoked: int, authority: str, partition: Partition, *, is_delta: bool
+) -> None:
+    await world.publisher.set_partitions(world.authorities.by_name("factory"), 2, actor="test")
+    await world.publisher.publish_lists()
+    reasons = [RevocationReason.UNSPECIFIED, RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD]
     for reason in reasons[:revoked]:
-        made = await world.service.issue_bootstrap("meter-001", actor="test")
-        await world.revocation.revoke(EVERYWHERE, made.serial, reason, actor="test")
-    await world.revocation.publish_lists()
-    content = await world.revocation.current_list(world.authorities.by_name("factory"))
+        for _ in range(8):  # so that there is one in each half
+            made = await world.service.issue_bootstrap("meter-001", actor="test")
+            await world.revocation.revoke(EVERYWHERE, made.serial, reason, actor="test")
+    if revoked:
+        await world.revocation.release(EVERYWHERE, made.serial, actor="test")
+    await world.publisher.publish_lists()
+    content = await world.shelf.current_list(world.authorities.by_name(authority), partition, is_delta=is_delta)
     published = x509.load_der_x509_crl(content.der)
-    assert len(published) == revoked
+    assert bool(len(published)) is (bool(revoked) and authority != "root")
     (tmp_path / "list.pem").write_bytes(published.public_bytes(Encoding.PEM))
     kind = ["-t", "CRL", "-p", "PKIX"]
     assert await asyncio.to_thread(findings, "lint_crl", *kind, tmp_path / "list.pem") - EXPLAINED == set()

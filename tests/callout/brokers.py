@@ -114,6 +114,7 @@ class People:
     enough: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     delay: float = 0
     after_reading: asyncio.Event | None = None
+    remembers: bool = False
 
     def add(self, who: Access, *, valid: timedelta = LONG) -> str:
         """Take in an identity; return its token."""
@@ -149,8 +150,11 @@ class People:
                 return Authenticated(await self._read(who), leaf.not_valid_after_utc, None, ("x509",))
         raise unauthenticated(f"no device {name}")
 
-    async def current_access(self, who: str) -> Access | Denied:
+    async def access(self, who: str) -> Access | Denied:
         return self.accesses.get(who, Denied("nobody"))
+
+    def known_access(self, who: str) -> Access | Denied | None:
+        return self.accesses.get(who) if self.remembers else None
 
     async def _read(self, who: str) -> Access:
         found = self.accesses[who]

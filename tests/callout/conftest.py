@@ -140,7 +140,7 @@ async def broker(hub: Server, edge: Server, service: CalloutService) -> AsyncIte
 @pytest.fixture
 async def watch(hub: Server, edge: Server, people: People, broker: Broker) -> AsyncIterator[Watch]:
     assert broker
-    watching = Watch([hub.endpoint("sys"), edge.endpoint("sys")], people.current_access, now)
+    watching = Watch([hub.endpoint("sys"), edge.endpoint("sys")], people, now)
     await watching.start()
     yield watching
     await watching.stop()

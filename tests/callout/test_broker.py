@@ -527,7 +527,7 @@ class TestAnswers:
         who = access(OWN)
         token = people.add(who)
         assert await make_mqtt(who.identity.id, token, port=server.mqtt).connect() == 0
-        watch = Watch([absent.endpoint("sys"), server.endpoint("sys")], people.current_access, now)
+        watch = Watch([absent.endpoint("sys"), server.endpoint("sys")], people, now)
         await asyncio.wait_for(watch.start(), 3)
         stale = make_mqtt(who.identity.id, token, port=server.mqtt)
         assert await stale.connect() == 0
@@ -546,7 +546,7 @@ class TestAnswers:
         server.process.wait()
         answering = Broker([server.endpoint("callout")], service)
         starting = asyncio.create_task(answering.start())
-        watch = Watch([server.endpoint("sys")], people.current_access, now)
+        watch = Watch([server.endpoint("sys")], people, now)
         await asyncio.wait_for(watch.start(), 3)
         with pytest.raises(Refused):
             await watch.sweep()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from callout.reconcile import OTHER_NODES_HEAR_WITHIN, Reconciler
 from iam.access import Access, Denied
 from iam.errors import Kind, Refused
 from iam.events import Affected
+from iam.topics import access_control_list
 from tests.callout.brokers import (
     START,
     Mqtt,
@@ -22,6 +24,7 @@ from tests.callout.brokers import (
     access,
     allow,
     changed,
+    grant,
     identity_changed,
     now,
     tenant,
@@ -102,7 +105,9 @@ class TestLive:
         await watch.heard(identity_changed(who, "identity.suspended"))
         assert await client.was_cut(SOON)
 
-    @pytest.mark.parametrize("kind", ["certificate.revoked", "credential.revoked", "device.renewed", "session.ended"])
+    @pytest.mark.parametrize(
+        "kind", ["certificate.revoked", "certificate.held", "credential.revoked", "device.renewed", "session.ended"]
+    )
     async def test_a_proof_that_no_longer_holds_cuts_with_the_same_topics(
         self, watch: Watch, people: People, certified: Certified, kind: str
     ) -> None:
@@ -168,7 +173,7 @@ class TestLive:
         cut = await make_mqtt(stale.identity.id, people.add(stale)).connected()
         stays = await make_mqtt(fresh.identity.id, people.add(fresh)).connected()
         people.change(stale, BEFORE, [])
-        watch = Watch([hub.endpoint("sys")], people.current_access, now)
+        watch = Watch([hub.endpoint("sys")], people, now)
         await watch.start()
         assert await cut.was_cut(SOON)
         assert not stays.gone.is_set()
@@ -181,7 +186,7 @@ class TestLive:
         """The leafnode joins the system accounts, so the edge can be watched and cut from the hub."""
         who = access(BEFORE, ["meter-1"], device="meter-1")
         people.add(who)
-        watch = Watch([hub.endpoint("sys")], people.current_access, now)
+        watch = Watch([hub.endpoint("sys")], people, now)
         await watch.start()
         client = await certified("meter-1").connected()
         await seen(watch, who)
@@ -217,16 +222,56 @@ class TestLive:
             cut.append(key)
             return True
 
-        async def nobody(_: str) -> Access | Denied:
-            return Denied("blocked")
-
-        reconciler = Reconciler(kick, nobody, now)
+        reconciler = Reconciler(kick, People(), now)
         for number in range(1000):
             reconciler.connections.add(Connection("N", number, access().identity.id, "0" * 16, START))
         began = time.monotonic()
         await reconciler.heard(changed("tenant.blocked", (Affected.TENANT, str(UUID(int=0)))))
         assert len(cut) == 1000
         assert time.monotonic() - began < SOON
+
+
+class NoDatabase:
+    """Nothing in memory, and no store to be asked."""
+
+    async def access(self, _: str) -> Access | Denied:
+        raise Refused(Kind.UNAVAILABLE, "No database.")
+
+    def known_access(self, _: str) -> Access | Denied | None:
+        return None
+
+
+async def appeared(reconciler: Reconciler, connection: Connection) -> None:
+    work = reconciler.appeared(connection)
+    if work is not None:
+        await work
+
+
+class TestAppeared:
+    """What memory knows of an identity that connects."""
+
+    async def reconciled(self, remembered: Access, connected: Access) -> list[object]:
+        cut: list[object] = []
+
+        async def kick(key: object) -> bool:
+            cut.append(key)
+            return True
+
+        people = People(remembers=True)
+        people.accesses[connected.identity.id] = remembered
+        digest = access_control_list(connected).digest
+        connection = Connection("N", 1, connected.identity.id, digest, START)
+        await appeared(Reconciler(kick, people, now), connection)
+        return cut
+
+    async def test_one_with_the_topics_of_now_stays(self) -> None:
+        who = access(BEFORE, ["meter-1"])
+        assert await self.reconciled(who, who) == []
+
+    async def test_one_with_the_topics_of_before_is_cut(self) -> None:
+        who = access(BEFORE, ["meter-1"])
+        now_less = replace(who, grants=(grant(who.tenant, BEFORE, []),))
+        assert await self.reconciled(now_less, who) == [("N", 1)]
 
 
 class TestUnknownAccess:
@@ -236,17 +281,14 @@ class TestUnknownAccess:
             cut.append(key)
             return True
 
-        async def unknown(_: str) -> Access | Denied:
-            raise Refused(Kind.UNAVAILABLE, "No database.")
-
-        return Reconciler(kick, unknown, now)
+        return Reconciler(kick, NoDatabase(), now)
 
     async def test_an_event_cuts_and_a_sweep_does_not(self) -> None:
         cut: list[object] = []
         reconciler = self.reconciler(cut)
         who = access()
         connection = Connection("N", 1, who.identity.id, "0" * 16, START)
-        await reconciler.appeared(connection)
+        await appeared(reconciler, connection)
         await reconciler.sweep({"N": [connection]}, now())
         assert cut == []
         await reconciler.heard(identity_changed(who))
@@ -259,13 +301,16 @@ class Stubborn:
     def __init__(self) -> None:
         self.reached = False
         self.asked: list[Key] = []
-        self.reconciler = Reconciler(self.kick, self.access, now)
+        self.reconciler = Reconciler(self.kick, self, now)
 
     async def kick(self, key: Key) -> bool:
         self.asked.append(key)
         return self.reached
 
     async def access(self, _: str) -> Access | Denied:
+        return Denied("suspended")
+
+    def known_access(self, _: str) -> Access | Denied | None:
         return Denied("suspended")
 
     def connected(self, count: int = 1, server: str = "N") -> list[Connection]:
@@ -305,7 +350,7 @@ class TestOwed:
         await brokers.reconciler.sweep({}, now())
         assert len(brokers.asked) > asked
         brokers.reached = True
-        await brokers.reconciler.appeared(connection)
+        await appeared(brokers.reconciler, connection)
         assert not len(brokers.reconciler.connections)
 
     @pytest.mark.parametrize("how", ["disappeared", "not listed"])

@@ -86,7 +86,13 @@ def prover() -> Prover:
 
 
 async def asked(prover: Prover, server: Asking, claims: object, **limits: object) -> bytes:
-    return await service(prover, **limits).answer(server.sealed(server.signed(claims), OURS), server.xkey.public)
+    return await answered(service(prover, **limits), server.sealed(server.signed(claims), OURS), server.xkey.public)
+
+
+async def answered(service: CalloutService, sealed: bytes, key: str) -> bytes:
+    """Give the answer, at once or when it comes."""
+    answer = service.answer(sealed, key)
+    return answer if isinstance(answer, bytes) else await answer
 
 
 def client(kind: str = "Client", **info: object) -> dict[str, object]:
@@ -94,6 +100,35 @@ def client(kind: str = "Client", **info: object) -> dict[str, object]:
 
 
 PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+class TestAtOnce:
+    """What memory can prove waits for nothing, and takes no place among those that wait (rule 6)."""
+
+    def answering(self, who: Access, *, expires: datetime, **limits: Any) -> CalloutService:
+        proved = Authenticated(who, expires, None, ("test",))
+        return CalloutService(
+            lambda _: proved,
+            lambda _: proved,
+            issuer=ISSUER_SEED,
+            xkey=XKEY_SEED,
+            clock=lambda: NOW,
+            random=os.urandom,
+            limits=CalloutLimits(**limits),
+        )
+
+    def test_it_is_answered_without_a_loop(self, server: Asking) -> None:
+        service = self.answering(access(RULES), expires=NOW + timedelta(minutes=5), at_once=1)
+        for _ in range(3):
+            answer = service.answer(server.sealed(server.signed(server.claims(NOW)), OURS), server.xkey.public)
+            assert isinstance(answer, bytes)
+            assert claims_of(server.opened(answer, OURS))["nats"]["jwt"]
+
+    def test_it_is_refused_by_the_same_rules(self, server: Asking, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO")
+        service = self.answering(access(RULES), expires=NOW)
+        assert service.answer(server.sealed(server.signed(server.claims(NOW)), OURS), server.xkey.public) == b""
+        assert "has expired" in caplog.text
 
 
 class TestAnswer:
@@ -273,7 +308,7 @@ class TestForgery:
     @pytest.mark.parametrize("header", [{"alg": "none"}, HEADER | {"alg": "HS256"}, {}, {"alg": "ed25519-nkey"}])
     async def test_algorithms(self, prover: Prover, server: Asking, header: dict[str, str]) -> None:
         token = server.signed(server.claims(NOW), header)
-        assert await service(prover).answer(server.sealed(token, OURS), server.xkey.public) == b""
+        assert await answered(service(prover), server.sealed(token, OURS), server.xkey.public) == b""
 
     async def test_signatures(self, prover: Prover, server: Asking) -> None:
         token = server.signed(server.claims(NOW))
@@ -289,30 +324,30 @@ class TestForgery:
             b"..",
             b"x.y.z",
         ):
-            assert await service(prover).answer(server.sealed(forged, OURS), server.xkey.public) == b""
+            assert await answered(service(prover), server.sealed(forged, OURS), server.xkey.public) == b""
         assert prover.tokens == 0
 
     async def test_a_known_server_is_known_by_its_seal_and_no_other(self, prover: Prover, server: Asking) -> None:
         """Once its signature held, its curve key speaks for it; a stranger's key does not."""
         answering, stranger = service(prover), Asking(2)
         claims = server.claims(NOW)
-        assert await answering.answer(server.sealed(server.signed(claims), OURS), server.xkey.public)
+        assert await answered(answering, server.sealed(server.signed(claims), OURS), server.xkey.public)
         body, _, _ = server.signed(server.claims(NOW)).rpartition(b".")
         unsigned = body + b"." + base64url(b"\0" * 64)
-        assert await answering.answer(server.sealed(unsigned, OURS), server.xkey.public)
+        assert await answered(answering, server.sealed(unsigned, OURS), server.xkey.public)
         for forged in (claims, stranger.claims(NOW) | {"iss": server.id}):
             forged["nats"]["server_id"] = {"id": server.id, "xkey": stranger.xkey.public}
             message = stranger.sealed(stranger.signed(forged), OURS)
-            assert await answering.answer(message, stranger.xkey.public) == b""
-            assert await answering.answer(message, server.xkey.public) == b""
+            assert await answered(answering, message, stranger.xkey.public) == b""
+            assert await answered(answering, message, server.xkey.public) == b""
 
     async def test_a_server_that_was_not_believed_is_not_remembered(self, prover: Prover, server: Asking) -> None:
         answering = service(prover)
         late = server.signed(server.claims(NOW - timedelta(minutes=1)))
-        assert await answering.answer(server.sealed(late, OURS), server.xkey.public) == b""
+        assert await answered(answering, server.sealed(late, OURS), server.xkey.public) == b""
         body, _, _ = server.signed(server.claims(NOW)).rpartition(b".")
         unsigned = body + b"." + base64url(b"\0" * 64)
-        assert await answering.answer(server.sealed(unsigned, OURS), server.xkey.public) == b""
+        assert await answered(answering, server.sealed(unsigned, OURS), server.xkey.public) == b""
 
     async def test_seals(self, prover: Prover, server: Asking) -> None:
         token = server.signed(server.claims(NOW))
@@ -328,16 +363,16 @@ class TestForgery:
             (b"xkv1", server.xkey.public),
             (b"", server.xkey.public),
         ):
-            assert await answering.answer(message, key) == b""
+            assert await answered(answering, message, key) == b""
         assert prover.tokens == 0
 
     @given(st.binary(max_size=200), st.text(max_size=60))
     async def test_nothing_makes_it_raise(self, message: bytes, key: str) -> None:
         prover, server = Prover(access(RULES)), Asking()
         answering = service(prover)
-        assert await answering.answer(message, key) == b""
-        assert await answering.answer(server.sealed(message, OURS), server.xkey.public) == b""
-        assert await answering.answer(server.sealed(server.signed(key), OURS), server.xkey.public) == b""
+        assert await answered(answering, message, key) == b""
+        assert await answered(answering, server.sealed(message, OURS), server.xkey.public) == b""
+        assert await answered(answering, server.sealed(server.signed(key), OURS), server.xkey.public) == b""
 
 
 class TestLimits:
@@ -345,17 +380,17 @@ class TestLimits:
         answering = service(prover)
         message = server.sealed(server.signed(server.claims(NOW)), OURS)
         prover.fault = RuntimeError("broken")
-        assert await answering.answer(message, server.xkey.public) == b""
+        assert await answered(answering, message, server.xkey.public) == b""
         prover.fault = None
-        assert await answering.answer(message, server.xkey.public)
+        assert await answered(answering, message, server.xkey.public)
 
     async def test_pitfall_11_what_is_too_much_is_refused_at_once(self, prover: Prover, server: Asking) -> None:
         prover.delay = 0.2
         answering = service(prover, at_once=3)
         message = server.sealed(server.signed(server.claims(NOW)), OURS)
-        answers = await asyncio.gather(*(answering.answer(message, server.xkey.public) for _ in range(5)))
+        answers = await asyncio.gather(*(answered(answering, message, server.xkey.public) for _ in range(5)))
         assert [bool(answer) for answer in answers] == [True] * 3 + [False] * 2
-        assert await answering.answer(message, server.xkey.public)
+        assert await answered(answering, message, server.xkey.public)
 
     async def test_pitfall_9_what_takes_too_long_is_refused(self, prover: Prover, server: Asking) -> None:
         prover.delay = 5

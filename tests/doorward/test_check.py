@@ -8,7 +8,7 @@ import pytest
 
 from doorward.commands.check import Finding, _ask_all, check
 from doorward.config import Configuration, DatabaseSection, NatsSection, NodeSection
-from doorward.keys import master_key
+from doorward.master_key import master_key
 from tests.conftest import DatabaseUrls
 
 

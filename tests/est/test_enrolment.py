@@ -317,7 +317,7 @@ async def test_an_allowed_replacement_counts_once_and_revokes_what_was(est: EstW
     await est.world.execute("UPDATE device SET replacement_allowed = true")
     bootstrap = await est.bootstrap("meter-001")
     csr = b64(request(new_key(), "meter-001"))
-    await est.world.revocation.publish_lists()
+    await est.world.publisher.publish_lists()
     new = only(await est.service.enrol("default", (bootstrap.der,), csr))
     (revoked,) = await est.world.rows("SELECT status, revocation_reason FROM certificate WHERE serial = $1", old.serial)
     assert revoked == {"status": "revoked", "revocation_reason": "superseded"}
@@ -326,9 +326,9 @@ async def test_an_allowed_replacement_counts_once_and_revokes_what_was(est: EstW
     assert only(await est.service.enrol("default", (bootstrap.der,), csr)) == new
     again = request(new_key(), "meter-001")
     assert await refusal_of(est, "default", bootstrap, again) == Refusal.HAS_IDENTITY.name
-    assert await est.world.revocation.publish_lists() == 1
+    assert await est.world.publisher.publish_lists() == 1
     issuing = est.world.authorities.by_name("issuing")
-    listed = x509.load_der_x509_crl((await est.world.revocation.current_list(issuing)).der)
+    listed = x509.load_der_x509_crl((await est.world.shelf.current_list(issuing)).der)
     entry = listed.get_revoked_certificate_by_serial_number(old.certificate.serial_number)
     assert entry is not None
 

@@ -169,3 +169,18 @@ async def test_a_failed_read_is_not_remembered(clock: TurnableClock) -> None:
         await directory.standing("a")
     fails = False
     assert (await directory.standing("a")).access == Denied("read")
+
+
+async def test_memory_tells_what_was_read_for_as_long_as_it_is_believed(
+    source: Source, directory: Directory, clock: TurnableClock
+) -> None:
+    assert directory.known("a") is directory.known_access("a") is None
+    standing = await directory.standing("a")
+    assert directory.known("a") is standing
+    assert directory.known_access("a") == standing.access
+    clock.turn(AGE_LIMIT)
+    assert directory.known("a") is None
+    standing = await directory.standing("a")
+    directory.apply([Effect(Affected.ROLE, str(ROLE))])
+    assert directory.known("a") is None
+    assert source.reads == ["a", "a"]

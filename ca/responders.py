@@ -1,0 +1,172 @@
+"""Who answers OCSP for an authority: keys of their own, certified for a short while, made and renewed by themselves.
+
+The rules:
+
+1. Each authority has a responder, whose certificate the authority itself signed for OCSP alone (RFC 6960 4.2.2.2), and
+   which nobody need check (id-pkix-ocsp-nocheck), since it is short-lived. The authority's own key signs no answer.
+2. A new one is made at half of the last one's life. Its key is sealed in the store, so that every worker can use it.
+3. Where the authority's key is away none is made, and the log says so. Since that is the rule for the root, its
+   responder lives longer.
+4. Certificate and key are on record before anybody uses them.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ca.authorities import Authorities
+from ca.authority import Authority
+from ca.inventory import CertificateStatus, StoredCertificate
+from ca.issue import SERIAL_BYTES, Template, encoded_key, responder
+from ca.keystore import Keystore, Signer
+from ca.ocsp import ResponderIdentity
+from ca.publishing import is_offline
+from ca.service import NODE
+from ca.store.authorities import system_tenant
+from ca.store.certificates import insert_certificate
+from ca.store.responders import StoredResponder, insert_responder, lock_responder, newest_responder
+from certs.pem import read_certificate
+from certs.profile import load_profile
+from iam.directory import Monotonic
+from iam.identifiers import Clock, Random, uuid7
+from iam.store.database import EVERYWHERE, Change, Database, Transaction
+
+_PROFILE = "responder"
+_LOOK_AGAIN_SECONDS = 30.0
+_LOOK_FOR_MISSING_SECONDS = 0.5
+_COMMON_NAME_MAXIMUM = 64  # RFC 5280 appendix A.1: ub-common-name
+
+_log = logging.getLogger("ca.responders")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponderTerms:
+    """How long responders' certificates live.
+
+    Attributes:
+        offline_life: Of an authority whose key may be away.
+    """
+
+    life: timedelta = timedelta(days=7)
+    offline_life: timedelta = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    identity: ResponderIdentity | None
+    not_after: datetime | None
+    looked: float
+
+
+class Responders:
+    """Makes responders, and gives them to whoever signs answers."""
+
+    def __init__(
+        self,
+        database: Database,
+        authorities: Authorities,
+        keystore: Keystore,
+        clock: Clock,
+        random: Random,
+        terms: ResponderTerms,
+        *,
+        monotonic: Monotonic = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._authorities = authorities
+        self._keystore = keystore
+        self._clock = clock
+        self._random = random
+        self._terms = terms
+        self._monotonic = monotonic
+        self._held: dict[UUID, _Held] = {}
+        self._said: set[UUID] = set()
+
+    async def renew(self) -> int:
+        """Make the responders that are due and return how many that were; for a job that runs every few seconds."""
+        return sum([await self._renew_if_due(one) for one in self._authorities.all])
+
+    async def of(self, authority: Authority) -> tuple[ResponderIdentity, datetime] | None:
+        """Return who answers for an authority, and until when he can; None if there is nobody."""
+        held = self._held.get(authority.id)
+        if held is None or self._is_old(held):
+            held = await self._look_up(authority)
+            self._held[authority.id] = held
+        if held.identity is None or held.not_after is None or held.not_after <= self._clock():
+            return None
+        return held.identity, held.not_after
+
+    def _is_old(self, held: _Held) -> bool:
+        age = self._monotonic() - held.looked
+        return age >= (_LOOK_FOR_MISSING_SECONDS if held.identity is None else _LOOK_AGAIN_SECONDS)
+
+    async def _look_up(self, authority: Authority) -> _Held:
+        looked = self._monotonic()
+        async with self._database.transaction(EVERYWHERE) as transaction:  # an authority serves every tenant
+            stored = await newest_responder(transaction, authority.id)
+        if stored is None:
+            return _Held(None, None, looked)
+        signer = self._keystore.open(stored.id, stored.key_sealed)
+        identity = ResponderIdentity(read_certificate(stored.certificate), stored.certificate, signer)
+        return _Held(identity, stored.not_after, looked)
+
+    async def _renew_if_due(self, authority: Authority) -> bool:
+        async with self._database.transaction(EVERYWHERE) as transaction:  # as above
+            if not self._is_due(await newest_responder(transaction, authority.id)):
+                return False
+            signer = self._authorities.with_root_key(authority).signer
+            if signer is None:
+                self._say_that_the_key_is_away(authority)
+                return False
+            await lock_responder(transaction, authority.id)
+            if not self._is_due(await newest_responder(transaction, authority.id)):  # another node was first
+                return False
+            await self._make(transaction, authority, signer)
+        self._said.discard(authority.id)
+        return True
+
+    def _is_due(self, newest: StoredResponder | None) -> bool:
+        return newest is None or self._clock() >= newest.half
+
+    async def _make(self, transaction: Transaction, authority: Authority, signer: Signer) -> None:
+        now, tenant = self._clock(), await system_tenant(transaction)
+        identifier, key = uuid7(now, self._random), ec.generate_private_key(ec.SECP256R1())
+        life = self._terms.offline_life if is_offline(authority) else self._terms.life
+        template = Template(replace(load_profile(_PROFILE), validity=life), authority.certificate, signer, None)
+        holder = responder(f"OCSP responder of {authority.name}"[:_COMMON_NAME_MAXIMUM], encoded_key(key.public_key()))
+        issued = template.issue(holder, now, self._random(SERIAL_BYTES))
+        await insert_certificate(
+            transaction,
+            StoredCertificate(
+                serial=issued.serial,
+                authority=authority.id,
+                tenant=tenant,
+                profile=_PROFILE,
+                device=None,
+                identity=None,
+                subject=issued.subject,
+                spki_sha256=issued.spki_sha256,
+                request_sha256=None,
+                not_before=issued.not_before,
+                not_after=issued.not_after,
+                der=issued.der,
+                status=CertificateStatus.ACTIVE,
+                issued=now,
+            ),
+        )
+        sealed = self._keystore.seal(identifier, key)
+        await insert_responder(
+            transaction,
+            StoredResponder(identifier, authority.id, issued.der, sealed, issued.not_before, issued.not_after),
+        )
+        data = {"profile": _PROFILE, "authority": authority.name, "device": None}
+        await transaction.record(Change(tenant, NODE, "certificate.issued", issued.serial.hex(), data))
+
+    def _say_that_the_key_is_away(self, authority: Authority) -> None:
+        if authority.id not in self._said:
+            self._said.add(authority.id)
+            _log.warning("the key of the authority %s is away, so it gets no new OCSP responder", authority.name)
