@@ -190,7 +190,7 @@ class StatusService:
         fresh_until = this_update + (next_update - this_update) / 2
         answer = StatusAnswer(response, sha256(response).hexdigest(), this_update, next_update, fresh_until)
         if changes == self._changes:
-            self._keep(der, serials[0], answer)
+            return self._keep(der, serials[0], answer)
         return answer
 
     def _authority_of(self, request: StatusRequest) -> Authority:
@@ -205,11 +205,15 @@ class StatusService:
             raise StatusRefused(ResponseStatus.UNAUTHORIZED, "it is not about one authority of ours")
         return self._authorities.by_id(identifier)
 
-    def _keep(self, request: bytes, serial: bytes, answer: StatusAnswer) -> None:
+    def _keep(self, request: bytes, serial: bytes, answer: StatusAnswer) -> StatusAnswer:
+        """Keep an answer, unless another was made at the same time; return the one that is kept."""
+        if request in self._kept:
+            return self._kept[request][1]
         self._kept[request] = (serial, answer)
         self._about[serial].add(request)
         while len(self._kept) > self._capacity:
             self._drop(next(iter(self._kept)))
+        return answer
 
     def _drop(self, request: bytes) -> None:
         gone = self._kept.pop(request, None)

@@ -189,7 +189,8 @@ def _certificate_profile(name: str, authorities: Authorities, tenant: UUID) -> s
         profile = authorities.profile(name)
     except ProfileRefused as refused:
         raise malformed("There is no such certificate profile.") from refused
-    if authorities.profile_owner(name) not in (None, tenant):
+    stored = authorities.stored_profile(name)
+    if stored is not None and stored.tenant != tenant:
         raise malformed("There is no such certificate profile.")
     if profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI:
         raise malformed(f"The certificate profile {name} is not one for devices.")

@@ -213,6 +213,10 @@ class EstWorld:
         )
 
 
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
 def makers_chain(est: EstWorld, **fields: Any) -> tuple[Holder, Holder, Holder]:
     """Make a maker's root, an authority below it, and a bootstrap certificate below that."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -220,10 +224,6 @@ def makers_chain(est: EstWorld, **fields: Any) -> tuple[Holder, Holder, Holder]:
     maker = est.signed_by((name, key), "Maker", is_authority=True, usage=None, key=key)
     below = est.signed_by((name, key), "Line", is_authority=True, usage=None)
     return maker, below, est.signed_by((below.certificate.subject, below.key), "meter-001", **fields)
-
-
-def new_key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
 
 
 def request(
