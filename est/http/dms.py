@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from ca.authorities import Authorities
-from ca.inventory import AuthorityKind, stored_serial
+from ca.inventory import stored_serial
 from certs.names import device_identifier
 from certs.pem import read_certificate, write_certificates
 from est.administration import ProfileService
@@ -113,11 +113,14 @@ class ShownBinding(SnakeShown):
 
 def profile_routes(service: ProfileService, authorities: Authorities) -> list[Route]:
     """Return the routes of enrolment profiles."""
-    read, show = partial(_read, authorities), partial(_show, authorities)
+    show = partial(_show, authorities)
+
+    def read(call: Call, settings: DmsSettings) -> dict[str, Any]:
+        return profile_settings(settings, authorities, call.tenant.id)
 
     async def create(call: Call) -> Answer:
         body: NewDms = call.body
-        wanted = {"name": label(body.id), "title": body.name, "metadata": body.metadata, **read(body.settings)}
+        wanted = {"name": label(body.id), "title": body.name, "metadata": body.metadata, **read(call, body.settings)}
         made = await service.create(call.caller.access, call.tenant, wanted)
         return Answer(201, show(made.profile, made.webhook_secret), {"Location": f"{DMS}/{made.profile.name}"})
 
@@ -132,7 +135,7 @@ def profile_routes(service: ProfileService, authorities: Authorities) -> list[Ro
         body: DmsFields = call.body
         name = named_label(call)
         _check_same(body, name)
-        wanted = {"title": body.name, "metadata": body.metadata, **read(body.settings)}
+        wanted = {"title": body.name, "metadata": body.metadata, **read(call, body.settings)}
         changed = await service.change(call.caller.access, call.tenant, name, wanted)
         return Answer(content=show(changed.profile, changed.webhook_secret))
 
@@ -271,10 +274,6 @@ def named_label(call: Call) -> str:
 def _check_same(body: DmsFields, name: str) -> None:
     if body.id not in (None, name):
         raise malformed("A label keeps its id: make a new one instead.")
-
-
-def _read(authorities: Authorities, settings: DmsSettings) -> dict[str, Any]:
-    return profile_settings(settings, authorities, authorities.current(AuthorityKind.ISSUING).id)
 
 
 def _show(authorities: Authorities, profile: EnrolmentProfile, secret: str | None = None) -> ShownDms:
