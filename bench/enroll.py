@@ -30,7 +30,9 @@ from itertools import count, cycle, islice
 from pathlib import Path
 
 import uvloop
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from bench.enroll_parts import measure_parts
 from bench.measuring import Found, Gauge, Spent, print_heading, print_table
@@ -170,15 +172,23 @@ async def prepared(node: Node) -> AsyncIterator[Bench]:
                 context = ssl.create_default_context(cafile=str(node.root))
                 context.load_cert_chain(file)
                 stations.append(Station(node.configuration.est.port, context))
-        certificate = await app.certificates.certificate_by_serial(app.system.id, credential.serial)
+        leaf = leaf_of(credential.chain)
         await settle(app)
-        yield Bench(node, app, stations, (certificate.der, factory.der))
+        yield Bench(node, app, stations, (leaf, factory.der))
+
+
+def leaf_of(chain: bytes) -> bytes:
+    """Return the first certificate of a chain in PEM, in DER."""
+    return x509.load_pem_x509_certificates(chain)[0].public_bytes(Encoding.DER)
 
 
 def make_label(api: ApiClient, anchors: str) -> None:
     """Make the label."""
-    profile = {"name": LABEL, "bootstrapAnchors": anchors, "identifierPattern": f"{LABEL}-*"}
-    api.request("POST", "/api/v1/est/profiles", profile)
+    enrolment = {
+        "identifier_pattern": f"{LABEL}-*",
+        "est_rfc7030_settings": {"client_certificate_settings": {"validation_cas": [anchors]}},
+    }
+    api.request("POST", "/api/dmsmanager/v1/dms", {"id": LABEL, "settings": {"enrollment_settings": enrolment}})
 
 
 async def measure(bench: Bench, rounds: int, each: int) -> dict[tuple[str, int], Found]:

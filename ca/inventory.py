@@ -4,9 +4,11 @@ The table `TRANSITIONS` is all there is: what it does not list is refused. Expir
 with the clock where it matters.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
+from typing import Any
 from uuid import UUID
 
 from iam.access import Denied
@@ -82,6 +84,8 @@ class AuthorityKind(StrEnum):
     ROOT = "root"
     ISSUING = "issuing"
     FACTORY = "factory"
+    EXTERNAL = "external"
+    """Made elsewhere and without its key: it is trusted where a label says so, and signs nothing here."""
 
 
 _SERIAL_BYTES = 16
@@ -101,6 +105,7 @@ class StoredCertificate:
         device: The device identifier that it names, if it names one.
         identity: Whom it proves; None for bootstrap and server certificates.
         request_sha256: Of the request that it answers, if there was one.
+        metadata: What operators keep beside it.
     """
 
     serial: bytes
@@ -121,6 +126,7 @@ class StoredCertificate:
     superseded: datetime | None = None
     revoked: datetime | None = None
     reason: RevocationReason | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

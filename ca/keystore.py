@@ -7,9 +7,10 @@ The rules:
 2. A key at rest is sealed under the node's master key, bound to its id: `authority:<id>`, in the word of the time when
    only authorities had keys. What it opens to is the private half of the public key that is stored beside it.
 3. The root's key lies in one file, `root.sealed`, that an operator can take away: all works without it except signing a
-   new authority and the root's own revocation list. It is opened for each use and kept in no memory.
-4. The file is written whole, for its owner alone, and never over another key: only the same key, sealed anew, takes its
-   place.
+   new authority and the root's own revocation list. It is opened for each use and kept in no memory. A key that follows
+   it in a rollover lies beside it, in a file that names the key.
+4. Such a file is written whole, for its owner alone, and never over another key: only the same key, sealed anew, takes
+   its place.
 """
 
 import base64
@@ -54,6 +55,7 @@ from iam.identifiers import Random
 from iam.sealing import MasterKey, open_sealed, seal, sealed_head
 
 ROOT_FILE = "root.sealed"
+_LATER_ROOT_FILES = "root-*.sealed"
 
 RSA_BITS = (2048, 3072, 4096)
 """The sizes that RSA keys are made in."""
@@ -262,10 +264,10 @@ class Keystore:
             case Backend.SEALED:
                 signer = self.open(one.id, one.sealed or b"")
             case Backend.FILE:
-                root = self.root()
-                if root is None or root.authority != one.id:
+                found = self.file_key(one.id)
+                if found is None:
                     raise _unavailable(f"the file of the key {one.id} is not here")
-                signer = root.signer
+                signer = found
             case Backend.PKCS11:
                 if self.token is None:
                     raise _unavailable(f"the key {one.id} lies in a PKCS#11 token, and none is configured")
@@ -293,63 +295,76 @@ class Keystore:
         return SoftwareSigner(key)
 
     def root(self) -> RootKey | None:
-        """Return the root's key, or None if its file is not here.
+        """Return the first root's key, or None if its file is not here.
 
         Raises:
             Refused: (unavailable) The file is here and cannot be used.
         """
-        record = self._root_record()
+        record = _read_root(self.root_file)
         return None if record is None else RootKey(record[0], self.open(*record))
 
+    def file_key(self, authority: UUID) -> MessageSigner | None:
+        """Return the key of a root, the first or a later one, or None if its file is not here; errors as for `root`."""
+        for path in (self.root_file, self._later_root_file(authority)):
+            record = _read_root(path)
+            if record is not None and record[0] == authority:
+                return self.open(*record)
+        return None
+
     def keep_root(self, authority: UUID, private_key: PrivateKey) -> None:
-        """Write the root's file and bring it to the disk.
+        """Write the first root's file and bring it to the disk.
 
         Raises:
             Refused: (unavailable) There is one already, or it cannot be written.
         """
-        written = self._folder / f".{ROOT_FILE}.{authority}"
+        self._keep(self.root_file, authority, private_key)
+
+    def keep_later_root(self, authority: UUID, private_key: PrivateKey) -> None:
+        """Write the file of a root's key that follows another in a rollover; errors as for `keep_root`."""
+        self._keep(self._later_root_file(authority), authority, private_key)
+
+    def reseal_root(self) -> bool:
+        """Seal roots' keys anew, in place of what their files held, where another secret sealed them; tell if one was.
+
+        Raises:
+            Refused: (unavailable) The first root's file is not here, or one cannot be opened or written.
+        """
+        if not self.root_file.exists():
+            raise _unavailable(f"{self.root_file} is not here")
+        files = [self.root_file, *sorted(self._folder.glob(_LATER_ROOT_FILES))]
+        resealed = [self._reseal(path) for path in files]
+        return any(resealed)
+
+    def _later_root_file(self, authority: UUID) -> Path:
+        return self._folder / _LATER_ROOT_FILES.replace("*", str(authority))
+
+    def _keep(self, path: Path, authority: UUID, private_key: PrivateKey) -> None:
+        written = self._folder / f".{path.name}.{authority}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write_root(written, authority, self.seal(authority, private_key))
-            os.link(written, self.root_file)  # fails where a file is, unlike a rename
+            os.link(written, path)  # fails where a file is, unlike a rename
             _synchronise(self._folder)
         except OSError as error:
-            raise _unavailable(f"{self.root_file} cannot be written: {error}") from error
+            raise _unavailable(f"{path} cannot be written: {error}") from error
         finally:
             written.unlink(missing_ok=True)
 
-    def reseal_root(self) -> bool:
-        """Seal the root's key anew, in place of what its file held, if another secret sealed it; tell whether it did.
-
-        Raises:
-            Refused: (unavailable) The file is not here, or cannot be opened or written.
-        """
-        record = self._root_record()
-        if record is None:
-            raise _unavailable(f"{self.root_file} is not here")
-        authority, sealed = record
-        if sealed.startswith(sealed_head(self._master_key.id)):
+    def _reseal(self, path: Path) -> bool:
+        record = _read_root(path)
+        if record is None or record[1].startswith(sealed_head(self._master_key.id)):
             return False
+        authority, sealed = record
         plain = open_sealed(self._master_key, sealed, context=sealing_context(authority))
         anew = seal(self._master_key, plain, context=sealing_context(authority), random=self._random)
-        written = self._folder / f".{ROOT_FILE}.{authority}"
+        written = self._folder / f".{path.name}.{authority}"
         try:
             _write_root(written, authority, anew)
-            written.replace(self.root_file)
+            written.replace(path)
             _synchronise(self._folder)
         except OSError as error:
-            raise _unavailable(f"{self.root_file} cannot be written: {error}") from error
+            raise _unavailable(f"{path} cannot be written: {error}") from error
         return True
-
-    def _root_record(self) -> tuple[UUID, bytes] | None:
-        """Return what the root's file holds, still sealed; None if it is not here."""
-        try:
-            record = orjson.loads(self.root_file.read_bytes())
-            return UUID(record["authority"]), base64.b64decode(record["sealed"], validate=True)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
-            raise _unavailable(f"{self.root_file} cannot be read: {error}") from error
 
 
 def describe(
@@ -385,6 +400,17 @@ def _spki(key: PublicKey) -> bytes:
 def sealing_context(key: UUID) -> str:
     """Return what binds a sealed key to its id (rule 2)."""
     return f"authority:{key}"
+
+
+def _read_root(path: Path) -> tuple[UUID, bytes] | None:
+    """Return what the file of a root's key holds, still sealed; None if it is not here."""
+    try:
+        record = orjson.loads(path.read_bytes())
+        return UUID(record["authority"]), base64.b64decode(record["sealed"], validate=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise _unavailable(f"{path} cannot be read: {error}") from error
 
 
 def _write_root(path: Path, authority: UUID, sealed: bytes) -> None:

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
+from ca.authority import Authority
 from ca.crl import Scope, Step, build_revocation_list, next_step
 from ca.inventory import AuthorityKind
 from ca.keystore import Signer

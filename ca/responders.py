@@ -20,7 +20,8 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
+from ca.authority import Authority
 from ca.inventory import CertificateStatus, StoredCertificate
 from ca.issue import SERIAL_BYTES, Template, encoded_key, responder
 from ca.keystore import Keystore, Signer

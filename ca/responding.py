@@ -24,7 +24,8 @@ from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
+from ca.authority import Authority
 from ca.inventory import stored_serial
 from ca.ocsp import (
     IssuerName,

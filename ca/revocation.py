@@ -72,8 +72,15 @@ class RevocationService:
 
     async def withdraw(self, transaction: Transaction, identity: str, actor: str) -> None:
         """Revoke all that an identity has, in the transaction that takes its device out of service."""
-        for serial in await live_certificates(transaction, identity):
-            await _revoke(transaction, serial, RevocationReason.CESSATION_OF_OPERATION, actor)
+        await self.revoke_all(transaction, identity, RevocationReason.CESSATION_OF_OPERATION, actor=actor)
+
+    async def revoke_all(self, transaction: Transaction, identity: str, reason: RevocationReason, *, actor: str) -> int:
+        """Revoke all that an identity has, or hold what of it is in force if that is the reason; return how many."""
+        is_hold = reason is RevocationReason.CERTIFICATE_HOLD
+        serials = await live_certificates(transaction, identity, only_active=is_hold)
+        for serial in serials:
+            await _revoke(transaction, serial, reason, actor)
+        return len(serials)
 
 
 async def _revoke(transaction: Transaction, serial: bytes, reason: RevocationReason, actor: str) -> StoredCertificate:

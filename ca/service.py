@@ -1,4 +1,4 @@
-"""What the authority does for others: certificates for servers and for devices to be, and the inventory of all.
+"""What the authority does for others: certificates for servers and for devices to be.
 
 Each method is one transaction: a certificate is in the store before anybody has it. Devices' own certificates are
 issued by `est`, which records them together with the device; revoking is in `ca.revocation`.
@@ -8,24 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
-from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
+from ca.authority import Authority
 from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate
 from ca.issue import SERIAL_BYTES, Holder, Issued, device_to_be, encoded_key, host
 from ca.store.authorities import system_tenant
-from ca.store.certificates import find_certificate, insert_certificate, list_certificates
+from ca.store.certificates import insert_certificate
 from certs.keys import PublicKey, check_public_key
 from certs.names import device_identifier
 from certs.pem import read_certificate, write_certificates
-from iam.errors import not_found
 from iam.identifiers import Clock, Random
-from iam.model import Extent
-from iam.paging import Page, PageQuery
-from iam.store.database import EVERYWHERE, Change, Database, Everywhere
+from iam.store.database import EVERYWHERE, Change, Database
 
 NODE = "doorward"
 """The actor of what a node does by itself."""
@@ -47,7 +44,7 @@ class Credential:
 
 
 class AuthorityService:
-    """Certificates for servers and devices to be, and the inventory."""
+    """Certificates for servers and devices to be."""
 
     def __init__(self, database: Database, authorities: Authorities, clock: Clock, random: Random) -> None:
         self._database = database
@@ -88,28 +85,6 @@ class AuthorityService:
         holder = device_to_be(named, encoded_key(check_public_key(public_key)))
         issued = await self._issue(issuer, "bootstrap", holder, device=named, actor=actor)
         return _credential(issued, issuer, key)
-
-    async def certificate_by_serial(self, tenant: UUID | Everywhere, serial: bytes) -> StoredCertificate:
-        """Return a certificate; raise `Refused` (not found) if the tenant has no such one."""
-        async with self._database.transaction(tenant) as transaction:
-            found = await find_certificate(transaction, serial)
-        if found is None:
-            raise not_found(f"certificate {serial.hex()}")
-        return found
-
-    async def page(
-        self,
-        tenant: UUID,
-        query: PageQuery,
-        *,
-        status: CertificateStatus | None,
-        device: str | None,
-        visible: Extent,
-    ) -> Page[StoredCertificate]:
-        """Return a tenant's certificates, oldest first; those of devices that are not `visible` are left out."""
-        only = None if visible.everything else sorted(visible.names)
-        async with self._database.transaction(tenant) as transaction:
-            return await list_certificates(transaction, tenant, query, status=status, device=device, only_devices=only)
 
     async def _issue(
         self, issuer: Authority, profile: str, holder: Holder, *, device: str | None, actor: str

@@ -195,6 +195,41 @@ def _find(
     )
 
 
+def validate_authority(
+    authority: x509.Certificate, others: Sequence[x509.Certificate], anchors: Collection[Anchor], now: datetime
+) -> ValidChain:
+    """Find a path from an authority's certificate to an anchor, by which what it signs for others would be valid.
+
+    So it counts itself among the authorities that a path length allows; and it is asked for no purpose.
+
+    Raises:
+        CertificateRefused: with the kind and reason of the attempt that came closest.
+    """
+    if len(others) > INTERMEDIATES_MAXIMUM:
+        reason = f"more than {INTERMEDIATES_MAXIMUM} certificates were sent beside the authority's"
+        raise CertificateRefused(RefusalKind.CHAIN_UNTRUSTED, reason)
+    read = _Read.of(authority)
+    _read_authority(read)
+    path, anchor = _Search(others, anchors, now, None).climb(read, (read,))
+    _check_period("the certificate", authority.not_valid_before_utc, authority.not_valid_after_utc, now)
+    return ValidChain(authority, tuple(step.certificate for step in path[1:]), anchor)
+
+
+def check_self_signed(authority: x509.Certificate, now: datetime) -> Anchor:
+    """Return as an anchor an authority that stands at the top of a chain, after looking at its own signature.
+
+    Raises:
+        CertificateRefused: if it is no authority's, not signed by its own key, or not valid at `now`.
+    """
+    read = _Read.of(authority)
+    anchor = _read_authority(read)
+    if read.layout.issuer != read.layout.subject:
+        raise CertificateRefused(RefusalKind.CHAIN_UNTRUSTED, "the certificate at the top does not sign itself")
+    verify_signature(authority, anchor.public_key, read.layout)
+    _check_period("the certificate", authority.not_valid_before_utc, authority.not_valid_after_utc, now)
+    return anchor
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     """A certificate that has been read once."""
@@ -277,7 +312,7 @@ class _Search:
         sent: Sequence[x509.Certificate],
         anchors: Collection[Anchor],
         now: datetime,
-        purpose: Purpose,
+        purpose: Purpose | None,
     ) -> None:
         self._sent = sent
         self._anchors = anchors
@@ -327,8 +362,9 @@ class _Search:
             reason = f"an issuer allows {issuer.path_length} authorities below it, there are {counted}"
             raise CertificateRefused(RefusalKind.CHAIN_UNTRUSTED, reason)
         self._check_signature(issuer, child)
-        if issuer.purposes is not None and issuer.purposes.isdisjoint((self._purpose.value, _ANY_PURPOSE)):
-            reason = f"an issuer's extended key usage does not allow {self._purpose.name}"
+        purpose = self._purpose
+        if purpose and issuer.purposes is not None and issuer.purposes.isdisjoint((purpose.value, _ANY_PURPOSE)):
+            reason = f"an issuer's extended key usage does not allow {purpose.name}"
             raise CertificateRefused(RefusalKind.EKU, reason)
         _check_period("an issuer", issuer.not_before, issuer.not_after, self._now)
 

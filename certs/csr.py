@@ -67,9 +67,14 @@ class CertificateRequest:
 
 @dataclass(frozen=True, slots=True)
 class KeylessRequest:
-    """A request for a key that somebody else makes; it has passed every rule of this module but 3 and 4."""
+    """A request for a key that somebody else makes; it has passed every rule of this module but 3 and 4.
+
+    Attributes:
+        spki_sha256: Of the key that stands in it and counts for nothing: it only tells one request from another.
+    """
 
     der: bytes
+    spki_sha256: bytes
     subject: x509.Name
     subject_alternative_name: tuple[x509.GeneralName, ...]
     challenge_password: str | None
@@ -125,7 +130,7 @@ def parse_request(der: bytes, policy: KeyPolicy = REQUEST_KEYS) -> CertificateRe
     public_key = check_public_key(read_public_key(request), policy)
     spki_der = check_key_encoding(public_key, layout.subject_public_key_info)
     verify_request(request, public_key)
-    rest = _without_key(der, request, None)
+    rest = _without_key(der, request, layout, None)
     return CertificateRequest(
         der=der,
         sha256=sha256(der).digest(),
@@ -145,8 +150,8 @@ def parse_keyless_request(der: bytes) -> KeylessRequest:
     Raises:
         CertificateRefused: MALFORMED.
     """
-    request, _ = _read(der)
-    return _without_key(der, request, read_wanted_protection(_attributes(der)))
+    request, layout = _read(der)
+    return _without_key(der, request, layout, read_wanted_protection(_attributes(der)))
 
 
 def _read(der: bytes) -> tuple[x509.CertificateSigningRequest, RequestLayout]:
@@ -160,7 +165,10 @@ def _read(der: bytes) -> tuple[x509.CertificateSigningRequest, RequestLayout]:
 
 
 def _without_key(
-    der: bytes, request: x509.CertificateSigningRequest, protection: WantedProtection | None
+    der: bytes,
+    request: x509.CertificateSigningRequest,
+    layout: RequestLayout,
+    protection: WantedProtection | None,
 ) -> KeylessRequest:
     challenge_password = _challenge_password(request)
     with _malformed("the requested extensions cannot be read"):
@@ -169,7 +177,15 @@ def _without_key(
     check_alternative_name(subject_alternative_name)
     with _malformed("the subject cannot be read"):
         subject = request.subject
-    return KeylessRequest(der, subject, subject_alternative_name, challenge_password, extensions, protection)
+    return KeylessRequest(
+        der=der,
+        spki_sha256=sha256(layout.subject_public_key_info).digest(),
+        subject=subject,
+        subject_alternative_name=subject_alternative_name,
+        challenge_password=challenge_password,
+        extensions=extensions,
+        protection=protection,
+    )
 
 
 def _attributes(der: bytes) -> list[tuple[x509.ObjectIdentifier, tuple[Element, ...]]]:

@@ -6,7 +6,9 @@
 3. An RSA modulus has no factor below 752, its two primes are not so close together that 100 rounds of Fermat's method
    find them, and it does not bear the mark of the ROCA generator (CA/Browser Forum Baseline Requirements 6.1.1.3;
    CVE-2017-15361).
-4. The key is encoded as RFC 5480 2.1.1, RFC 3279 2.3.1, RFC 8410 4 and RFC 9881 4 say: a named curve and an
+4. An Ed25519 point is not one of the few of small order: anybody can make signatures that verify with those, and
+   RFC 8032 leaves it to us to refuse them.
+5. The key is encoded as RFC 5480 2.1.1, RFC 3279 2.3.1, RFC 8410 4 and RFC 9881 4 say: a named curve and an
    uncompressed point; rsaEncryption with NULL parameters; Ed25519 and ML-DSA without any. Another encoding of the same
    key would give it a second fingerprint.
 
@@ -35,6 +37,13 @@ PublicKey = EllipticCurvePublicKey | Ed25519PublicKey | RSAPublicKey | MlDsaPubl
 RSA_EXPONENT_MINIMUM = 65537
 _FERMAT_ROUNDS = 100
 _SMALL_FACTOR_LIMIT = 752
+_ED25519_FIELD = 2**255 - 19
+_ED25519_Y = 2**255 - 1
+# The y of the points of order 1, 2, 4 and 8, and 0 and 1 said once more beyond the field, which readers let pass.
+_ORDER_8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+_SMALL_ORDER_Y = frozenset(
+    {1, _ED25519_FIELD - 1, 0, _ORDER_8, _ED25519_FIELD - _ORDER_8, _ED25519_FIELD, _ED25519_FIELD + 1}
+)
 _ROCA_PRIME_LIMIT = 168
 
 
@@ -153,7 +162,7 @@ def check_key_strength(key: object, policy: KeyPolicy) -> PublicKey:
 
 
 def check_public_key(key: object, policy: KeyPolicy = REQUEST_KEYS) -> PublicKey:
-    """Check a key that is to be certified, by rules 1 to 3.
+    """Check a key that is to be certified, by rules 1 to 4.
 
     Raises:
         CertificateRefused: POLICY.
@@ -161,11 +170,13 @@ def check_public_key(key: object, policy: KeyPolicy = REQUEST_KEYS) -> PublicKey
     checked = check_key_strength(key, policy)
     if isinstance(checked, RSAPublicKey):
         _check_modulus(checked.public_numbers().n)
+    if isinstance(checked, Ed25519PublicKey) and _has_small_order(checked.public_bytes_raw()):
+        raise CertificateRefused(RefusalKind.POLICY, "an Ed25519 key of small order")
     return checked
 
 
 def check_key_encoding(key: PublicKey, sent: bytes) -> bytes:
-    """Check that a SubjectPublicKeyInfo was sent in the one accepted encoding, by rule 4, and return it.
+    """Check that a SubjectPublicKeyInfo was sent in the one accepted encoding, by rule 5, and return it.
 
     Raises:
         CertificateRefused: POLICY.
@@ -184,6 +195,11 @@ def _check_modulus(modulus: int) -> None:
         raise CertificateRefused(RefusalKind.POLICY, "an RSA key of the ROCA generator (CVE-2017-15361)")
     if _has_close_primes(modulus):
         raise CertificateRefused(RefusalKind.POLICY, "an RSA modulus has two primes close together")
+
+
+def _has_small_order(point: bytes) -> bool:
+    """Say whether a point's order divides 8. Its last bit says which of two such points it is, and does not count."""
+    return int.from_bytes(point, "little") & _ED25519_Y in _SMALL_ORDER_Y
 
 
 def _bears_roca_mark(modulus: int) -> bool:

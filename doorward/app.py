@@ -6,19 +6,23 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from ca.authorities import Authorities
+from ca.bulk_service import BulkRevocationService
 from ca.http import authorities as authority_routes
+from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
 from ca.http import publication
 from ca.http import status as status_routes
 from ca.kms import KeyService
-from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
+from ca.proof import CertificateHolders, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
 from ca.responders import Responders, ResponderTerms
 from ca.responding import StatusService
 from ca.revocation import RevocationService
+from ca.search import CertificateSearch
 from ca.service import AuthorityService
 from ca.shelf import ListShelf
 from callout.broker import Broker, Endpoint, Watch
@@ -33,17 +37,26 @@ from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
 from doorward.keys import callout_keys, keystore
 from doorward.master_key import master_key
+from doorward.outbound import HttpsOutbound
 from doorward.outbox import Relay
 from doorward.preparation import signing_identity
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
+from est.approvals import ApprovalService
+from est.authentication.approval import Approvals
+from est.authentication.openid import Issuers
+from est.authentication.secret import Secrets
+from est.authentication.table import Authentication
+from est.authentication.token import Tokens
+from est.authentication.webhook import Webhooks
 from est.decryption_keys import DecryptionKeys
+from est.http import credentials, dms, operations
 from est.http import decryption_keys as decryption_key_routes
-from est.http import operations, profiles
+from est.secrets import SecretService
 from est.server_keys import ServerKeys
 from est.service import EstService
 from iam.directory import Directory, Monotonic
-from iam.events import Event, effects_of
+from iam.events import Event, effects_of, is_for_nodes
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
 from iam.http import audit, devices, identities, login, tenancy
@@ -75,9 +88,9 @@ class App:
     directory: Directory
     login: LoginService
     certificates: AuthorityService
-    enrolment: EstService
     authorities: Authorities
     revocation: RevocationService
+    enrolment: EstService
     audit: AuditService
     system: Tenant
     pool: Pool
@@ -161,6 +174,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         clock,
         ListTerms(published.list_life, published.offline_list_life, published.delta_life),
     )
+    bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
     shelf = ListShelf(pool)
     responders = Responders(
         pool,
@@ -174,10 +188,21 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
+    outbound = HttpsOutbound([ip_network(one) for one in configuration.est.outbound_networks])
+    authentication = Authentication(
+        Secrets(pool, passwords),
+        Tokens(pool, tokens.by_token, Issuers(outbound)),
+        Webhooks(outbound, master, random),
+        Approvals(pool, random),
+        frozenset(configuration.est.trusted_proxies),
+    )
     decryption_keys = DecryptionKeys(pool, master, clock, random)
     server_keys = ServerKeys(decryption_keys, lambda: signing_identity(configuration.node.data), random)
-    enrolment = EstService(pool, authorities, clock, random, server_keys=server_keys)
+    enrolment = EstService(pool, authorities, authentication, server_keys, clock, random)
     await enrolment.ensure_default_profile(system.id)
+    profiles = ProfileService(pool, revocation, master, clock, random)
+    enrolment_secrets = SecretService(pool, passwords, clock, random)
+    approvals = ApprovalService(pool)
     challenges = ChallengeService(
         pool,
         directory,
@@ -217,18 +242,22 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         for change in changes:
             prover.hear(change.kind, change.data)
             status.hear(change.kind, change.subject)
-        if effects or any(change.kind in CERTIFICATE_EVENTS for change in changes):
+            authorities.hear(change.kind, change.subject)
+        if any(is_for_nodes(change.kind, change.data) for change in changes):
             bus.wake_relay()
 
     def heard(event: Event) -> None:
         directory.apply(event.effects)
         prover.hear(event.kind, event.data)
         status.hear(event.kind, event.subject)
+        authorities.hear(event.kind, event.subject)
 
     pool.announce_to(committed)
     bus.on_event(heard)
     bus.on_gap(directory.clear)
     bus.on_gap(prover.clear)
+    bus.on_gap(authorities.suspect)
+    authorities.on_change(prover.clear)
 
     publication_routes = [*publication.routes(shelf, authorities), *status_routes.routes(status, clock)]
     public_routes: list[Route] = [
@@ -239,12 +268,16 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *devices.pairing_routes(PairingService(pool)),
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities),
-        *certificate_routes.routes(certificates, revocation),
+        *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
+        *bulk_routes.routes(bulk),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
         *publication_routes,
         *publication.partition_routes(publisher, authorities),
-        *profiles.routes(ProfileService(pool, authorities, clock, random)),
+        *dms.profile_routes(profiles, authorities),
+        *dms.binding_routes(profiles),
         *decryption_key_routes.routes(decryption_keys),
+        *credentials.secret_routes(enrolment_secrets),
+        *credentials.approval_routes(approvals),
         *audit.routes(audit_service),
     ]
     device_routes = operations.routes(enrolment)
@@ -257,9 +290,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory=directory,
         login=login_service,
         certificates=certificates,
-        enrolment=enrolment,
         authorities=authorities,
         revocation=revocation,
+        enrolment=enrolment,
         audit=audit_service,
         system=system,
         pool=pool,
@@ -272,9 +305,13 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, publisher.publish_lists),
             Job("OCSP responders", 1.0, responders.renew),
+            Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
+            Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
+            Job("purge of enrolment secrets", 600.0, enrolment_secrets.purge),
+            Job("purge of approvals", 600.0, approvals.purge),
         ),
         passwords=passwords,
         api_routes=public_routes,
@@ -293,3 +330,4 @@ async def run_background(app: App) -> None:
         group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
         group.create_task(app.duty.run(), name="watch")
         group.create_task(app.status.watch(), name="status of certificates")
+        group.create_task(app.authorities.follow(app.bus.feed_is_healthy), name="authorities")

@@ -11,14 +11,24 @@ The rules:
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from iam.errors import Kind, Refused
 
@@ -117,6 +127,31 @@ class EstSection(Section):
     handshakes_per_address: int = Field(
         64, ge=1, description="How many TLS handshakes one address may have open at once, on both HTTPS listeners."
     )
+    trusted_proxies: Words = Field(
+        (),
+        description="Keys of proxies that may pass client certificates on, for every label: the SHA-256 of each"
+        " SubjectPublicKeyInfo, in hexadecimal.",
+    )
+    outbound_networks: Words = Field(
+        (),
+        description="Networks such as `10.1.0.0/16` where webhooks and OpenID issuers of labels may be, though they"
+        " are not everybody's.",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, pins: tuple[str, ...]) -> tuple[str, ...]:
+        for pin in pins:
+            if not re.fullmatch("[0-9a-f]{64}", pin):
+                raise ValueError(f"{pin} is not a SHA-256 in lower-case hexadecimal")
+        return pins
+
+    @field_validator("outbound_networks")
+    @classmethod
+    def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)
+        return networks
 
 
 class DatabaseSection(Section):

@@ -38,8 +38,8 @@ _UNREACHABLE = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.DiskFullError,
+    asyncpg.InsufficientResourcesError,  # connections, memory, the disk
+    asyncpg.PostgresSystemError,  # its own files fail it
     asyncpg.ReadOnlySQLTransactionError,
 )
 

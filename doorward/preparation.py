@@ -68,6 +68,11 @@ def device_anchors_file(data: Path) -> Path:
     return data / "ca" / "devices.pem"
 
 
+def device_anchors(authorities: Authorities) -> bytes:
+    """Return the authorities whose certificates a broker takes from devices, in PEM."""
+    return write_certificates(one.certificate for one in authorities.device_anchors)
+
+
 class Preparation:
     """Makes a node ready for its workers, and keeps its certificates fresh: one of the supervisor's services."""
 
@@ -111,8 +116,7 @@ class Preparation:
         root = authorities.current(AuthorityKind.ROOT)
         self.root_fingerprint = fingerprint_sha256(root.der)
         _write_public(root_file(data), write_certificates([root.certificate]))
-        issuing = [one.certificate for one in authorities.all if one.kind is AuthorityKind.ISSUING]
-        _write_public(device_anchors_file(data), write_certificates(issuing))
+        _write_public(device_anchors_file(data), device_anchors(authorities))
         await self._renew_if_due(authorities)
 
     async def ended(self) -> str:

@@ -273,8 +273,12 @@ class TLSServerProtocol(asyncio.BufferedProtocol):
         if self.peer_has_ended or raw.is_closing():
             raw.close()
         else:
-            raw.write_eof()
-            raw.resume_reading()
+            try:
+                raw.write_eof()
+            except OSError:  # reset already, which the loop has not told yet
+                raw.abort()
+            else:
+                raw.resume_reading()
         loop = self._endpoint.loop
         self._timer = loop.call_later(self._endpoint.close_seconds, raw.abort)
         if not raw.get_write_buffer_size():

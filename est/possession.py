@@ -18,7 +18,7 @@ from base64 import b64encode
 from hmac import compare_digest
 
 from est.profiles import ProofOfPossession
-from est.rules import PROCEED, Proceed, Refusal, Refuse
+from est.refusals import PROCEED, Proceed, Refusal, Refuse
 
 
 def link_value(channel_binding: bytes) -> str:

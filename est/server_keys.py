@@ -7,8 +7,9 @@ The rules:
    The key and the signature in the request count for nothing (4.4.1).
 2. The private key is kept nowhere: not stored, not logged, not shown. It leaves once, after its certificate was
    recorded.
-3. So an answer that was lost cannot be given again. Whoever asks again with the same client certificate within
-   `REDELIVERY` of his first request gets another key and certificate; the one before is revoked with that.
+3. So an answer that was lost cannot be given again. Whoever asks again by the same credentials, which are this device's
+   alone, within `REDELIVERY` of his first request gets another key and certificate; the one before is revoked with
+   that. Credentials that serve many devices need an operator's leave for it, as for any replacement.
 4. A key that the request names to encrypt it under is one that was registered for this device, or for this label, or
    the client certificate's own, if that may be used so; an unknown one is an error (4.4.1.1, 4.4.1.2). A label may
    refuse to let a key leave in any other way.
@@ -16,10 +17,11 @@ The rules:
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 from typing import Final
 
 from cryptography import x509
@@ -35,14 +37,17 @@ from certs.cms import (
     recipient_identifier,
     signed_key_package,
 )
-from certs.csr import CertificateRequest, KeylessRequest
+from certs.csr import CertificateRequest, KeylessRequest, NamedRequest
 from certs.errors import CertificateRefused
 from certs.key_protection import WantedProtection
 from certs.keys import PublicKey
+from certs.pem import read_certificate
 from est.codec import PKCS8, SERVER_GENERATED_KEY
 from est.decryption_keys import DecryptionKeys
-from est.profiles import EnrolmentProfile, ServerKey
-from est.rules import Refusal, Refuse, judge_request
+from est.profiles import EnrolmentMode, EnrolmentProfile, ServerKey
+from est.refusals import Refusal, Refuse
+from est.rules import Entitlement, judge_request
+from est.store.enrolments import Credentials, Redelivery
 from iam.identifiers import Random
 
 REDELIVERY: Final = timedelta(minutes=10)
@@ -168,8 +173,28 @@ class KeyMaking:
             raise judge_request(refusal).as_error() from refusal
         return request.with_key(made.public_key)
 
+    def redelivery(self, entitled: Sequence[Entitlement], credentials: Credentials, device: str) -> Redelivery:
+        """Return who may have another key for a device that enrolled by these credentials (rule 3)."""
+        # A certificate that was bound before may name the device otherwise: the operator has said whose it is.
+        is_bound = self._profile.mode is EnrolmentMode.PRE_REGISTERED
+        if not is_bound and not any(device in one.devices for one in entitled):
+            return Redelivery(None, REDELIVERY)
+        certificate = b"" if credentials.certificate is None else credentials.certificate.sha256
+        return Redelivery(sha256(certificate + "\n".join(credentials.names).encode()).digest(), REDELIVERY)
+
     def finish(self, certificate: bytes) -> KeyAndCertificate:
         """Return the answer, once the certificate (certs-only in DER) is recorded."""
         if self._part is None:
             raise RuntimeError("no key was made yet")
         return KeyAndCertificate(self._part, certificate)
+
+
+async def with_key(
+    request: NamedRequest, device: str, chain: Sequence[bytes], making: KeyMaking | None
+) -> CertificateRequest:
+    """Return a request with its key, which is made now if the client brings none; `chain` is what he presented."""
+    if isinstance(request, CertificateRequest):
+        return request
+    if making is None:
+        raise TypeError("a request without a key is one for a key that is made here")
+    return await making.complete(request, device, read_certificate(chain[0]) if chain else None)

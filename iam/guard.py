@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar, get_origin
 from uuid import uuid4
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from pydantic import BaseModel, ValidationError
 
 from certs.errors import CertificateRefused, RefusalKind
@@ -80,6 +80,8 @@ _TENANT_PARAMETER = "tenant"
 _PIECE_BYTES = 65_536
 
 JSON = "application/json"
+
+_VERSIONS = (HttpVersion10, HttpVersion11)
 
 _M = TypeVar("_M", bound=SnakeModel)
 
@@ -447,8 +449,10 @@ def _problem(
 async def _explain_router_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Say what aiohttp's own router refuses in the same words as everything else."""
+    """Say what aiohttp's own router refuses in the same words as everything else; refuse versions it should have."""
     speech = Speech.PLAIN if request.path.startswith("/.well-known/est") else Speech.PROBLEM
+    if request.version not in _VERSIONS:  # HTTP/0.9 has no headers, and HTTP/2 is not text (RFC 9113 3.3)
+        return respond_to(malformed("Speak HTTP/1.1 here."), request, speech)
     try:
         return await handler(request)
     except web.HTTPMethodNotAllowed as error:

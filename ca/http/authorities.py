@@ -5,7 +5,8 @@ from datetime import datetime
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import Field
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
+from ca.authority import Authority
 from certs.pem import fingerprint_sha256
 from iam.guard import Answer, Call, Needs, Route
 from iam.permissions import Action, Resource

@@ -1,147 +1,206 @@
-"""The inventory of certificates over REST, for operators: listing, reading, revoking."""
+"""Certificates over REST, in the paths and the JSON of Lamassu's CA API: search, status, metadata."""
 
 import re
-from datetime import datetime
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import Field
 
-from ca.inventory import CertificateStatus, RevocationReason, StoredCertificate
+from ca.authorities import Authorities
+from ca.http.certificate_shapes import ShownCertificate, show_certificate
+from ca.inventory import RevocationReason, StoredCertificate
 from ca.revocation import RevocationService
-from ca.service import AuthorityService
-from certs.pem import read_certificate
+from ca.search import CertificateSearch
+from ca.store.certificate_lists import reason_shown
 from iam.access import visible_devices
-from iam.errors import malformed, not_found
+from iam.errors import conflict, malformed, not_found
 from iam.guard import Answer, Call, Needs, Route
-from iam.paging import PageQuery
+from iam.json_patch import read_patch
+from iam.listing import Listed, ListQuery
 from iam.permissions import Action, Resource
-from iam.schema import Model, Shown
+from iam.schema import SnakeModel
 
 _TAG = "Certificates"
-_CERTIFICATES = "/api/v1/ca/certificates"
-_CERTIFICATE = _CERTIFICATES + "/{serial}"
+_BASE = "/api/ca/v1"
+_CERTIFICATES = f"{_BASE}/certificates"
+_CERTIFICATE = f"{_CERTIFICATES}/{{serial}}"
+_OF_AUTHORITY = f"{_BASE}/cas/{{authority}}/certificates"
 _SERIAL = re.compile(r"[0-9a-f]{2,40}")
 
-
-class CertificateQuery(PageQuery):
-    """Which certificates to list."""
-
-    status: CertificateStatus | None = None
-    device: str | None = Field(None, max_length=128, description="A device identifier.")
+_REASONS = {name: one for one in RevocationReason for name in (one.value, reason_shown(one))}
 
 
-class Revocation(Model):
-    """Why a certificate is revoked."""
+class ExpirationQuery(ListQuery):
+    """Which certificates to list, by the moment at which they end."""
 
-    reason: RevocationReason = RevocationReason.UNSPECIFIED
-
-
-class ShownCertificate(Shown):
-    """A certificate that was issued here."""
-
-    serial: str
-    status: str
-    profile: str
-    subject: str
-    device: str | None
-    identity: str | None
-    not_before: datetime
-    not_after: datetime
-    issued: datetime
-    supersedes: str | None
-    superseded: datetime | None
-    revoked: datetime | None
-    reason: str | None
-    certificate: str = Field(description="PEM")
+    expires_after: str | None = Field(None, max_length=64, description="A date, or a moment of RFC 3339.")
+    expires_before: str | None = Field(None, max_length=64, description="A date, or a moment of RFC 3339.")
 
 
-class ShownCertificates(Shown):
-    """A page of certificates."""
+class StatusChange(SnakeModel):
+    """What a certificate shall be: REVOKED, also on hold, or ACTIVE again after a hold."""
 
-    items: list[ShownCertificate]
-    next: str | None
+    status: Literal["ACTIVE", "REVOKED"]
+    revocation_reason: str = Field(
+        reason_shown(RevocationReason.UNSPECIFIED),
+        max_length=32,
+        description="By RFC 5280 5.3.1. CertificateHold can be released.",
+    )
 
 
-def routes(service: AuthorityService, revocation: RevocationService) -> list[Route]:
-    """Return the routes of the inventory."""
+class MetadataChange(SnakeModel):
+    """How to change what is kept beside a certificate: JSON Patch (RFC 6902)."""
 
-    async def list_certificates(call: Call) -> Answer:
-        query: CertificateQuery = call.query
-        visible = visible_devices(call.caller.access, Action.READ, Resource.CA_CERTIFICATES)
-        page = await service.page(call.tenant.id, query, status=query.status, device=query.device, visible=visible)
-        return Answer(content=ShownCertificates(items=[_show_certificate(one) for one in page.items], next=page.next))
+    patches: list[Any]
 
-    async def get_certificate(call: Call) -> Answer:
-        return Answer(content=_show_certificate(await reached(call, Action.READ)))
 
-    async def revoke(call: Call) -> Answer:
-        body: Revocation = call.body
-        found = await reached(call, Action.UPDATE)
+@dataclass(frozen=True, slots=True)
+class _Handlers:
+    """What the routes below do."""
+
+    search: CertificateSearch
+    revocation: RevocationService
+    authorities: Authorities
+
+    async def list_all(self, call: Call) -> Answer:
+        return await self._list(call, call.query)
+
+    async def list_by_status(self, call: Call) -> Answer:
+        return await self._list(call, _with_status(call))
+
+    async def list_by_expiration(self, call: Call) -> Answer:
+        query: ExpirationQuery = call.query
+        said = (("af", query.expires_after), ("bf", query.expires_before))
+        filters = [f"valid_to[{operator}]{moment}" for operator, moment in said if moment is not None]
+        return await self._list(call, with_filters(query, *filters))
+
+    async def list_of_authority(self, call: Call) -> Answer:
+        return await self._list(call, call.query, authority=self._authority(call))
+
+    async def list_of_authority_by_status(self, call: Call) -> Answer:
+        return await self._list(call, _with_status(call), authority=self._authority(call))
+
+    async def get(self, call: Call) -> Answer:
+        return Answer(content=self._show(await self._reached(call, Action.READ)))
+
+    async def change_status(self, call: Call) -> Answer:
+        body: StatusChange = call.body
+        found = await self._reached(call, Action.UPDATE)
+        if self.authorities.has_certificate(found.serial):
+            raise conflict("The certificate is an authority's: change the status of that.")
         actor = call.caller.access.identity.id
-        await revocation.revoke(call.tenant.id, found.serial, body.reason, actor=actor)
-        return Answer(content=_show_certificate(await reached(call, Action.UPDATE)))
+        if body.status == "ACTIVE":
+            await self.revocation.release(call.tenant.id, found.serial, actor=actor)
+        else:
+            reason = read_reason(body.revocation_reason)
+            await self.revocation.revoke(call.tenant.id, found.serial, reason, actor=actor)
+        return Answer(content=self._show(await self._reached(call, Action.UPDATE)))
 
-    async def reached(call: Call, action: Action) -> StoredCertificate:
-        found = await service.certificate_by_serial(call.tenant.id, _serial(call))
-        if not call.permits(action, Resource.CA_CERTIFICATES, device=found.device):
+    async def change_metadata(self, call: Call) -> Answer:
+        body: MetadataChange = call.body
+        patch = read_patch(body.patches)
+        found = await self._reached(call, Action.UPDATE)
+        await self.search.patch_metadata(call.tenant.id, found.serial, patch, actor=call.caller.access.identity.id)
+        return Answer(content=self._show(await self._reached(call, Action.UPDATE)))
+
+    async def _list(self, call: Call, query: ListQuery, *, authority: UUID | None = None) -> Answer:
+        visible = visible_devices(call.caller.access, Action.READ, Resource.CA_CERTIFICATES)
+        page = await self.search.page(call.tenant.id, query, visible, authority=authority)
+        return Answer(content=Listed(next=page.next, items=[self._show(one) for one in page.items]))
+
+    async def _reached(self, call: Call, action: Action) -> StoredCertificate:
+        found = await self.search.get(call.tenant.id, _serial(call))
+        visible = visible_devices(call.caller.access, action, Resource.CA_CERTIFICATES)
+        if not (visible.everything if found.device is None else found.device in visible):
             raise not_found(f"certificate {found.serial.hex()}")
         return found
 
-    certificates = Resource.CA_CERTIFICATES
+    def _authority(self, call: Call) -> UUID:
+        return self.authorities.find(call.path["authority"]).id
+
+    def _show(self, one: StoredCertificate) -> ShownCertificate:
+        return show_certificate(one, self.authorities, self.search.now)
+
+
+def routes(search: CertificateSearch, revocation: RevocationService, authorities: Authorities) -> list[Route]:
+    """Return the routes of certificates."""
+    handlers = _Handlers(search, revocation, authorities)
+    reads, changes = Needs(Action.READ, Resource.CA_CERTIFICATES), Needs(Action.UPDATE, Resource.CA_CERTIFICATES)
+    lists = (
+        (_CERTIFICATES, handlers.list_all, "List certificates", ListQuery),
+        (f"{_CERTIFICATES}/expiration", handlers.list_by_expiration, "List certificates by their end", ExpirationQuery),
+        (f"{_CERTIFICATES}/status/{{status}}", handlers.list_by_status, "List certificates of a status", ListQuery),
+        (_OF_AUTHORITY, handlers.list_of_authority, "List an authority's certificates", ListQuery),
+        (
+            f"{_OF_AUTHORITY}/status/{{status}}",
+            handlers.list_of_authority_by_status,
+            "List an authority's certificates of a status",
+            ListQuery,
+        ),
+    )
     return [
-        Route(
-            "GET",
-            _CERTIFICATES,
-            list_certificates,
-            Needs(Action.READ, certificates),
-            "List certificates, oldest first",
-            _TAG,
-            query=CertificateQuery,
-            answers=ShownCertificates,
+        *(
+            Route("GET", path, handler, reads, summary, _TAG, query=query, answers=Listed[ShownCertificate])
+            for path, handler, summary, query in lists
         ),
         Route(
             "GET",
             _CERTIFICATE,
-            get_certificate,
-            Needs(Action.READ, certificates),
-            "Get a certificate by its serial number in hexadecimal",
+            handlers.get,
+            reads,
+            "Get a certificate by its serial number",
             _TAG,
             answers=ShownCertificate,
         ),
         Route(
-            "POST",
-            _CERTIFICATE + "/revoke",
-            revoke,
-            Needs(Action.UPDATE, certificates),
-            "Revoke a certificate; what was connected by it is cut",
+            "PUT",
+            f"{_CERTIFICATE}/status",
+            handlers.change_status,
+            changes,
+            "Revoke, hold or release a certificate; what is connected by one that is revoked is cut",
             _TAG,
-            body=Revocation,
+            body=StatusChange,
             answers=ShownCertificate,
+        ),
+        *(
+            Route(
+                method,
+                f"{_CERTIFICATE}/metadata",
+                handlers.change_metadata,
+                changes,
+                "Change a certificate's metadata by JSON Patch",
+                _TAG,
+                body=MetadataChange,
+                answers=ShownCertificate,
+            )
+            for method in ("PATCH", "PUT")  # Lamassu's clients use either
         ),
     ]
 
 
+def with_filters(query: ListQuery, *filters: str) -> ListQuery:
+    """Return a query with what its path or its own parameters say, as filters beside those that it has."""
+    if query.bookmark is not None and not query.filter:
+        return query  # which carries them on
+    said = query.model_dump(include=set(ListQuery.model_fields))
+    return ListQuery(**{**said, "filter": [*filters, *query.filter]})
+
+
+def read_reason(text: str) -> RevocationReason:
+    """Return the reason of that name, by RFC 5280 or with a capital; raise `Refused` (malformed)."""
+    found = _REASONS.get(text)
+    if found is None:
+        raise malformed(f"A reason is one of {', '.join(reason_shown(one) for one in RevocationReason)}.")
+    return found
+
+
 def _serial(call: Call) -> bytes:
-    text = call.path["serial"].replace(":", "").lower()
+    text = call.path["serial"].replace(":", "").replace("-", "").lower()
     if not _SERIAL.fullmatch(text) or len(text) % 2:
         raise malformed("A serial number is 1 to 20 bytes in hexadecimal.")
     return bytes.fromhex(text)
 
 
-def _show_certificate(one: StoredCertificate) -> ShownCertificate:
-    return ShownCertificate(
-        serial=one.serial.hex(),
-        status=one.status,
-        profile=one.profile,
-        subject=one.subject,
-        device=one.device,
-        identity=one.identity,
-        not_before=one.not_before,
-        not_after=one.not_after,
-        issued=one.issued,
-        supersedes=one.supersedes.hex() if one.supersedes else None,
-        superseded=one.superseded,
-        revoked=one.revoked,
-        reason=one.reason,
-        certificate=read_certificate(one.der).public_bytes(Encoding.PEM).decode(),
-    )
+def _with_status(call: Call) -> ListQuery:
+    return with_filters(call.query, f"status[eq]{call.path['status'].upper()}")

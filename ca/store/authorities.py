@@ -1,14 +1,20 @@
-"""Authorities in SQL."""
+"""Authorities in SQL: their rows, their standing, and what a node looks at to see whether it is up to date."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from ca.inventory import AuthorityKind
+import asyncpg
+import orjson
+
+from ca.authority import AuthorityOrigin, AuthorityStatus, Links
+from ca.inventory import AuthorityKind, RevocationReason
 from ca.keystore import StoredKey
 from ca.store.keys import KEY_COLUMNS, key_from
-from iam.errors import not_found
+from iam.errors import conflict, not_found
 from iam.model import SYSTEM_TENANT
-from iam.store.database import Transaction
+from iam.store.database import Row, Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +22,28 @@ class StoredAuthority:
     """An authority as the store has it, with its key; None where it is known by its certificate alone.
 
     Attributes:
+        serial: Of its certificate, where that was issued here and is on record.
+        is_certificate_revoked: It was revoked by its certificate.
         list_partitions: Into how many partitions its revocation lists were ever cut, the present number last.
     """
 
     id: UUID
     name: str
+    line: str
+    generation: int
     kind: AuthorityKind
+    origin: AuthorityOrigin
+    tenant: UUID
     parent: UUID | None
     certificate: bytes
     spki_sha256: bytes
     key: StoredKey | None
+    profile: str
+    serial: bytes | None
+    status: AuthorityStatus = AuthorityStatus.ACTIVE
+    is_certificate_revoked: bool = False
+    links: Links | None = None
+    chain: tuple[bytes, ...] = ()
     list_partitions: tuple[int, ...] = (1,)
 
 
@@ -38,47 +56,215 @@ async def lock_authorities(transaction: Transaction) -> None:
     await transaction.execute(_LOCK, _AUTHORITY_LOCK)
 
 
-_AUTHORITIES = f"""
-    SELECT authority.id AS authority_id, authority.name AS authority_name, kind, parent_id, certificate,
-           authority.spki_sha256 AS authority_spki_sha256, list_partitions, {KEY_COLUMNS}
-    FROM authority LEFT JOIN kms_key k ON k.id = authority.key_id ORDER BY authority.created_at, authority.name"""
+_AUTHORITY = f"""
+    SELECT a.id AS authority_id, a.name AS authority_name, s.line, s.generation,
+           a.kind, s.origin, s.tenant_id AS owner_id, a.parent_id,
+           a.certificate, a.spki_sha256 AS authority_spki_sha256,
+           s.issuance_profile, s.serial, s.status AS standing_status, s.old_with_new, s.new_with_old, s.chain,
+           s.metadata AS authority_metadata, a.list_partitions,
+           coalesce(c.status = 'revoked', false) AS is_certificate_revoked, a.created_at AS authority_created_at,
+           coalesce(s.revoked_at, c.revoked_at) AS revoked_at,
+           coalesce(s.revocation_reason, c.revocation_reason) AS revocation_reason,
+           {KEY_COLUMNS}
+    FROM authority a
+        JOIN authority_standing s ON s.authority_id = a.id
+        LEFT JOIN certificate c ON c.serial = s.serial
+        LEFT JOIN kms_key k ON k.id = a.key_id"""
+_AUTHORITIES = f"{_AUTHORITY} ORDER BY a.created_at, a.name"
 
 
 async def list_authorities(transaction: Transaction) -> list[StoredAuthority]:
     """Return all authorities, oldest first."""
-    return [
-        StoredAuthority(
-            row["authority_id"],
-            row["authority_name"],
-            AuthorityKind(row["kind"]),
-            row["parent_id"],
-            row["certificate"],
-            row["authority_spki_sha256"],
-            None if row["id"] is None else key_from(row),
-            tuple(row["list_partitions"]),
-        )
-        for row in await transaction.fetch(_AUTHORITIES)
-    ]
+    return [authority_from(row) for row in await transaction.fetch(_AUTHORITIES)]
+
+
+# What a node holds in memory depends on these and on nothing else.
+_FINGERPRINT = """
+    SELECT (SELECT coalesce(string_agg(concat_ws(':', a.id, s.revision, c.status, a.list_partitions), ','
+                                       ORDER BY a.id), '')
+            FROM authority a
+                JOIN authority_standing s ON s.authority_id = a.id
+                LEFT JOIN certificate c ON c.serial = s.serial)
+        || ';' || (SELECT coalesce(string_agg(concat_ws(':', id, revision), ',' ORDER BY id), '')
+                   FROM issuance_profile)"""
+
+
+async def fingerprint(transaction: Transaction) -> str:
+    """Return what changes whenever an authority or a profile does."""
+    return str(await transaction.fetchval(_FINGERPRINT))
 
 
 _INSERT_AUTHORITY = """
     INSERT INTO authority (id, name, kind, parent_id, certificate, spki_sha256, key_id, created_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
+_INSERT_STANDING = """
+    INSERT INTO authority_standing (authority_id, tenant_id, origin, line, generation, status, issuance_profile,
+                                    old_with_new, new_with_old, chain, metadata)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"""
 
 
-async def insert_authority(transaction: Transaction, one: StoredAuthority) -> None:
-    """Store a new authority, whose key is stored already."""
-    await transaction.execute(
-        _INSERT_AUTHORITY,
-        one.id,
-        one.name,
-        one.kind,
-        one.parent,
-        one.certificate,
-        one.spki_sha256,
-        None if one.key is None else one.key.id,
-        transaction.now,
-    )
+async def insert_authority(transaction: Transaction, one: StoredAuthority, metadata: Mapping[str, Any]) -> None:
+    """Store a new authority, whose key is stored already; its certificate is put on record after that.
+
+    Raises:
+        Refused: (conflict) Its name or its key is taken.
+    """
+    try:
+        await transaction.execute(
+            _INSERT_AUTHORITY,
+            one.id,
+            one.name,
+            one.kind,
+            one.parent,
+            one.certificate,
+            one.spki_sha256,
+            one.key.id if one.key else None,
+            transaction.now,
+        )
+        await transaction.execute(
+            _INSERT_STANDING,
+            one.id,
+            one.tenant,
+            one.origin,
+            one.line,
+            one.generation,
+            one.status,
+            one.profile,
+            one.links.old_with_new if one.links else None,
+            one.links.new_with_old if one.links else None,
+            list(one.chain),
+            orjson.dumps(metadata).decode(),
+        )
+    except asyncpg.UniqueViolationError as error:
+        is_key = error.constraint_name == "authority_spki_sha256_key"
+        taken = "The key is an authority's already." if is_key else f"The name {one.line} is taken."
+        raise conflict(taken) from error
+
+
+_SET_SERIAL = "UPDATE authority_standing SET serial = $2, revision = revision + 1 WHERE authority_id = $1"
+
+
+async def set_serial(transaction: Transaction, authority: UUID, serial: bytes) -> None:
+    """Say which certificate on record is the authority's own."""
+    await transaction.execute(_SET_SERIAL, authority, serial)
+
+
+_SUPERSEDE = "UPDATE certificate SET status = 'superseded', superseded_at = $2 WHERE serial = $1 AND status = 'active'"
+
+
+async def supersede(transaction: Transaction, serial: bytes) -> None:
+    """Note that an authority's certificate, if it is on record, has a successor for the same key."""
+    await transaction.execute(_SUPERSEDE, serial, transaction.now)
+
+
+_LOCK_STANDING = "SELECT status FROM authority_standing WHERE authority_id = $1 AND tenant_id = $2 FOR UPDATE"
+
+
+async def lock_authority(transaction: Transaction, authority: UUID, tenant: UUID) -> AuthorityStatus:
+    """Hold the standing of a tenant's authority and return its status; raise `Refused` (not found) if it has none."""
+    status = await transaction.fetchval(_LOCK_STANDING, authority, tenant)
+    if status is None:
+        raise not_found(f"authority {authority}")
+    return AuthorityStatus(status)
+
+
+_SET_STATUS = """
+    UPDATE authority_standing
+    SET status = $2, revoked_at = $3, revocation_reason = $4, revision = revision + 1 WHERE authority_id = $1"""
+
+
+async def set_status(
+    transaction: Transaction, authority: UUID, status: AuthorityStatus, reason: RevocationReason | None
+) -> None:
+    """Change the status of a locked authority; `reason` is why it is revoked."""
+    moment = transaction.now if status is AuthorityStatus.REVOKED else None
+    await transaction.execute(_SET_STATUS, authority, status, moment, reason)
+
+
+_SET_CERTIFICATE = "UPDATE authority SET certificate = $2, parent_id = $3 WHERE id = $1"
+_SET_CHAIN = "UPDATE authority_standing SET chain = $2, revision = revision + 1 WHERE authority_id = $1"
+
+
+async def set_certificate(
+    transaction: Transaction, authority: UUID, certificate: bytes, parent: UUID | None, chain: tuple[bytes, ...]
+) -> None:
+    """Give a locked authority another certificate for the same key."""
+    await transaction.execute(_SET_CERTIFICATE, authority, certificate, parent)
+    await transaction.execute(_SET_CHAIN, authority, list(chain))
+
+
+_SET_PROFILE = "UPDATE authority_standing SET issuance_profile = $2, revision = revision + 1 WHERE line = $1"
+
+
+async def set_profile(transaction: Transaction, line: str, profile: str) -> None:
+    """Say what all generations of a line issue by where nobody says."""
+    await transaction.execute(_SET_PROFILE, line, profile)
+
+
+_METADATA = "SELECT metadata FROM authority_standing WHERE authority_id = $1"
+_SET_METADATA = "UPDATE authority_standing SET metadata = $2 WHERE authority_id = $1"
+
+
+async def authority_metadata(transaction: Transaction, authority: UUID) -> dict[str, Any]:
+    """Return what an operator noted about an authority; raise `Refused` (not found) if there is none to be seen."""
+    found = await transaction.fetchval(_METADATA, authority)
+    if found is None:
+        raise not_found(f"authority {authority}")
+    noted: dict[str, Any] = orjson.loads(found)
+    return noted
+
+
+async def set_metadata(transaction: Transaction, authority: UUID, metadata: Mapping[str, Any]) -> None:
+    """Replace what an operator noted about a locked authority."""
+    await transaction.execute(_SET_METADATA, authority, orjson.dumps(metadata).decode())
+
+
+_FORGET_CERTIFICATE = "DELETE FROM certificate WHERE serial = $1 AND authority_id = $2"
+_FORGET_LISTS = "DELETE FROM revocation_list WHERE authority_id = $1"
+_FORGET_SERIAL = "UPDATE authority_standing SET serial = NULL WHERE authority_id = $1"
+_DELETE = "DELETE FROM authority WHERE id = $1"
+_DELETE_KEY = "DELETE FROM kms_key WHERE id = $1"
+
+
+async def delete_authority(transaction: Transaction, authority: UUID, serial: bytes | None, key: UUID | None) -> None:
+    """Delete an authority that nothing depends on, with its key; raise `Refused` (conflict) if something does.
+
+    What it issued must stay revocable, so one that ever issued for others stays.
+    """
+    try:
+        if serial is not None:  # a root's own certificate is the one that it issued itself
+            await transaction.execute(_FORGET_SERIAL, authority)
+            await transaction.execute(_FORGET_CERTIFICATE, serial, authority)
+        await transaction.execute(_FORGET_LISTS, authority)
+        await transaction.execute(_DELETE, authority)
+        await transaction.execute(_DELETE_KEY, key)
+    except asyncpg.ForeignKeyViolationError as error:
+        raise conflict("The authority has issued certificates, or a label names it: it stays.") from error
+
+
+_DEVICES_OF = """
+    WITH RECURSIVE below AS (
+        SELECT id FROM authority WHERE id = $1
+        UNION SELECT a.id FROM authority a JOIN below b ON a.parent_id = b.id)
+    SELECT DISTINCT identity_id FROM certificate
+    WHERE authority_id IN (SELECT id FROM below) AND identity_id IS NOT NULL AND status <> 'revoked' AND not_after > $2
+    ORDER BY identity_id"""
+
+
+async def identities_below(transaction: Transaction, authority: UUID) -> list[str]:
+    """Return whom certificates of an authority, or of one below it, may prove; ask where every tenant is seen."""
+    return [row["identity_id"] for row in await transaction.fetch(_DEVICES_OF, authority, transaction.now)]
+
+
+_KEY_IS_KNOWN = """
+    SELECT EXISTS (SELECT FROM authority WHERE spki_sha256 = $1)
+        OR EXISTS (SELECT FROM device_key WHERE spki_sha256 = $1)
+        OR EXISTS (SELECT FROM certificate WHERE spki_sha256 = $1)"""
+
+
+async def is_key_known(transaction: Transaction, spki_sha256: bytes) -> bool:
+    """Tell whether a key is anybody's already; ask in a transaction that sees every tenant."""
+    return bool(await transaction.fetchval(_KEY_IS_KNOWN, spki_sha256))
 
 
 _SYSTEM_TENANT = "SELECT id FROM tenant WHERE name = $1"
@@ -90,3 +276,28 @@ async def system_tenant(transaction: Transaction) -> UUID:
     if found is None:
         raise not_found(f"tenant {SYSTEM_TENANT} yet: it is made before the authorities")
     return found
+
+
+def authority_from(row: Row) -> StoredAuthority:
+    """Read a row of `authority` with its standing."""
+    old, new = row["old_with_new"], row["new_with_old"]
+    return StoredAuthority(
+        id=row["authority_id"],
+        name=row["authority_name"],
+        line=row["line"],
+        generation=row["generation"],
+        kind=AuthorityKind(row["kind"]),
+        origin=AuthorityOrigin(row["origin"]),
+        tenant=row["owner_id"],
+        parent=row["parent_id"],
+        certificate=row["certificate"],
+        spki_sha256=row["authority_spki_sha256"],
+        key=None if row["id"] is None else key_from(row),
+        profile=row["issuance_profile"],
+        serial=row["serial"],
+        status=AuthorityStatus(row["standing_status"]),
+        is_certificate_revoked=row["is_certificate_revoked"],
+        links=Links(old, new) if old is not None else None,
+        chain=tuple(row["chain"]),
+        list_partitions=tuple(row["list_partitions"]),
+    )

@@ -1,23 +1,24 @@
-"""Certificates in SQL: recording, finding, revoking."""
+"""Certificates in SQL: recording, finding one, revoking. Lists of them are in `certificate_lists.py`."""
 
-from datetime import datetime
-from uuid import UUID
+from collections.abc import Mapping
+from typing import Any
 
 import asyncpg
+import orjson
 
 from ca.inventory import CertificateStatus, RevocationReason, StoredCertificate
 from iam.errors import conflict, not_found
-from iam.paging import Page, PageQuery, decode_cursor, encode_cursor
 from iam.store.database import Row, Transaction
 
 STATUS = "CASE revocation_reason WHEN 'certificateHold' THEN 'held' ELSE status END"
 """A row's `CertificateStatus`: the store has what is held as revoked for the reason certificateHold."""
 
-_CERTIFICATE = f"""
-    SELECT serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject, spki_sha256,
+COLUMNS = f"""serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject, spki_sha256,
            request_sha256, not_before, not_after, certificate, {STATUS} AS status, issued_at, supersedes, superseded_at,
-           revoked_at, revocation_reason
-    FROM certificate"""
+           revoked_at, revocation_reason, metadata"""
+"""What `certificate_from` reads."""
+
+_CERTIFICATE = f"SELECT {COLUMNS} FROM certificate"
 
 _BY_SERIAL = f"{_CERTIFICATE} WHERE serial = $1"
 _BY_SERIAL_LOCKED = f"{_BY_SERIAL} FOR UPDATE"
@@ -29,7 +30,7 @@ _LOCK_DEVICE = """
 async def find_certificate(transaction: Transaction, serial: bytes) -> StoredCertificate | None:
     """Return the certificate of that serial number, if this transaction may see one."""
     row = await transaction.fetchrow(_BY_SERIAL, serial)
-    return _certificate_from(row) if row else None
+    return certificate_from(row) if row else None
 
 
 async def lock_certificate(transaction: Transaction, serial: bytes) -> StoredCertificate:
@@ -38,41 +39,7 @@ async def lock_certificate(transaction: Transaction, serial: bytes) -> StoredCer
     row = await transaction.fetchrow(_BY_SERIAL_LOCKED, serial)
     if row is None:
         raise not_found(f"certificate {serial.hex()}")
-    return _certificate_from(row)
-
-
-_LIST = f"""{_CERTIFICATE}
-    WHERE tenant_id = $1
-      AND ($2::timestamptz IS NULL OR (issued_at, serial) > ($2, $3))
-      AND ($4::text IS NULL OR {STATUS} = $4)
-      AND ($5::text IS NULL OR device_identifier = $5)
-      AND ($6::text[] IS NULL OR device_identifier = ANY ($6))
-    ORDER BY issued_at, serial LIMIT $7"""
-
-
-async def list_certificates(
-    transaction: Transaction,
-    tenant: UUID,
-    query: PageQuery,
-    *,
-    status: CertificateStatus | None,
-    device: str | None,
-    only_devices: list[str] | None,
-) -> Page[StoredCertificate]:
-    """Return a tenant's certificates, oldest first; `only_devices` are those that the caller reaches, if not all."""
-    after = decode_cursor(query.cursor, 2)
-    issued, serial = _read_key(after) if after else (None, None)
-    rows = await transaction.fetch(_LIST, tenant, issued, serial, status, device, only_devices, query.limit + 1)
-    shown = tuple(_certificate_from(row) for row in rows[: query.limit])
-    more = len(rows) > query.limit
-    return Page(shown, encode_cursor(shown[-1].issued.isoformat(), shown[-1].serial.hex()) if more else None)
-
-
-def _read_key(key: tuple[str, ...]) -> tuple[datetime, bytes]:
-    try:
-        return datetime.fromisoformat(key[0]), bytes.fromhex(key[1])
-    except ValueError as error:
-        raise not_found("such page") from error
+    return certificate_from(row)
 
 
 _INSERT = """
@@ -103,12 +70,22 @@ async def insert_certificate(transaction: Transaction, one: StoredCertificate) -
         raise conflict("The serial number is taken.") from error
 
 
-_LIVE_OF_IDENTITY = f"SELECT serial FROM certificate WHERE identity_id = $1 AND {STATUS} <> 'revoked' ORDER BY serial"
+_SET_METADATA = "UPDATE certificate SET metadata = $2 WHERE serial = $1"
 
 
-async def live_certificates(transaction: Transaction, identity: str) -> list[bytes]:
-    """Return the serial numbers of an identity's certificates that are not revoked."""
-    return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity)]
+async def set_metadata(transaction: Transaction, serial: bytes, metadata: Mapping[str, Any]) -> None:
+    """Set what operators keep beside a locked certificate."""
+    await transaction.execute(_SET_METADATA, serial, orjson.dumps(dict(metadata)).decode())
+
+
+_LIVE_OF_IDENTITY = f"""
+    SELECT serial FROM certificate
+    WHERE identity_id = $1 AND {STATUS} <> 'revoked' AND (NOT $2 OR status = 'active') ORDER BY serial"""
+
+
+async def live_certificates(transaction: Transaction, identity: str, *, only_active: bool = False) -> list[bytes]:
+    """Return the serial numbers of an identity's certificates that are not revoked, or of those that are in force."""
+    return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity, only_active)]
 
 
 # What was on hold has not counted since then: the date stays.
@@ -152,7 +129,8 @@ async def has_active_certificate(transaction: Transaction, identity: str) -> boo
     return bool(await transaction.fetchval(_HAS_ACTIVE, identity))
 
 
-def _certificate_from(row: Row) -> StoredCertificate:
+def certificate_from(row: Row) -> StoredCertificate:
+    """Return the certificate in a row of `COLUMNS`."""
     reason = row["revocation_reason"]
     return StoredCertificate(
         serial=row["serial"],
@@ -173,4 +151,5 @@ def _certificate_from(row: Row) -> StoredCertificate:
         superseded=row["superseded_at"],
         revoked=row["revoked_at"],
         reason=RevocationReason(reason) if reason else None,
+        metadata=orjson.loads(row["metadata"]),
     )

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from callout.reconcile import OTHER_NODES_HEAR_WITHIN
 from doorward.commands.login import ApiClient
 from doorward.demo.mqtt import MqttClient, NotConnected, Place
-from est.client import EstClient, EstFailure, Identification, make_key, make_request, write_key
+from est.client import EstClient, EstFailure, Identification, PrivateKey, make_key, make_request, write_key
 from iam.errors import Kind, Refused
 from iam.public_keys import SigningKey
 
@@ -79,7 +79,7 @@ class Journey:
         self._gateway_token = ""
         self._gateway: MqttClient | None = None
         self._device: MqttClient | None = None
-        self._device_key: ec.EllipticCurvePrivateKey = make_key()
+        self._device_key: PrivateKey = make_key()
         self._certificate: x509.Certificate | None = None
 
     @property
@@ -220,8 +220,8 @@ class Journey:
 
     def _revoke(self) -> str:
         began = time.monotonic()
-        path = f"/api/v1/ca/certificates/{self._serial()}/revoke?tenant={self._tenant}"
-        self._admin.request("POST", path, {"reason": "keyCompromise"})
+        path = f"/api/ca/v1/certificates/{self._serial()}/status?tenant={self._tenant}"
+        self._admin.request("PUT", path, {"status": "REVOKED", "revocation_reason": "KeyCompromise"})
         took = self._until_cut(self._device, began)
         try:
             self._device_client().connect()

@@ -28,13 +28,14 @@ CREATE TABLE decryption_key (
     UNIQUE (device_identifier, key_identifier)
 );
 
--- Certificates whose key was made here, and for whose certificate: while it is not known whether the key arrived, the
--- same client may have another one made, since the first is kept nowhere.
+-- Certificates whose key was made here, and for whom: while it is not known whether the key arrived, the same client may
+-- have another one made, since the first is kept nowhere.
 CREATE TABLE generated_key (
     serial            bytea PRIMARY KEY REFERENCES certificate ON DELETE CASCADE,
     tenant_id         uuid NOT NULL,
     device_identifier text NOT NULL REFERENCES device ON DELETE CASCADE,
-    presented_sha256  bytea NOT NULL,
+    -- SHA-256 of the credentials, if they are that device's alone; nobody asks again without.
+    asked_by          bytea,
     -- When the first of such repetitions was; it bounds them all.
     began_at          timestamptz NOT NULL
 );
@@ -54,12 +55,12 @@ END $$;
 -- The four functions below stand before and after enrol_device and reenrol_device in one statement, and so in one
 -- transaction. They run as the owner of the tables for the same reason as those.
 
--- Let the device be replaced once more, if what it has was made here for the same bootstrap certificate a moment ago.
+-- Let the device be replaced once more, if what it has was made here for the same credentials a moment ago.
 CREATE FUNCTION begin_generated_enrolment(
     INOUT expected jsonb,           -- handed on, so that this comes first
     moment timestamptz,
     wanted text,
-    presented_sha256 bytea,
+    asked_by bytea,
     redelivery interval,            -- for how long, from the first time on
     OUT is_opened boolean,
     OUT began timestamptz
@@ -74,7 +75,7 @@ BEGIN
              JOIN certificate c ON c.device_identifier = d.device_identifier AND c.identity_id = d.identity_id
              JOIN generated_key g ON g.serial = c.serial
         WHERE d.device_identifier = wanted AND NOT d.replacement_allowed AND c.status = 'active'
-          AND g.presented_sha256 = begin_generated_enrolment.presented_sha256 AND moment < g.began_at + redelivery;
+          AND g.asked_by = begin_generated_enrolment.asked_by AND moment < g.began_at + redelivery;
     is_opened := began IS NOT NULL;
     IF is_opened THEN
         UPDATE device SET replacement_allowed = true WHERE device_identifier = wanted;
@@ -86,7 +87,7 @@ CREATE FUNCTION end_generated_enrolment(
     is_opened boolean,
     moment timestamptz,
     wanted text,
-    presented_sha256 bytea,
+    asked_by bytea,
     new_serial bytea,
     tenant uuid,
     began timestamptz
@@ -95,8 +96,8 @@ CREATE FUNCTION end_generated_enrolment(
 AS $$
 BEGIN
     IF is_written THEN
-        INSERT INTO generated_key (serial, tenant_id, device_identifier, presented_sha256, began_at)
-            VALUES (new_serial, tenant, wanted, presented_sha256, coalesce(began, moment));
+        INSERT INTO generated_key (serial, tenant_id, device_identifier, asked_by, began_at)
+            VALUES (new_serial, tenant, wanted, asked_by, coalesce(began, moment));
     ELSIF is_opened THEN
         UPDATE device SET replacement_allowed = false WHERE device_identifier = wanted;
     END IF;
@@ -108,7 +109,7 @@ CREATE FUNCTION begin_generated_renewal(
     moment timestamptz,
     wanted text,
     presented_serial bytea,
-    presented_sha256 bytea,
+    asked_by bytea,
     label_grace interval,
     redelivery interval,
     OUT grace interval,
@@ -122,7 +123,7 @@ BEGIN
     SELECT c.serial, g.began_at INTO undelivered, began
         FROM certificate c JOIN generated_key g ON g.serial = c.serial
         WHERE c.supersedes = presented_serial AND c.status = 'active'
-          AND g.presented_sha256 = begin_generated_renewal.presented_sha256 AND moment < g.began_at + redelivery;
+          AND g.asked_by = begin_generated_renewal.asked_by AND moment < g.began_at + redelivery;
     grace := CASE WHEN undelivered IS NULL THEN label_grace ELSE greatest(label_grace, redelivery) END;
 END $$;
 
@@ -131,7 +132,7 @@ CREATE FUNCTION end_generated_renewal(
     undelivered bytea,
     moment timestamptz,
     wanted text,
-    presented_sha256 bytea,
+    asked_by bytea,
     new_serial bytea,
     tenant uuid,
     identity text,
@@ -145,8 +146,8 @@ BEGIN
     IF NOT is_written THEN
         RETURN;
     END IF;
-    INSERT INTO generated_key (serial, tenant_id, device_identifier, presented_sha256, began_at)
-        VALUES (new_serial, tenant, wanted, presented_sha256, coalesce(began, moment));
+    INSERT INTO generated_key (serial, tenant_id, device_identifier, asked_by, began_at)
+        VALUES (new_serial, tenant, wanted, asked_by, coalesce(began, moment));
     UPDATE certificate c SET status = 'revoked', revoked_at = moment, revocation_reason = 'superseded'
         WHERE c.serial = undelivered AND c.status <> 'revoked'
         RETURNING c.authority_id INTO issuer;

@@ -9,20 +9,19 @@ from certs.key_protection import KEY_IDENTIFIER_MAXIMUM_BYTES
 from certs.names import device_identifier
 from certs.pem import read_certificates, write_certificates
 from est.decryption_keys import DecryptionKey, DecryptionKeys, ShownKey
-from est.profiles import label
+from est.http.dms import DMS_TAG, ONE_DMS, named_label
 from est.store.decryption_keys import KeyHolder
 from iam.errors import malformed
 from iam.guard import Answer, Call, Needs, Route
 from iam.permissions import Action, Resource
-from iam.schema import Model, Shown
+from iam.schema import SnakeModel, SnakeShown
 
-_TAG = "Decryption keys"
-_OF_LABEL = "/api/v1/est/profiles/{profileName}/decryption-keys"
-_OF_DEVICE = "/api/v1/est/devices/{deviceIdentifier}/decryption-keys"
+_OF_LABEL = ONE_DMS + "/decryption-keys"
+_OF_DEVICE = "/api/dmsmanager/v1/devices/{deviceIdentifier}/decryption-keys"
 _ONE = "/{keyIdentifier}"
 
 
-class DecryptionKeyBody(Model):
+class DecryptionKeyBody(SnakeModel):
     """Either a secret that the device has too, or a certificate whose key it has."""
 
     secret: str | None = Field(
@@ -48,18 +47,18 @@ class DecryptionKeyBody(Model):
         return DecryptionKey(certificate=certificates[0])
 
 
-class ShownDecryptionKey(Shown):
+class ShownDecryptionKey(SnakeShown):
     """A decryption key; of a secret, only that it is there."""
 
     key_identifier: str
     certificate: str | None
-    created: datetime
+    creation_ts: datetime
 
 
-class ShownDecryptionKeys(Shown):
+class ShownDecryptionKeys(SnakeShown):
     """All decryption keys of one holder."""
 
-    items: list[ShownDecryptionKey]
+    list: list[ShownDecryptionKey]
 
 
 def routes(keys: DecryptionKeys) -> list[Route]:
@@ -73,7 +72,7 @@ def routes(keys: DecryptionKeys) -> list[Route]:
 
     async def list_keys(call: Call) -> Answer:
         found = await keys.list(call.tenant, _holder(call, Action.READ))
-        return Answer(content=ShownDecryptionKeys(items=[_show(one) for one in found]))
+        return Answer(content=ShownDecryptionKeys(list=[_show(one) for one in found]))
 
     async def delete(call: Call) -> Answer:
         await keys.delete(call.caller.access, call.tenant, _holder(call, Action.UPDATE), _identifier(call))
@@ -85,7 +84,13 @@ def routes(keys: DecryptionKeys) -> list[Route]:
         one = f"{path}{_ONE}"
         made += [
             Route(
-                "GET", path, list_keys, read, f"List the decryption keys of {whose}", _TAG, answers=ShownDecryptionKeys
+                "GET",
+                path,
+                list_keys,
+                read,
+                f"List the decryption keys of {whose}",
+                DMS_TAG,
+                answers=ShownDecryptionKeys,
             ),
             Route(
                 "PUT",
@@ -93,18 +98,18 @@ def routes(keys: DecryptionKeys) -> list[Route]:
                 put,
                 update,
                 f"Register a decryption key for {whose}",
-                _TAG,
+                DMS_TAG,
                 body=DecryptionKeyBody,
                 status=204,
             ),
-            Route("DELETE", one, delete, update, f"Forget a decryption key of {whose}", _TAG, status=204),
+            Route("DELETE", one, delete, update, f"Forget a decryption key of {whose}", DMS_TAG, status=204),
         ]
     return made
 
 
 def _holder(call: Call, action: Action) -> KeyHolder:
-    if "profileName" in call.path:
-        return KeyHolder(label=label(call.path["profileName"]))
+    if "deviceIdentifier" not in call.path:
+        return KeyHolder(label=named_label(call))
     identifier = device_identifier(call.path["deviceIdentifier"])
     call.require_device(action, Resource.EST_PROFILES, identifier)
     return KeyHolder(device=identifier)
@@ -124,5 +129,5 @@ def _show(one: ShownKey) -> ShownDecryptionKey:
     return ShownDecryptionKey(
         key_identifier=one.identifier.hex(),
         certificate=None if one.certificate is None else write_certificates([one.certificate]).decode(),
-        created=one.created,
+        creation_ts=one.created,
     )

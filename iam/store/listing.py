@@ -13,7 +13,7 @@ The rules:
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import asyncpg
@@ -44,9 +44,15 @@ _LONGEST_MARK = 256
 
 @dataclass(frozen=True, slots=True)
 class Column(Field):
-    """A field of a list and the SQL that it is: an expression of the statement's own tables, written by hand."""
+    """A field of a list and the SQL that it is: an expression of the statement's own tables, written by hand.
+
+    Attributes:
+        meaning: For one of a set that the store has no column for: the condition that says each value, since an index
+            may know that and cannot know the expression.
+    """
 
     sql: str
+    meaning: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +206,9 @@ def _condition(column: Column, wanted: Filter, parameters: Parameters) -> str:
     if wanted.until is not None:
         day, end = parameters.add(wanted.value), parameters.add(wanted.until)
         return f"({column.sql} >= {day}::timestamptz AND {column.sql} < {end}::timestamptz)"
+    if column.meaning:
+        meant = f"({column.meaning[str(wanted.value)]})"
+        return meant if wanted.operator is Operator.EQUAL else f"{meant} IS NOT TRUE"
     is_pattern = column.kind is FieldKind.TEXT and wanted.operator in CONTAINING
     value = _containing(str(wanted.value)) if is_pattern else wanted.value
     template = (_LIST if column.kind is FieldKind.TEXTS else _SINGLE)[wanted.operator]

@@ -30,6 +30,17 @@ async def tenant_by_name(transaction: Transaction, name: str) -> Tenant | None:
     return tenant_from(row) if row else None
 
 
+_BY_ID = f"{_TENANT} FROM tenant t WHERE t.id = $1"
+
+
+async def tenant_by_id(transaction: Transaction, identifier: UUID) -> Tenant:
+    """Return a tenant; raise `Refused` (not found) if this transaction may not see it."""
+    row = await transaction.fetchrow(_BY_ID, identifier)
+    if row is None:
+        raise not_found("such group")
+    return tenant_from(row)
+
+
 _LIST = (
     f"{_TENANT} FROM tenant t WHERE t.path @> ARRAY[$1::uuid] AND t.status <> 'deleted' AND t.name > $2"
     " ORDER BY t.name LIMIT $3"

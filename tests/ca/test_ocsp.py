@@ -22,7 +22,7 @@ from cryptography.x509.ocsp import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ca.authorities import Authority
+from ca.authority import Authority
 from ca.inventory import RevocationReason
 from ca.ocsp import CERTIFICATES_MAXIMUM, issuer_names
 from ca.responders import ResponderTerms

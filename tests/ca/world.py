@@ -14,7 +14,9 @@ import asyncpg
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
+from ca.intake import AuthorityIntake
 from ca.keystore import Keystore
 from ca.proof import CertificateProver
 from ca.publishing import ListPublisher, ListTerms
@@ -27,7 +29,7 @@ from doorward.database import Pool, migrate
 from doorward.embedded.postgres import EmbeddedPostgres, PostgresAddresses
 from doorward.listener import ListenerLimits, listening_sockets
 from doorward.plain import serve_http
-from iam.access import Authenticated, Denied
+from iam.access import Access, Authenticated, Denied
 from iam.errors import unauthenticated
 from iam.guard import Guard, Route
 from iam.identifiers import identity_id
@@ -39,6 +41,7 @@ from iam.store.standing import read_standing
 from iam.store.tenants import tenant_by_name
 
 MASTER_KEY = MasterKey(bytes(range(32)))
+EVERYTHING = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
 BASE_URL = "http://pki.test"
 
 
@@ -105,6 +108,8 @@ class World:
     responders: Responders
     status: StatusService
     prover: CertificateProver
+    administration: AuthorityAdministration
+    intake: AuthorityIntake
     fresh_for: list[timedelta]
     changes: list[Change] = field(default_factory=list)
 
@@ -163,6 +168,19 @@ class World:
         await self.execute("INSERT INTO identity_role VALUES ($1, $2, $3)", identifier, role, tenant)
         return {"Authorization": f"Bearer {identifier}"}
 
+    async def access(self, tenant: UUID) -> Access:
+        """Make somebody who may do everything in a tenant, and give what he may do."""
+        headers = await self.identity(tenant, EVERYTHING)
+        standing = await read_standing(self.pool, headers["Authorization"].removeprefix("Bearer "))
+        assert isinstance(standing.access, Access)
+        return standing.access
+
+    async def named_tenant(self, name: str) -> Tenant:
+        async with self.pool.transaction(EVERYWHERE) as transaction:
+            found = await tenant_by_name(transaction, name)
+        assert found is not None
+        return found
+
     async def device(self, identifier: str, tenant: UUID) -> None:
         await self.execute(
             "INSERT INTO device (device_identifier, tenant_id, status, labels, metadata, created_at)"
@@ -184,6 +202,9 @@ class StoreGate:
         if isinstance(standing.access, Denied):
             raise unauthenticated(standing.access.reason)
         return Authenticated(standing.access, self._world.clock() + timedelta(minutes=5), None, ())
+
+    async def own_token(self, token: str) -> Authenticated:
+        return await self.authenticate(f"Bearer {token}")
 
     async def find_tenant(self, name: str) -> Tenant | None:
         async with self._world.pool.transaction(EVERYWHERE) as transaction:
@@ -225,6 +246,7 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
         responders = Responders(
             database, authorities, keystore, clock, urandom, ResponderTerms(), monotonic=ticks.__next__
         )
+        administration = AuthorityAdministration(database, authorities, keystore, clock, urandom, base_url=BASE_URL)
         world = World(
             url=url,
             pool=database,
@@ -241,6 +263,8 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
             responders=responders,
             status=StatusService(database, authorities, responders, clock, life=timedelta(hours=1)),
             prover=CertificateProver(database, authorities, clock, lambda: fresh_for[0]),
+            administration=administration,
+            intake=AuthorityIntake(database, authorities, administration, keystore, clock, urandom),
             fresh_for=fresh_for,
         )
 

@@ -149,3 +149,62 @@ def test_another_encoding_of_the_same_key_is_refused(rsa_2048: rsa.RSAPublicKey)
         with pytest.raises(CertificateRefused) as refused:
             check_key_encoding(key, sent)
         assert refused.value.kind is RefusalKind.POLICY
+
+
+FIELD = 2**255 - 19
+CURVE_D = -121665 * pow(121666, -1, FIELD) % FIELD
+Point = tuple[int, int]
+
+
+def added(left: Point, right: Point) -> Point:
+    """Add two points of edwards25519 (RFC 8032 5.1.4, before it is made quick)."""
+    (x1, y1), (x2, y2) = left, right
+    product = CURVE_D * x1 * x2 * y1 * y2
+    return (
+        (x1 * y2 + x2 * y1) * pow(1 + product, -1, FIELD) % FIELD,
+        (y1 * y2 + x1 * x2) * pow(1 - product, -1, FIELD) % FIELD,
+    )
+
+
+def times(number: int, point: Point) -> Point:
+    result = (0, 1)
+    for bit in f"{number:b}":
+        result = added(result, result)
+        result = added(result, point) if bit == "1" else result
+    return result
+
+
+def decoded(raw: bytes) -> Point | None:
+    """Read a point (RFC 8032 5.1.3); None where there is none of that y."""
+    number = int.from_bytes(raw, "little")
+    y, sign = number & (2**255 - 1), number >> 255
+    square = (y * y - 1) * pow(CURVE_D * y * y + 1, -1, FIELD) % FIELD
+    x = pow(square, (FIELD + 3) // 8, FIELD)
+    if x * x % FIELD != square:
+        x = x * pow(2, (FIELD - 1) // 4, FIELD) % FIELD
+    if x * x % FIELD != square:
+        return None
+    return (FIELD - x if x and x & 1 != sign else x), y % FIELD
+
+
+def small_order_points() -> set[bytes]:
+    """Find the points whose order divides 8: any point, times the order of the others."""
+    order = 2**252 + 27742317777372353535851937790883648493
+    found: set[bytes] = set()
+    for seed in range(64):
+        point = decoded(seed.to_bytes(32, "little"))
+        if point is not None:
+            x, y = times(order, point)
+            found.add((y | (x & 1) << 255).to_bytes(32, "little"))
+    return found
+
+
+def test_ed25519_points_of_small_order_are_refused() -> None:
+    points = small_order_points()
+    assert len(points) == 8
+    beyond = {number.to_bytes(32, "little") for number in (FIELD, FIELD + 1, FIELD | 1 << 255)}
+    for raw in points | beyond:
+        with pytest.raises(CertificateRefused, match="small order"):
+            check_public_key(ed25519.Ed25519PublicKey.from_public_bytes(raw))
+    usual = ed25519.Ed25519PrivateKey.generate().public_key()
+    assert check_public_key(usual) is usual

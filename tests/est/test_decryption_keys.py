@@ -15,7 +15,7 @@ from tests.est.world import EstWorld
 
 ALL = '[{"resource": "est.profiles", "actions": ["create", "read", "update", "delete"]}]'
 READER = '[{"resource": "est.profiles", "actions": ["read"]}]'
-LABEL, DEVICE = "/api/v1/est/profiles/made/decryption-keys", "/api/v1/est/devices/meter-001/decryption-keys"
+LABEL, DEVICE = "/api/dmsmanager/v1/dms/made/decryption-keys", "/api/dmsmanager/v1/devices/meter-001/decryption-keys"
 SECRET = "5a" * 32
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 CERTIFICATE = certificate(EC_KEY).public_bytes(Encoding.PEM).decode()
@@ -40,11 +40,11 @@ async def test_a_key_from_its_registration_to_its_end(est: EstWorld, path: str) 
         answer = await client.get(path, headers=headers)
         text = await answer.text()
         assert SECRET not in text
-        first, second = (await answer.json())["items"]
-        assert (first["keyIdentifier"], "certificate" in first) == ("6b31", False)
-        assert (second["keyIdentifier"], second["certificate"]) == ("6b32", CERTIFICATE)
+        first, second = (await answer.json())["list"]
+        assert (first["key_identifier"], "certificate" in first) == ("6b31", False)
+        assert (second["key_identifier"], second["certificate"]) == ("6b32", CERTIFICATE)
         assert (await client.put(f"{path}/6b31", headers=headers, json={"certificate": CERTIFICATE})).status == 204
-        assert len((await (await client.get(path, headers=headers)).json())["items"]) == 2
+        assert len((await (await client.get(path, headers=headers)).json())["list"]) == 2
         assert (await client.delete(f"{path}/6b31", headers=headers)).status == 204
         assert (await client.delete(f"{path}/6b31", headers=headers)).status == 404
     kinds = await est.world.rows(

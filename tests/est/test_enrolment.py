@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from ca.inventory import AuthorityKind, RevocationReason
 from certs.profile import check_against_profile, load_profile
 from est.profiles import EnrolmentMode
-from est.rules import Refusal
+from est.refusals import Refusal
 from est.store.profiles import BootstrapBinding, IssuerAndSerial, bind_bootstrap
 from iam.errors import Refused
 from iam.store.database import EVERYWHERE
@@ -480,7 +480,8 @@ async def test_facts_that_are_missing_are_not_those_that_were_expected(est: EstW
     (found,) = await est.world.rows(
         "SELECT is_written, facts->>'is_within_label' AS is_within_label"
         " FROM enrol_device(NULL, now(), 'meter-001', $1,"
-        " 'default', 'device', '', '', '', '', '', '', '', $1, '', '', now(), now(), '', 'idt', $1)",
+        " 'default', 'device', '{}', '{}', NULL, NULL, NULL, NULL, NULL, '', '', '', $1, '', '', now(), now(), '',"
+        " 'idt', $1)",
         unknown,
     )
     assert found == {"is_written": False, "is_within_label": "false"}

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from est.possession import decide_possession, link_value
 from est.profiles import ProofOfPossession
-from est.rules import PROCEED, Refusal, Refuse
+from est.refusals import PROCEED, Refusal, Refuse
 from iam.errors import Refused
 from tests.est.wire import Raw, TlsClient, on_connection, parsed
 from tests.est.world import EstWorld, Holder, b64, request

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.inventory import AuthorityKind, RevocationReason
 from ca.store.certificates import lock_certificate, revoke_certificate
-from est.rules import Refusal
+from est.refusals import Refusal
 from iam.errors import Refused
 from iam.store.database import EVERYWHERE
 from tests.est.world import DAY, EstWorld, Holder, b64, only, request

@@ -27,7 +27,7 @@ from ca.inventory import AuthorityKind, RevocationReason
 from certs.der import CONTEXT_0, SEQUENCE, encode, encode_object_identifier, read_elements
 from est.decryption_keys import DecryptionKey
 from est.profiles import ProofOfPossession, ServerKey
-from est.rules import Refusal
+from est.refusals import Refusal
 from est.server_keys import REDELIVERY, KeyPart
 from est.store.decryption_keys import KeyHolder
 from iam.store.database import EVERYWHERE

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from os import urandom
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,21 @@ from certs.cms import SigningIdentity
 from certs.pem import write_certificates
 from certs.pkcs7 import parse_certs_only
 from doorward.listener import ListenerLimits, listening_sockets, serve_https
+from doorward.outbound import HttpsOutbound
 from doorward.tls import ServerIdentity, ServerTLS
 from est.administration import ProfileService
+from est.approvals import ApprovalService
+from est.authentication.approval import Approvals
+from est.authentication.openid import Issuers
+from est.authentication.outbound import Outbound
+from est.authentication.secret import Secrets
+from est.authentication.table import Authentication
+from est.authentication.token import Tokens
+from est.authentication.webhook import Webhooks
 from est.decryption_keys import DecryptionKeys
 from est.http.operations import routes
 from est.profiles import EnrolmentMode, EnrolmentProfile
+from est.secrets import SecretService
 from est.server_keys import ServerKeys
 from est.service import EstService
 from est.store.profiles import insert_profile
@@ -38,9 +48,9 @@ from iam.access import Authenticated
 from iam.errors import unauthenticated
 from iam.guard import Guard
 from iam.model import Tenant
-from iam.sealing import MasterKey
+from iam.passwords import PasswordHasher
 from iam.store.database import EVERYWHERE
-from tests.ca.world import World
+from tests.ca.world import MASTER_KEY, StoreGate, World
 
 DAY = timedelta(days=1)
 
@@ -82,6 +92,8 @@ class EstWorld:
     service: EstService
     profiles: ProfileService
     decryption_keys: DecryptionKeys
+    secrets: SecretService
+    approvals: ApprovalService
     url: str
     root_file: Path
     folder: Path
@@ -200,6 +212,10 @@ class EstWorld:
         )
 
 
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
 def request(
     key: ec.EllipticCurvePrivateKey,
     identifier: str,
@@ -245,15 +261,26 @@ class NoGate:
 
 
 @asynccontextmanager
-async def running_est(world: World, folder: Path) -> AsyncIterator[EstWorld]:
+async def running_est(
+    world: World, folder: Path, *, outbound: Outbound | None = None, proxies: frozenset[str] = frozenset()
+) -> AsyncIterator[EstWorld]:
     """Serve EST on a free port of the loopback, with a server certificate of our own issuing authority."""
+    passwords = PasswordHasher(slots=1, queue=8)
+    asked = outbound or HttpsOutbound([ip_network("127.0.0.0/8")])
+    authentication = Authentication(
+        Secrets(world.pool, passwords),
+        Tokens(world.pool, StoreGate(world).own_token, Issuers(asked)),
+        Webhooks(asked, MASTER_KEY, urandom),
+        Approvals(world.pool, urandom),
+        proxies,
+    )
     made = await world.service.server_certificate(["localhost"], [ip_address("127.0.0.1")])
     identity = ServerIdentity.from_pem(made.chain, made.private_key)
     assert isinstance(identity.private_key, ec.EllipticCurvePrivateKey)
     signer = SigningIdentity(identity.certificates, identity.private_key)
-    decryption_keys = DecryptionKeys(world.pool, MasterKey(bytes(32)), world.clock, urandom)
+    decryption_keys = DecryptionKeys(world.pool, MASTER_KEY, world.clock, urandom)
     server_keys = ServerKeys(decryption_keys, lambda: signer, urandom)
-    service = EstService(world.pool, world.authorities, world.clock, urandom, server_keys=server_keys)
+    service = EstService(world.pool, world.authorities, authentication, server_keys, world.clock, urandom)
     await service.ensure_default_profile(world.system.id)
     tls = ServerTLS(identity, ask_client_certificate=True)
     runner = web.AppRunner(Guard(NoGate()).application(routes(service)))
@@ -262,10 +289,13 @@ async def running_est(world: World, folder: Path) -> AsyncIterator[EstWorld]:
     listener = await serve_https(runner, sockets, tls, limits=ListenerLimits())
     root_file = folder / "root.pem"
     root_file.write_bytes(write_certificates([world.authorities.by_name("root").certificate]))
-    profiles = ProfileService(world.pool, world.authorities, world.clock, urandom)
+    profiles = ProfileService(world.pool, world.revocation, MASTER_KEY, world.clock, urandom)
+    secrets = SecretService(world.pool, passwords, world.clock, urandom)
+    url = f"https://127.0.0.1:{listener.addresses[0][1]}"
     try:
-        url = f"https://127.0.0.1:{listener.addresses[0][1]}"
-        yield EstWorld(world, service, profiles, decryption_keys, url, root_file, folder)
+        approvals = ApprovalService(world.pool)
+        yield EstWorld(world, service, profiles, decryption_keys, secrets, approvals, url, root_file, folder)
     finally:
+        passwords.close()
         await listener.close(grace_seconds=2)
         await runner.cleanup()

@@ -26,6 +26,12 @@ THINGS = Listing(
     columns={
         "id": Column(FieldKind.TEXT, "t.id"),
         "status": Column(FieldKind.ENUM, "t.status", values=("NEW", "OLD")),
+        "age": Column(
+            FieldKind.ENUM,
+            "CASE WHEN t.level < 3 THEN 'YOUNG' ELSE 'GROWN' END",
+            values=("YOUNG", "GROWN"),
+            meaning={"YOUNG": "t.level < 3", "GROWN": "t.level >= 3"},
+        ),
         "level": Column(FieldKind.NUMBER, "t.level", is_nullable=True),
         "made": Column(FieldKind.DATE, "t.made"),
         "tags": Column(FieldKind.TEXTS, "t.tags"),

@@ -291,9 +291,11 @@ def test_revoking_cuts_the_connection_and_nothing_lets_it_in_again(
     node: RunningNode, story: Story, folder: Path
 ) -> None:
     answer: Any = node.admin().request(
-        "POST", f"/api/v1/ca/certificates/{serial_of(folder)}/revoke?tenant=acme", {"reason": "keyCompromise"}
+        "PUT",
+        f"/api/ca/v1/certificates/{serial_of(folder)}/status?tenant=acme",
+        {"status": "REVOKED", "revocation_reason": "KeyCompromise"},
     )
-    assert answer is None or answer["status"] == "revoked"
+    assert answer["status"] == "REVOKED"
     assert story.device.is_cut_within(CUT_SECONDS)
     with pytest.raises(NotConnected):
         device_client(node, folder).connect()
@@ -385,8 +387,8 @@ def test_decommissioning_a_device_withdraws_its_certificates(node: RunningNode, 
     path = "/api/v1/devices/meter-009?tenant=acme"
     admin.request("PATCH", path, {"status": "DECOMMISSIONED"})
     assert device.is_cut_within(CUT_SECONDS)
-    found = admin.request("GET", f"/api/v1/ca/certificates/{serial_of(folder)}?tenant=acme")
-    assert (found["status"], found["reason"]) == ("revoked", "cessationOfOperation")
+    found = admin.request("GET", f"/api/ca/v1/certificates/{serial_of(folder)}?tenant=acme")
+    assert (found["status"], found["revocation_reason"]) == ("REVOKED", "CessationOfOperation")
     admin.request("DELETE", path)
     refused = node.command("device", "renew", "--url", node.est, "--out", str(folder), check=False)
     assert refused.returncode == 1

@@ -1,0 +1,191 @@
+"""Revoking what many devices have: of all that pass a filter, in batches, to the end or until it is stopped.
+
+The rules:
+
+1. Which devices: those that pass the filters of the list of devices when they are reached, in the order of their
+   identifiers, each once. Everything is revoked (or held, if that is the reason) that proves such a device's identity:
+   one event for each certificate, as for any other revocation. No filter at all is not taken for all devices.
+2. In whose name: of whoever began it. At each batch his grants are read anew: it reaches a device that he may then
+   read, and whose certificates he may change. Who may no more do either anywhere, stops it.
+3. A batch is one transaction. Its revocations and its progress are there together or not at all, and it holds the row
+   of the whole: so whoever goes on after a crash begins where the last one ended, and no two do the same.
+4. A dry run counts and shows some, and changes nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from uuid import UUID
+
+from ca.bulk import BulkRevocation, BulkStatus, Preview, reach
+from ca.inventory import RevocationReason
+from ca.revocation import RevocationService
+from ca.store import bulk_revocations as store
+from iam.access import Access, Denied
+from iam.errors import Kind, Refused, conflict, forbidden, not_found
+from iam.identifiers import Clock, Random, uuid7
+from iam.listing import ListQuery
+from iam.model import Extent, Tenant
+from iam.paging import Page
+from iam.store.database import EVERYWHERE, Change, Database, Transaction
+from iam.store.tenants import tenant_by_id
+
+BATCH_DEVICES = 50
+SAMPLE_DEVICES = 20
+
+AccessOf = Callable[[str], Awaitable[Access | Denied]]
+"""What an identity may do now."""
+
+
+class BulkRevocationService:
+    """Revocations of many."""
+
+    def __init__(
+        self, database: Database, revocation: RevocationService, access_of: AccessOf, clock: Clock, random: Random
+    ) -> None:
+        self._database = database
+        self._revocation = revocation
+        self._access_of = access_of
+        self._clock = clock
+        self._random = random
+
+    async def preview(
+        self, access: Access, tenant: Tenant, filters: Sequence[str], reason: RevocationReason
+    ) -> Preview:
+        """Return what would be revoked (rule 4); raises as `begin`."""
+        extent = _required(access, tenant)
+        async with self._database.transaction(tenant.id) as transaction:
+            devices, certificates = await store.count(transaction, tenant.id, filters, extent, reason)
+            sample = await store.devices_after(transaction, tenant.id, filters, extent, "", SAMPLE_DEVICES)
+        return Preview(devices, certificates, tuple(sample))
+
+    async def begin(
+        self, access: Access, tenant: Tenant, filters: Sequence[str], reason: RevocationReason
+    ) -> BulkRevocation:
+        """Begin to revoke what the devices have that pass the filters; `work` does it.
+
+        Raises:
+            Refused: (malformed) A filter. (forbidden) The caller may not read devices or change certificates.
+        """
+        extent, now = _required(access, tenant), self._clock()
+        async with self._database.transaction(tenant.id) as transaction:
+            devices, certificates = await store.count(transaction, tenant.id, filters, extent, reason)
+            begun = BulkRevocation(
+                id=uuid7(now, self._random),
+                tenant=tenant.id,
+                actor=access.identity.id,
+                filters=tuple(filters),
+                reason=reason,
+                status=BulkStatus.RUNNING,
+                devices=devices,
+                devices_done=0,
+                certificates=0,
+                place="",
+                why_stopped=None,
+                created=now,
+                updated=now,
+            )
+            await store.insert(transaction, begun)
+            data = {"filters": list(filters), "reason": reason.value, "devices": devices, "certificates": certificates}
+            await transaction.record(
+                Change(tenant.id, access.identity.id, "bulk_revocation.begun", str(begun.id), data)
+            )
+        return begun
+
+    async def page(self, access: Access, tenant: Tenant, query: ListQuery) -> Page[BulkRevocation]:
+        """Return a page of the revocations of many that the caller may know of: all, or his own."""
+        async with self._database.transaction(tenant.id) as transaction:
+            return await store.page(transaction, tenant.id, query, only_actor=_only_own(access, tenant))
+
+    async def get(self, access: Access, tenant: Tenant, identifier: UUID) -> BulkRevocation:
+        """Return a revocation of many; raise `Refused` (not found) if it is not the caller's to know of."""
+        async with self._database.transaction(tenant.id) as transaction:
+            found = await store.find(transaction, identifier)
+        return _known(found, access, tenant, identifier)
+
+    async def cancel(self, access: Access, tenant: Tenant, identifier: UUID) -> BulkRevocation:
+        """End one before its end.
+
+        Raises:
+            Refused: (not found) As for `get`. (conflict) It has ended already.
+        """
+        async with self._database.transaction(tenant.id) as transaction:
+            found = _known(await store.lock(transaction, identifier), access, tenant, identifier)
+            if found.status is not BulkStatus.RUNNING:
+                raise conflict(f"It is {found.status} already.")
+            await _finish(transaction, found, BulkStatus.CANCELLED, {}, actor=access.identity.id)
+        return await self.get(access, tenant, identifier)
+
+    async def work(self) -> int:
+        """Do what has begun, one batch of each in turn, until nothing is left; return how many batches that took."""
+        batches = 0
+        while running := await self._running():
+            for one in running:
+                await self.advance(one)
+                batches += 1
+        return batches
+
+    async def advance(self, one: BulkRevocation) -> None:
+        """Do the next batch of one (rule 3)."""
+        access = await self._access_of(one.actor)
+        try:
+            async with self._database.transaction(one.tenant) as transaction:
+                found = await store.lock(transaction, one.id)
+                if found is not None and found.status is BulkStatus.RUNNING:
+                    await self._do_batch(transaction, found, access)
+        except Refused as refused:
+            if refused.kind not in {Kind.MALFORMED, Kind.INVALID}:
+                raise  # it may go on later
+            async with self._database.transaction(one.tenant) as transaction:
+                await _stop(transaction, one, refused.detail)
+
+    async def _do_batch(self, transaction: Transaction, one: BulkRevocation, access: Access | Denied) -> None:
+        tenant = await tenant_by_id(transaction, one.tenant)
+        extent = access if isinstance(access, Denied) else reach(access, tenant)
+        if isinstance(extent, Denied):
+            await _stop(transaction, one, extent.reason)
+            return
+        devices = await store.devices_after(transaction, one.tenant, one.filters, extent, one.place, BATCH_DEVICES)
+        revoked = 0
+        for identity in await store.lock_identities(transaction, devices):
+            revoked += await self._revocation.revoke_all(transaction, identity, one.reason, actor=one.actor)
+        if devices:
+            await store.advance(transaction, one.id, devices[-1], len(devices), revoked)
+        if len(devices) < BATCH_DEVICES:
+            data = {"certificates": one.certificates + revoked}
+            await _finish(transaction, one, BulkStatus.DONE, data)
+
+    async def _running(self) -> list[BulkRevocation]:
+        async with self._database.transaction(EVERYWHERE) as transaction:  # the node works for every tenant
+            return await store.running(transaction)
+
+
+async def _finish(
+    transaction: Transaction, one: BulkRevocation, status: BulkStatus, data: Mapping[str, object], actor: str = ""
+) -> None:
+    await store.finish(transaction, one.id, status, str(data["why"]) if "why" in data else None)
+    kind = f"bulk_revocation.{status.lower()}"
+    await transaction.record(Change(one.tenant, actor or one.actor, kind, str(one.id), dict(data)))
+
+
+async def _stop(transaction: Transaction, one: BulkRevocation, why: str) -> None:
+    await _finish(transaction, one, BulkStatus.STOPPED, {"why": why})
+
+
+def _required(access: Access, tenant: Tenant) -> Extent:
+    extent = reach(access, tenant)
+    if isinstance(extent, Denied):
+        raise forbidden(
+            "This needs read on devices and update on ca.certificates.", reason=f"{access.identity.id}: {extent.reason}"
+        )
+    return extent
+
+
+def _only_own(access: Access, tenant: Tenant) -> str | None:
+    """Return whose revocations of many somebody may know of; None is everybody's."""
+    extent = reach(access, tenant)
+    return None if isinstance(extent, Extent) and extent.everything else access.identity.id
+
+
+def _known(found: BulkRevocation | None, access: Access, tenant: Tenant, identifier: UUID) -> BulkRevocation:
+    if found is None or _only_own(access, tenant) not in (None, found.actor):
+        raise not_found(f"revocation {identifier}")
+    return found
