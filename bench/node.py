@@ -117,6 +117,14 @@ class Node:
             end(self._process)
             self._process = None
 
+    def kill(self) -> None:
+        """Kill its supervisor; the kernel ends the rest."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            close_output(self._process)
+            self._process = None
+
     def forget(self) -> None:
         """Remove all that it has kept: the next start is its first."""
         shutil.rmtree(self.configuration.node.data, ignore_errors=True)
@@ -172,6 +180,13 @@ def end(process: "subprocess.Popen[str]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    close_output(process)
+
+
+def close_output(process: "subprocess.Popen[str]") -> None:
+    """Let go of what it said."""
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def descendants(root: int) -> list[int]:

@@ -25,7 +25,7 @@ from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.founding import addresses_of, found_authorities
 from ca.inventory import AuthorityKind
 from ca.issue import Template
-from ca.keystore import Backend, Keystore, Signer
+from ca.keystore import Backend, Keystore, MessageSigner
 from ca.store.authorities import StoredAuthority, fingerprint, list_authorities
 from ca.store.issuance_profiles import StoredProfile, list_profiles
 from certs.chain import Anchor
@@ -233,10 +233,9 @@ class Authorities:
             raise ProfileRefused(f"no profile has the id {identifier!r}")
         return found
 
-    def profile_owner(self, identifier: str) -> UUID | None:
-        """Return whose a profile is; None for the packaged ones, which are everybody's."""
-        found = self._stored_profiles.get(identifier)
-        return found.tenant if found else None
+    def stored_profile(self, identifier: str) -> StoredProfile | None:
+        """Return a profile that an operator wrote, as the store has it; None for the packaged ones."""
+        return self._stored_profiles.get(identifier)
 
     def template(self, issuer: Authority, profile: str) -> Template:
         """Return what the issuer makes certificates of that profile by.
@@ -303,7 +302,7 @@ class Authorities:
             addresses=addresses_of(self._base_url, one.name, one.list_partitions[-1]),
         )
 
-    def _open_key(self, one: StoredAuthority) -> Signer | None:
+    def _open_key(self, one: StoredAuthority) -> MessageSigner | None:
         if one.key is None or one.key.backend is Backend.FILE:
             return None
         try:
@@ -318,7 +317,7 @@ class Authorities:
 def _readable(profiles: Iterable[StoredProfile]) -> Iterator[tuple[str, Profile]]:
     for one in profiles:
         try:
-            yield str(one.id), read_profile(one.settings)
+            yield str(one.id), replace(read_profile(one.settings), name=str(one.id))
         except ProfileRefused as refused:  # an earlier version took what this one does not: nothing is issued by it
             _log.error("the issuance profile %s (%s) cannot be used: %s", one.name, one.id, refused.reason)
 

@@ -8,17 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.bulk_service import BulkRevocationService
+from ca.certification import Certification
 from ca.http import authorities as authority_routes
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
+from ca.http import profiles as issuance_routes
 from ca.http import publication
 from ca.http import status as status_routes
+from ca.intake import AuthorityIntake
+from ca.issuance_profiles import IssuanceProfiles
 from ca.kms import KeyService
 from ca.proof import CertificateHolders, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
+from ca.register import AuthorityRegister
 from ca.responders import Responders, ResponderTerms
 from ca.responding import StatusService
 from ca.revocation import RevocationService
@@ -52,6 +58,7 @@ from est.authentication.webhook import Webhooks
 from est.decryption_keys import DecryptionKeys
 from est.http import credentials, dms, operations
 from est.http import decryption_keys as decryption_key_routes
+from est.identities import IdentityBinder
 from est.secrets import SecretService
 from est.server_keys import ServerKeys
 from est.service import EstService
@@ -59,16 +66,20 @@ from iam.directory import Directory, Monotonic
 from iam.events import Event, effects_of, is_for_nodes
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
-from iam.http import audit, devices, identities, login, tenancy
+from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
+from iam.lifecycle import Windows
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
 from iam.sealing import derive_all
 from iam.service.audit import AuditService
+from iam.service.device_groups import DeviceGroupService
+from iam.service.device_import import DeviceImport
 from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
 from iam.service.identities import IdentityService
 from iam.service.keyring import KeyRing
+from iam.service.lifecycle import LifeCycle
 from iam.service.login import LoginService
 from iam.service.pairings import PairingService
 from iam.service.tenancy import TenancyService
@@ -89,6 +100,8 @@ class App:
     login: LoginService
     certificates: AuthorityService
     authorities: Authorities
+    administration: AuthorityAdministration
+    intake: AuthorityIntake
     revocation: RevocationService
     enrolment: EstService
     audit: AuditService
@@ -157,14 +170,13 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     # The authority.
     keys = keystore(configuration, master, random)
-    authorities = Authorities(
-        pool,
-        keys,
-        clock,
-        random,
-        base_url=configuration.publication_url,
-    )
+    published_at = configuration.publication_url
+    authorities = Authorities(pool, keys, clock, random, base_url=published_at)
     await authorities.ensure()
+    administration = AuthorityAdministration(pool, authorities, keys, clock, random, base_url=published_at)
+    intake = AuthorityIntake(pool, authorities, administration, keys, clock, random)
+    register = AuthorityRegister(pool, authorities, clock)
+    certification = Certification(pool, authorities, administration, clock, random)
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool)
     published = configuration.publication
@@ -232,6 +244,12 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     audit_service = AuditService(pool)
 
+    # Devices as operators manage them.
+    device_service = DeviceService(pool, clock, revocation.withdraw)
+    groups = DeviceGroupService(pool, device_service, clock, random)
+    windows = Windows(configuration.devices.renewal_window, configuration.devices.critical_window)
+    life_cycle = LifeCycle(pool, windows)
+
     # Changes: applied here at once, told to every node by the relay.
     leader = Leader(pool)
     relay = Relay(pool, bus, leader)
@@ -264,10 +282,13 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
         *login.routes(login_service, key_ring),
-        *devices.device_routes(DeviceService(pool, clock, revocation.withdraw)),
+        *devices.device_routes(device_service),
         *devices.pairing_routes(PairingService(pool)),
+        *device_manager.routes(device_service, DeviceImport(pool, clock)),
+        *device_groups.routes(groups),
         *challenge_routes(challenges, gate),
-        *authority_routes.routes(authorities),
+        *authority_routes.routes(authorities, administration, intake, register, certification),
+        *issuance_routes.routes(IssuanceProfiles(pool, authorities, clock, random)),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *bulk_routes.routes(bulk),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
@@ -276,6 +297,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *dms.profile_routes(profiles, authorities),
         *dms.binding_routes(profiles),
         *decryption_key_routes.routes(decryption_keys),
+        *dms.identity_routes(IdentityBinder(pool, random), authorities),
         *credentials.secret_routes(enrolment_secrets),
         *credentials.approval_routes(approvals),
         *audit.routes(audit_service),
@@ -291,6 +313,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         login=login_service,
         certificates=certificates,
         authorities=authorities,
+        administration=administration,
+        intake=intake,
         revocation=revocation,
         enrolment=enrolment,
         audit=audit_service,
@@ -306,6 +330,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
             Job("revocation lists", 1.0, publisher.publish_lists),
             Job("OCSP responders", 1.0, responders.renew),
             Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
+            Job("life cycle of devices", 5.0, life_cycle.advance),
             Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),

@@ -29,7 +29,7 @@ from nats.js import JetStreamContext
 from nats.js.api import PubAck, RetentionPolicy, StorageType, StreamConfig
 
 from iam.errors import Kind, Refused
-from iam.events import EVENT_SUBJECTS, Event, decode_event, encode_event
+from iam.events import EVENT_SUBJECTS, MEDIA_TYPE, Event, decode_event, encode_event
 
 STREAM = "EVENTS"
 URGENT = "doorward.urgent"
@@ -145,8 +145,9 @@ class Bus:
         return stored
 
     async def _begin(self, stream: JetStreamContext, event: Event) -> "asyncio.Future[PubAck]":
+        headers = {"Nats-Msg-Id": str(event.id), "content-type": MEDIA_TYPE}
         return await stream.publish_async(
-            event.channel, encode_event(event), headers={"Nats-Msg-Id": str(event.id)}, wait_stall=_PUBLISH_SECONDS
+            event.channel, encode_event(event), headers=headers, wait_stall=_PUBLISH_SECONDS
         )
 
     async def _publish(self, subject: str, payload: bytes) -> None:

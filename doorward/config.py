@@ -68,6 +68,7 @@ def _between(shortest: timedelta, longest: timedelta) -> Callable[[timedelta], t
 Words = Annotated[tuple[str, ...], BeforeValidator(_list_from_text)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
 Lifetime = Annotated[Seconds, AfterValidator(_between(timedelta(seconds=1), timedelta(days=7)))]
+Window = Annotated[Seconds, AfterValidator(_between(timedelta(0), timedelta(days=50 * 365)))]
 ListLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=10), timedelta(days=365)))]
 AnswerLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=1), timedelta(days=7)))]
 ResponderLife = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=90)))]
@@ -211,6 +212,17 @@ class CaSection(Section):
     )
 
 
+class DevicesSection(Section):
+    """The life cycle of devices whose enrolment profile is gone; a profile says it for its own."""
+
+    renewal_window: Window = Field(
+        timedelta(days=30), description="Seconds before the end of its certificate that a device is RENEWAL_PENDING."
+    )
+    critical_window: Window = Field(
+        timedelta(days=7), description="Seconds before it that the device is EXPIRING_SOON; no more than those above."
+    )
+
+
 class Pkcs11Section(Section):
     """A hardware token that makes and keeps keys; needs `doorward[pkcs11]`."""
 
@@ -252,6 +264,7 @@ class Configuration(Section):
     nats: NatsSection = NatsSection()
     tokens: TokensSection = TokensSection()
     ca: CaSection = CaSection()
+    devices: DevicesSection = DevicesSection()
     pkcs11: Pkcs11Section = Pkcs11Section()
     publication: PublicationSection = PublicationSection()
 
@@ -381,6 +394,8 @@ def _check_whole(configuration: Configuration) -> None:
     database, nats = configuration.database, configuration.nats
     if (database.url is None) != (database.owner_url is None):
         raise Refused(Kind.INVALID, "database.url and database.owner_url belong together: give both or neither.")
+    if configuration.devices.critical_window > configuration.devices.renewal_window:
+        raise Refused(Kind.INVALID, "devices.critical_window is at most devices.renewal_window.")
     if not nats.servers and nats.account != EMBEDDED_ACCOUNT:
         raise Refused(Kind.INVALID, f"nats.account is {EMBEDDED_ACCOUNT} where the node brings its own nats-server.")
     if nats.servers:

@@ -73,7 +73,8 @@ class DecryptionKeys:
             return None
         if stored.certificate is not None:
             return DecryptionKey(certificate=read_certificate(stored.certificate))
-        return DecryptionKey(secret=open_sealed(self._master, stored.secret_sealed or b"", context=_context(stored.id)))
+        sealed = stored.secret_sealed or b""
+        return DecryptionKey(secret=open_sealed(self._master, sealed, context=sealing_context(stored.id)))
 
     async def put(
         self, access: Access, tenant: Tenant, holder: KeyHolder, identifier: bytes, key: DecryptionKey
@@ -84,7 +85,7 @@ class DecryptionKeys:
         if key.certificate is not None:
             stored = StoredDecryptionKey(name, identifier, None, key.certificate.public_bytes(Encoding.DER), now)
         else:
-            sealed = seal(self._master, key.secret or b"", context=_context(name), random=self._random)
+            sealed = seal(self._master, key.secret or b"", context=sealing_context(name), random=self._random)
             stored = StoredDecryptionKey(name, identifier, sealed, None, now)
         async with self._database.transaction(tenant.id) as transaction:
             await _check_holder(transaction, tenant, holder)
@@ -121,7 +122,8 @@ async def _check_holder(transaction: Transaction, tenant: Tenant, holder: KeyHol
         raise not_found(f"enrolment profile {holder.label}")
 
 
-def _context(name: UUID) -> str:
+def sealing_context(name: UUID) -> str:
+    """Return what binds a sealed secret to its row."""
     return f"decryption-key:{name}"
 
 

@@ -46,7 +46,7 @@ class Family(StrEnum):
     ML_DSA = "ML-DSA"
 
 
-_FAMILIES: dict[KeyAlgorithm, Family] = {
+FAMILIES: dict[KeyAlgorithm, Family] = {
     KeyAlgorithm.RSA: Family.RSA,
     KeyAlgorithm.P256: Family.ECDSA,
     KeyAlgorithm.P384: Family.ECDSA,
@@ -56,7 +56,7 @@ _FAMILIES: dict[KeyAlgorithm, Family] = {
     KeyAlgorithm.ML_DSA_65: Family.ML_DSA,
     KeyAlgorithm.ML_DSA_87: Family.ML_DSA,
 }
-_KINDS: dict[tuple[Family, int], KeyAlgorithm] = {
+KINDS: dict[tuple[Family, int], KeyAlgorithm] = {
     **{(Family.RSA, bits): KeyAlgorithm.RSA for bits in RSA_BITS},
     (Family.ECDSA, 256): KeyAlgorithm.P256,
     (Family.ECDSA, 384): KeyAlgorithm.P384,
@@ -224,9 +224,9 @@ def routes(service: KeyService) -> list[Route]:  # noqa: C901 - one small handle
 
     async def create(call: Call) -> Answer:
         body: NewKey = call.body
-        kind = _KINDS.get((body.algorithm, body.size))
+        kind = KINDS.get((body.algorithm, body.size))
         if kind is None:
-            sizes = ", ".join(str(size) for family, size in _KINDS if family is body.algorithm)
+            sizes = ", ".join(str(size) for family, size in KINDS if family is body.algorithm)
             raise Refused(Kind.INVALID, f"A key of {body.algorithm} has size {sizes}.")
         said = Description(body.name, tuple(body.tags), body.metadata)
         made = await service.create(call.tenant.id, kind, body.size, body.engine_id, said, actor=_actor(call))
@@ -390,7 +390,7 @@ def _show_key(one: StoredKey) -> ShownKey:
         aliases=list(one.aliases),
         engine_id=one.backend,
         has_private_key=True,
-        algorithm=_FAMILIES[one.algorithm],
+        algorithm=FAMILIES[one.algorithm],
         size=one.bits,
         public_key=base64.b64encode(_pem(one)).decode(),
         creation_ts=one.created,
@@ -411,6 +411,6 @@ def _show_engine(one: Backend) -> ShownEngine:
         default=one is Backend.SEALED,
         metadata={},
         supported_key_types=[
-            ShownKeyType(type=family, sizes=[size for known, size in _KINDS if known is family]) for family in families
+            ShownKeyType(type=family, sizes=[size for known, size in KINDS if known is family]) for family in families
         ],
     )

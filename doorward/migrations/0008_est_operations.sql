@@ -124,7 +124,10 @@ BEGIN
         FROM certificate c JOIN generated_key g ON g.serial = c.serial
         WHERE c.supersedes = presented_serial AND c.status = 'active'
           AND g.asked_by = begin_generated_renewal.asked_by AND moment < g.began_at + redelivery;
-    grace := CASE WHEN undelivered IS NULL THEN label_grace ELSE greatest(label_grace, redelivery) END;
+    -- What is superseded now may come back for as long; what was superseded before by another renewal gains nothing.
+    grace := CASE WHEN undelivered IS NOT NULL
+                    OR EXISTS (SELECT FROM certificate c WHERE c.serial = presented_serial AND c.status = 'active')
+                  THEN greatest(label_grace, redelivery) ELSE label_grace END;
 END $$;
 
 CREATE FUNCTION end_generated_renewal(

@@ -18,7 +18,7 @@ from doorward.bus import HEARTBEAT, Bus, NatsAccount
 from doorward.database import Pool
 from doorward.jobs import Leader
 from doorward.outbox import Relay
-from iam.events import EVENT_SUBJECTS, FOR_NODES, Event, affects_identity, decode_event, is_for_nodes
+from iam.events import EVENT_SUBJECTS, FOR_NODES, MEDIA_TYPE, Event, affects_identity, decode_event, is_for_nodes
 from iam.service.foundation import lay_foundation
 from iam.store import journal
 from iam.store.database import EVERYWHERE, Change
@@ -120,9 +120,12 @@ async def test_a_backlog_delays_no_revocation_and_does_not_silence_the_feed(
     tenant = await system_of(pool, clock)
     await logins(pool, tenant, BACKLOG)
     heard: list[str] = []
+    media_types: set[str] = set()
     all_heard = asyncio.Event()
 
     async def take(message: Msg) -> None:
+        if message.headers:
+            media_types.add(message.headers["content-type"])
         heard.append(HEARTBEAT if message.subject == HEARTBEAT else decode_event(message.data).kind)
         if len(heard) - heard.count(HEARTBEAT) == BACKLOG + 2:
             all_heard.set()
@@ -146,6 +149,7 @@ async def test_a_backlog_delays_no_revocation_and_does_not_silence_the_feed(
     with suppress(asyncio.CancelledError):
         await relaying
     await listener.close()
+    assert media_types == {MEDIA_TYPE}
     assert heard.index("identity.suspended") == 0
     assert heard.index("device.renewed") < BACKLOG / 2
     assert heard.index(HEARTBEAT) < BACKLOG / 2

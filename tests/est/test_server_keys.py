@@ -26,8 +26,9 @@ from OpenSSL import SSL
 from ca.inventory import AuthorityKind, RevocationReason
 from certs.der import CONTEXT_0, SEQUENCE, encode, encode_object_identifier, read_elements
 from est.decryption_keys import DecryptionKey
-from est.profiles import ProofOfPossession, ServerKey
+from est.profiles import ProofOfPossession, Renewal, ServerKey, Settings, Way
 from est.refusals import Refusal
+from est.secrets import NewSecret
 from est.server_keys import REDELIVERY, KeyPart
 from est.store.decryption_keys import KeyHolder
 from iam.store.database import EVERYWHERE
@@ -264,6 +265,56 @@ async def test_a_superseded_certificate_gains_nothing_for_an_ordinary_renewal(es
     csr = keyless_request("meter-001", names)
     answer = await est.enrol("simplereenroll", device, b64(csr), label="made")
     assert (answer.status, said(answer)) == (403, Refusal.SUPERSEDED.sentence)
+
+
+async def test_a_predecessor_that_is_to_be_revoked_stays_for_as_long_as_an_answer_may_be_lost(est: EstWorld) -> None:
+    settings = Settings(renewal=Renewal(revokes_previous=True))
+    await est.label("made", server_key_generation=P256, settings=settings)
+    device = await est.enrolled("meter-001", label="made")
+    names = alternative_names(x509.UniformResourceIdentifier("urn:doorward:device:meter-001"))
+    parts_of(await generate(est, device, names))
+    left = await est.world.value("SELECT revoke_at - superseded_at FROM certificate WHERE status = 'superseded'")
+    assert left == REDELIVERY
+
+
+async def test_a_certificate_that_serves_many_devices_does_not_ask_again(est: EstWorld) -> None:
+    await est.label("made", server_key_generation=P256, identifier_pattern="meter-*")
+    batch = await est.bootstrap("batch-7")
+    parts_of(await generate(est, batch))
+    assert said(await refusal_of(est, batch)) == Refusal.HAS_IDENTITY.sentence
+    parts_of(await generate(est, batch, device="meter-002"))
+
+
+async def test_a_key_is_made_for_who_brings_an_enrolment_secret(est: EstWorld) -> None:
+    await est.label("made", server_key_generation=P256, settings=Settings(ways=(Way.SECRET,)))
+    everything = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
+    headers = await est.world.identity(est.world.system.id, everything)
+    caller = await StoreGate(est.world).authenticate(headers["Authorization"])
+    await est.world.device("meter-001", est.world.system.id)
+    wanted = NewSecret("made", "meter-001", 2, timedelta(hours=1), "", None)
+    made = await est.secrets.create(caller.access, est.world.system, "made", wanted)
+    csr = b64(keyless_request("meter-001"))
+    arguments = ("-H", "Content-Type: application/pkcs10", "-u", f"made:{made.shown}")
+    first = parts_of(await est.curl("/made/serverkeygen", *arguments, body=csr))
+    second = parts_of(await est.curl("/made/serverkeygen", *arguments, body=csr))
+    assert first.certificate != second.certificate
+    assert await states(est) == ["revoked", "active"]
+    spent = await est.curl("/made/serverkeygen", *arguments, body=csr)
+    assert spent.status == 403
+    assert (await generate(est, None)).status == 401
+
+
+async def test_a_key_is_made_once_an_operator_has_approved(est: EstWorld) -> None:
+    settings = Settings(ways=(Way.CERTIFICATE, Way.APPROVAL))
+    await est.label("made", server_key_generation=P256, settings=settings)
+    bootstrap, csr = await est.bootstrap("meter-001"), b64(keyless_request("meter-001"))
+    for _ in range(2):
+        waiting = await est.enrol("serverkeygen", bootstrap, csr, label="made")
+        assert (waiting.status, waiting.headers["Retry-After"]) == (202, "60")
+    assert await est.world.value("SELECT count(*) FROM certificate WHERE profile = 'device'") == 0
+    assert await est.world.value("SELECT count(*) FROM enrolment_approval") == 1
+    await est.world.execute("UPDATE enrolment_approval SET state = 'approved', decided_at = now(), decided_by = 'test'")
+    parts_of(await est.enrol("serverkeygen", bootstrap, csr, label="made"))
 
 
 async def test_many_at_once_leave_one_certificate_active(est: EstWorld) -> None:

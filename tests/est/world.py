@@ -127,10 +127,11 @@ class EstWorld:
         usage: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
         is_authority: bool = False,
         serial: int | None = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
     ) -> Holder:
         """Make a certificate that our own code would not make, in files."""
         name, authority_key = authority
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         now = self.world.clock()
         builder = (
             x509.CertificateBuilder()
@@ -214,6 +215,15 @@ class EstWorld:
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def makers_chain(est: EstWorld, **fields: Any) -> tuple[Holder, Holder, Holder]:
+    """Make a maker's root, an authority below it, and a bootstrap certificate below that."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Maker")])
+    maker = est.signed_by((name, key), "Maker", is_authority=True, usage=None, key=key)
+    below = est.signed_by((name, key), "Line", is_authority=True, usage=None)
+    return maker, below, est.signed_by((below.certificate.subject, below.key), "meter-001", **fields)
 
 
 def request(

@@ -75,11 +75,11 @@ def test_a_hold_a_release_and_a_revocation_reach_every_worker_within_a_second(
     node: RunningNode, leaf: x509.Certificate, scratch: Path
 ) -> None:
     assert standings(node, scratch, leaf) == {"good": ASKED}
-    admin, serial = node.admin(), f"{leaf.serial_number:032x}"
-    admin.request("POST", f"/api/v1/ca/certificates/{serial}/revoke", {"reason": "certificateHold"})
+    admin, path = node.admin(), f"/api/ca/v1/certificates/{leaf.serial_number:032x}/status"
+    admin.request("PUT", path, {"status": "REVOKED", "revocation_reason": "CertificateHold"})
     time.sleep(WITHIN_SECONDS)
     assert standings(node, scratch, leaf) == {"revoked": ASKED}
-    admin.request("POST", f"/api/v1/ca/certificates/{serial}/revoke", {"reason": "keyCompromise"})
+    admin.request("PUT", path, {"status": "REVOKED", "revocation_reason": "KeyCompromise"})
     time.sleep(WITHIN_SECONDS)
     assert (
         "keyCompromise"

@@ -73,9 +73,9 @@ def keep_root(parsed: argparse.Namespace, folder: DeviceFolder, server: Server) 
 
 
 def _authorization(parsed: argparse.Namespace, label: str | None) -> Authorization | None:
-    if parsed.secret_file is not None:
+    if getattr(parsed, "secret_file", None) is not None:
         return BasicSecret(parsed.user or label or DEFAULT_LABEL, _line(parsed.secret_file))
-    if parsed.token_file is not None:
+    if getattr(parsed, "token_file", None) is not None:
         return BearerToken(_line(parsed.token_file))
     return None
 

@@ -28,6 +28,15 @@ Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse gives the type 
 
 def add_device_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Add the commands that speak with a server as a device does."""
+    _add_cacerts(commands)
+    _add_csrattrs(commands)
+    _add_enroll(commands)
+    _add_renew(commands)
+    _add_keygen(commands)
+    _add_status(commands)
+
+
+def _add_cacerts(commands: "Commands[argparse.ArgumentParser]") -> None:
     cacerts = _command(commands, "cacerts", "show the authorities of a server, and keep its root by a fingerprint")
     _with_server(cacerts)
     cacerts.add_argument(
@@ -35,22 +44,29 @@ def add_device_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     cacerts.set_defaults(run=_run("cacerts"))
 
+
+def _add_csrattrs(commands: "Commands[argparse.ArgumentParser]") -> None:
     csrattrs = _command(commands, "csrattrs", "show what the server wants a request to hold")
     _with_server(csrattrs)
     csrattrs.add_argument("--out", type=Path, metavar="DIR", help="the device's folder, for root.pem")
     csrattrs.set_defaults(run=_run("csrattrs"))
 
+
+def _add_enroll(commands: "Commands[argparse.ArgumentParser]") -> None:
     enroll = _command(
         commands, "enroll", "get the device's first certificate: with a bootstrap certificate, a secret or a token"
     )
     _with_folder(enroll)
     _with_server(enroll)
+    _with_proof(enroll)
     _with_request(enroll)
     _with_waiting(enroll)
     enroll.add_argument("--id", dest="identifier", help="device identifier, if device.id does not say it")
     enroll.add_argument("--start-over", action="store_true", help="give up a key that waits, and begin with a new one")
     enroll.set_defaults(run=_run("enroll"))
 
+
+def _add_renew(commands: "Commands[argparse.ArgumentParser]") -> None:
     renew = _command(commands, "renew", "renew the device's certificate with the one it has; --watch: for good")
     _with_folder(renew)
     _with_server(renew)
@@ -61,8 +77,8 @@ def add_device_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
     renew.add_argument(
         "--keep-root", action="store_true", help="do not take in the successor of the root that the server names"
     )
-    _with_window(renew)
     watch = renew.add_argument_group("renewing by itself")
+    _with_window(watch)
     watch.add_argument("--watch", action="store_true", help="stay, and renew whenever it is due; SIGHUP: renew now")
     watch.add_argument(
         "--jitter", type=_part, default=0.1, metavar="X", help="part of the window to spread over (default: 0.1)"
@@ -77,9 +93,12 @@ def add_device_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
     runs.add_argument("--exec-shell", dest="shell_command", metavar="COMMAND", help="the same, by /bin/sh -c")
     renew.set_defaults(run=_run("renew"))
 
+
+def _add_keygen(commands: "Commands[argparse.ArgumentParser]") -> None:
     keygen = _command(commands, "serverkeygen", "get a key that the server makes, with its certificate")
     _with_folder(keygen)
     _with_server(keygen)
+    _with_proof(keygen)
     keygen.add_argument("--id", dest="identifier", help="device identifier, if device.id does not say it")
     opens = keygen.add_mutually_exclusive_group()
     opens.add_argument(
@@ -91,6 +110,8 @@ def add_device_commands(commands: "Commands[argparse.ArgumentParser]") -> None:
     _with_waiting(keygen)
     keygen.set_defaults(run=_run("serverkeygen"))
 
+
+def _add_status(commands: "Commands[argparse.ArgumentParser]") -> None:
     status = _command(commands, "status", "say how the device's certificate stands", _STATUS_EXITS)
     _with_folder(status)
     _with_json(status)
@@ -118,19 +139,23 @@ def _with_server(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--url", metavar="U", help="where it is (default: where the device enrolled, or https://127.0.0.1:9443)"
     )
-    server.add_argument("--label", help="enrolment profile (default: that of the enrolment; `` for the server's)")
+    server.add_argument("--label", help="enrolment profile (default: that of the enrolment; '': none)")
     trust = server.add_mutually_exclusive_group()
     trust.add_argument(
         "--root", type=Path, metavar="F", help="root certificate to trust (default: root.pem in the folder, or var's)"
     )
     trust.add_argument("--fingerprint", metavar="SHA256", help="trust the root of this fingerprint, and keep it")
-    server.add_argument("--user", metavar="NAME", help="user for --secret-file (default: the label)")
-    proof = server.add_mutually_exclusive_group()
-    proof.add_argument("--secret-file", type=Path, metavar="F", help="enrolment secret, for HTTP Basic")
-    proof.add_argument("--token-file", type=Path, metavar="F", help="bearer token (JWT)")
     server.add_argument(
         "--timeout", type=_duration, default=timedelta(seconds=15), metavar="D", help="for one exchange (default: 15s)"
     )
+
+
+def _with_proof(parser: argparse.ArgumentParser) -> None:
+    proof = parser.add_argument_group("instead of a bootstrap certificate, or beside it")
+    proof.add_argument("--user", metavar="NAME", help="user for --secret-file (default: the label)")
+    shown = proof.add_mutually_exclusive_group()
+    shown.add_argument("--secret-file", type=Path, metavar="F", help="enrolment secret, for HTTP Basic")
+    shown.add_argument("--token-file", type=Path, metavar="F", help="bearer token (JWT)")
 
 
 def _with_request(parser: argparse.ArgumentParser) -> None:
@@ -155,8 +180,8 @@ def _with_waiting(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _with_window(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _with_window(options: argparse._ActionsContainer) -> None:
+    options.add_argument(
         "--before", type=_duration, metavar="D", help="renew so long before the end, such as 30d (default: last third)"
     )
 
