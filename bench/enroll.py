@@ -184,8 +184,11 @@ def leaf_of(chain: bytes) -> bytes:
 
 def make_label(api: ApiClient, anchors: str) -> None:
     """Make the label."""
-    profile = {"name": LABEL, "bootstrapAnchors": anchors, "identifierPattern": f"{LABEL}-*"}
-    api.request("POST", "/api/v1/est/profiles", profile)
+    enrolment = {
+        "identifier_pattern": f"{LABEL}-*",
+        "est_rfc7030_settings": {"client_certificate_settings": {"validation_cas": [anchors]}},
+    }
+    api.request("POST", "/api/dmsmanager/v1/dms", {"id": LABEL, "settings": {"enrollment_settings": enrolment}})
 
 
 async def measure(bench: Bench, rounds: int, each: int) -> dict[tuple[str, int], Found]:

@@ -6,27 +6,40 @@ library's builder knows; and a revocation list is one pass over its entries.
 """
 
 from datetime import datetime
-from functools import lru_cache
 
 from cryptography import x509
 
-from certs.der import BIT_STRING, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, encode
+from certs.der import (
+    BIT_STRING,
+    BOOLEAN,
+    OCTET_STRING,
+    SEQUENCE,
+    TRUE,
+    encode,
+    encode_integer,
+    encode_object_identifier,
+)
 
-BOOLEAN = 0x01
+__all__ = [
+    "BOOLEAN",
+    "CONTEXT_3",
+    "ENUMERATED",
+    "GENERALIZED_TIME",
+    "UTC_TIME",
+    "encode_extension",
+    "encode_integer",
+    "encode_object_identifier",
+    "encode_raw_extension",
+    "encode_signed",
+    "encode_time",
+]
+
 ENUMERATED = 0x0A
 UTC_TIME = 0x17
 GENERALIZED_TIME = 0x18
 CONTEXT_3 = 0xA3
 
-_TRUE = encode(BOOLEAN, b"\xff")
 _FIRST_GENERALIZED_YEAR = 2050
-_BASE = 128
-_ARCS_OF_FIRST_OCTET = 40
-
-
-def encode_integer(value: int) -> bytes:
-    """Return a non-negative INTEGER."""
-    return encode(INTEGER, value.to_bytes(value.bit_length() // 8 + 1))
 
 
 def encode_time(moment: datetime) -> bytes:
@@ -36,13 +49,6 @@ def encode_time(moment: datetime) -> bytes:
     return encode(GENERALIZED_TIME, moment.strftime("%Y%m%d%H%M%SZ").encode())
 
 
-@lru_cache(maxsize=128)
-def encode_object_identifier(dotted: str) -> bytes:
-    """Return an OBJECT IDENTIFIER (X.690 8.19)."""
-    first, second, *arcs = map(int, dotted.split("."))
-    return encode(OBJECT_IDENTIFIER, *map(_encode_arc, (first * _ARCS_OF_FIRST_OCTET + second, *arcs)))
-
-
 def encode_extension(value: x509.ExtensionType, *, critical: bool) -> bytes:
     """Return an Extension (RFC 5280 4.1)."""
     return encode_raw_extension(value.oid, value.public_bytes(), critical=critical)
@@ -50,18 +56,10 @@ def encode_extension(value: x509.ExtensionType, *, critical: bool) -> bytes:
 
 def encode_raw_extension(oid: x509.ObjectIdentifier, value: bytes, *, critical: bool = False) -> bytes:
     """Return an Extension whose value is given in DER."""
-    flag = _TRUE if critical else b""  # DER leaves a default out
+    flag = TRUE if critical else b""  # DER leaves a default out
     return encode(SEQUENCE, encode_object_identifier(oid.dotted_string), flag, encode(OCTET_STRING, value))
 
 
-def encode_signed(to_be_signed: bytes, algorithm: bytes, signature: bytes) -> bytes:
-    """Return the SIGNED envelope of a certificate or list (RFC 5280 4.1.1, 5.1.1)."""
-    return encode(SEQUENCE, to_be_signed, algorithm, encode(BIT_STRING, b"\0", signature))
-
-
-def _encode_arc(arc: int) -> bytes:
-    octets = [arc % _BASE]
-    while arc >= _BASE:
-        arc //= _BASE
-        octets.append(arc % _BASE | _BASE)
-    return bytes(reversed(octets))
+def encode_signed(to_be_signed: bytes, algorithm: bytes, signature: bytes, *rest: bytes) -> bytes:
+    """Return the SIGNED envelope of a certificate or list (RFC 5280 4.1.1, 5.1.1), and what an answer has after it."""
+    return encode(SEQUENCE, to_be_signed, algorithm, encode(BIT_STRING, b"\0", signature), *rest)

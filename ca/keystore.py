@@ -324,7 +324,7 @@ class Keystore:
         self._keep(self._later_root_file(authority), authority, private_key)
 
     def reseal_root(self) -> bool:
-        """Seal roots' keys anew, in place of what their files held, if another secret sealed any; tell whether one did.
+        """Seal roots' keys anew, in place of what their files held, where another secret sealed them; tell if one was.
 
         Raises:
             Refused: (unavailable) The first root's file is not here, or one cannot be opened or written.

@@ -222,8 +222,7 @@ class KeyService:
                     reason=f"{actor} asked for a signature by the key of {', '.join(authorities)}",
                 )
             check_fits(algorithm, one.algorithm, message)
-            signer = self._keystore.signer(one)
-            signature = await asyncio.to_thread(signer.sign_message, algorithm, message)
+            signature = await asyncio.to_thread(self._sign, one, algorithm, message)
             if one.signed_raw is None:
                 await mark_as_signed_raw(transaction, one.id)
             digest = message.content if message.is_digest else sha256(message.content).digest()
@@ -245,6 +244,9 @@ class KeyService:
                 return await asyncio.to_thread(self._keystore.token.make, identifier, algorithm, bits), None
             private_key = await asyncio.to_thread(make_private_key, algorithm, bits)
         return private_key.public_key(), self._keystore.seal(identifier, private_key)
+
+    def _sign(self, one: StoredKey, algorithm: SigningAlgorithm, message: Message) -> bytes:
+        return self._keystore.signer(one).sign_message(algorithm, message)
 
     def _destroy(self, identifier: UUID) -> None:
         if self._keystore.token is None:
@@ -271,14 +273,16 @@ async def key_for_authority(transaction: Transaction, tenant: UUID, named: str) 
     """Return a key that an authority may be made with, held until the end of the transaction, by rule 5.
 
     Raises:
-        Refused: (not found) The tenant has none such. (conflict) It has signed what a caller gave, or is an authority's
-            already.
+        Refused: (not found) The tenant has none such. (conflict) It has signed what a caller gave, is an authority's
+            already, or a device has it, as far as the transaction sees devices.
     """
     one = await _found(transaction, tenant, named, lock=True)
     if one.signed_raw is not None:
         raise conflict("This key has signed messages; an authority's key signs certificates and lists alone.")
     if authorities := await authorities_of_key(transaction, one):
         raise conflict(f"The key is the authority's {', '.join(authorities)} already.")
+    if await is_key_of_device(transaction, one.spki_sha256):
+        raise conflict("This is the key of a device.")
     return one
 
 

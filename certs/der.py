@@ -9,15 +9,20 @@ does not hand out are the exact bytes of some fields, and those decide four thin
 3. A key is judged by the encoding that was sent, not by what a library made of it.
 4. A signature is of whole bytes, so that it has one encoding.
 
-So the readers below take bytes that have already been parsed once, and only find their way in them. Should they
-meet anything that is not definite-length DER with one-byte tags, they refuse it as malformed.
+So the readers of certificates and requests take bytes that have already been parsed once, and only find their way in
+them. Should they meet anything that is not definite-length DER with one-byte tags, they refuse it as malformed.
+`read_elements` takes bytes that no library knows the structure of, and is as strict as they are.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+
+from cryptography import x509
 
 from certs.errors import CertificateRefused, RefusalKind
 
+BOOLEAN = 0x01
 INTEGER = 0x02
 BIT_STRING = 0x03
 OCTET_STRING = 0x04
@@ -28,10 +33,17 @@ IA5_STRING = 0x16
 SEQUENCE = 0x30
 SET = 0x31
 CONTEXT_0 = 0xA0
+CONTEXT_1 = 0xA1
+
+NULL = b"\x05\x00"
+TRUE = b"\x01\x01\xff"
 
 _MULTIPLE_BYTE_TAG = 0x1F
 _LONG_FORM = 0x80
 _LENGTH_BYTES_MAXIMUM = 4
+_BASE = 128
+_ARCS_OF_FIRST_OCTET = 40
+_ROOT_ARCS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,18 @@ def read_request_layout(der: bytes) -> RequestLayout:
     return RequestLayout(subject=der[subject:key], subject_public_key_info=der[key:key_end])
 
 
+def read_subject_public_key(spki: bytes) -> bytes:
+    """Return the key itself in a SubjectPublicKeyInfo (RFC 5280 4.1): what RFC 6960 4.1.1 hashes.
+
+    Raises:
+        CertificateRefused: MALFORMED.
+    """
+    content, _ = _expect(spki, 0, SEQUENCE)
+    _, algorithm_end = _expect(spki, content, SEQUENCE)
+    bits, end = _expect(spki, algorithm_end, BIT_STRING)
+    return spki[bits + 1 : end]
+
+
 def read_name_attributes(name: bytes) -> Iterator[tuple[bytes, int, bytes]]:
     """Walk a Name (RFC 5280 4.1.2.4), giving each attribute's type, its value's tag and its value's bytes.
 
@@ -133,6 +157,84 @@ def encode(tag: int, *contents: bytes) -> bytes:
         return bytes((tag, length)) + content
     length_bytes = length.to_bytes((length.bit_length() + 7) // 8)
     return bytes((tag, _LONG_FORM | len(length_bytes))) + length_bytes + content
+
+
+def encode_integer(value: int) -> bytes:
+    """Return a non-negative INTEGER."""
+    return encode(INTEGER, value.to_bytes(value.bit_length() // 8 + 1))
+
+
+@lru_cache(maxsize=256)
+def encode_object_identifier(dotted: str) -> bytes:
+    """Return an OBJECT IDENTIFIER (X.690 8.19)."""
+    first, second, *arcs = map(int, dotted.split("."))
+    return encode(OBJECT_IDENTIFIER, *map(_encode_arc, (first * _ARCS_OF_FIRST_OCTET + second, *arcs)))
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One DER element: its tag, what it holds, and both together with the length."""
+
+    tag: int
+    content: bytes
+    encoded: bytes
+
+    def holds(self, tag: int) -> tuple["Element", ...]:
+        """Return the elements that this one holds, if its tag is `tag`; raise `CertificateRefused` (MALFORMED)."""
+        return read_elements(self.value(tag))
+
+    def value(self, tag: int) -> bytes:
+        """Return the content, if the tag is `tag`; raise `CertificateRefused` (MALFORMED)."""
+        if self.tag != tag:
+            raise CertificateRefused(RefusalKind.MALFORMED, f"expected ASN.1 tag {tag:#04x}, found {self.tag:#04x}")
+        return self.content
+
+    def object_identifier(self) -> x509.ObjectIdentifier:
+        """Return the OBJECT IDENTIFIER that this is; raise `CertificateRefused` (MALFORMED)."""
+        content = self.value(OBJECT_IDENTIFIER)
+        dotted = _dotted(content)
+        if encode_object_identifier(dotted) != self.encoded:
+            raise CertificateRefused(RefusalKind.MALFORMED, "an ASN.1 object identifier is not in its one encoding")
+        return x509.ObjectIdentifier(dotted)
+
+
+def read_elements(data: bytes) -> tuple[Element, ...]:
+    """Walk elements that stand one after the other, from bytes that nobody has parsed yet: each length in its one form.
+
+    Raises:
+        CertificateRefused: MALFORMED.
+    """
+    found = []
+    offset = 0
+    while offset < len(data):
+        tag, content, end = _element(data, offset)
+        element = Element(tag, data[content:end], data[offset:end])
+        if encode(tag, element.content) != element.encoded:
+            raise CertificateRefused(RefusalKind.MALFORMED, "an ASN.1 length is not in its one encoding")
+        found.append(element)
+        offset = end
+    return tuple(found)
+
+
+def _dotted(content: bytes) -> str:
+    arcs, arc = [], 0
+    for octet in content:
+        arc = arc * _BASE + octet % _BASE
+        if octet < _BASE:
+            arcs.append(arc)
+            arc = 0
+    if not arcs:
+        raise CertificateRefused(RefusalKind.MALFORMED, "an ASN.1 object identifier is empty")
+    root = min(arcs[0] // _ARCS_OF_FIRST_OCTET, _ROOT_ARCS)
+    return ".".join(map(str, (root, arcs[0] - root * _ARCS_OF_FIRST_OCTET, *arcs[1:])))
+
+
+def _encode_arc(arc: int) -> bytes:
+    octets = [arc % _BASE]
+    while arc >= _BASE:
+        arc //= _BASE
+        octets.append(arc % _BASE | _BASE)
+    return bytes(reversed(octets))
 
 
 def _algorithm_end(der: bytes, offset: int) -> int:

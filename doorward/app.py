@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from ca.administration import AuthorityAdministration
-from ca.authorities import FOLLOWED, Authorities
+from ca.authorities import Authorities
 from ca.bulk_service import BulkRevocationService
 from ca.certification import Certification
 from ca.http import authorities as authority_routes
@@ -17,12 +18,15 @@ from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
 from ca.http import profiles as issuance_routes
 from ca.http import publication
+from ca.http import status as status_routes
 from ca.intake import AuthorityIntake
 from ca.issuance_profiles import IssuanceProfiles
 from ca.kms import KeyService
-from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
+from ca.proof import CertificateHolders, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
 from ca.register import AuthorityRegister
+from ca.responders import Responders, ResponderTerms
+from ca.responding import StatusService
 from ca.revocation import RevocationService
 from ca.search import CertificateSearch
 from ca.service import AuthorityService
@@ -39,25 +43,43 @@ from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
 from doorward.keys import callout_keys, keystore
 from doorward.master_key import master_key
+from doorward.outbound import HttpsOutbound
 from doorward.outbox import Relay
+from doorward.preparation import signing_identity
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
-from est.http import operations, profiles
+from est.approvals import ApprovalService
+from est.authentication.approval import Approvals
+from est.authentication.openid import Issuers
+from est.authentication.secret import Secrets
+from est.authentication.table import Authentication
+from est.authentication.token import Tokens
+from est.authentication.webhook import Webhooks
+from est.decryption_keys import DecryptionKeys
+from est.http import credentials, dms, operations
+from est.http import decryption_keys as decryption_key_routes
+from est.identities import IdentityBinder
+from est.secrets import SecretService
+from est.server_keys import ServerKeys
 from est.service import EstService
 from iam.directory import Directory, Monotonic
-from iam.events import Event, effects_of
+from iam.events import Event, effects_of, is_for_nodes
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
-from iam.http import audit, devices, identities, login, tenancy
+from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
+from iam.lifecycle import Windows
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
 from iam.sealing import derive_all
 from iam.service.audit import AuditService
+from iam.service.device_groups import DeviceGroupService
+from iam.service.device_import import DeviceImport
 from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
 from iam.service.identities import IdentityService
 from iam.service.keyring import KeyRing
+from iam.service.lifecycle import LifeCycle
 from iam.service.login import LoginService
 from iam.service.pairings import PairingService
 from iam.service.tenancy import TenancyService
@@ -66,8 +88,6 @@ from iam.store.database import Change
 from iam.store.standing import read_standing
 
 _PASSWORD_QUEUE = 64
-HURRIED = (*CERTIFICATE_EVENTS, *FOLLOWED)
-"""How the kinds of those changes begin that every node is to hear of at once."""
 
 _log = logging.getLogger("doorward.app")
 
@@ -83,6 +103,7 @@ class App:
     administration: AuthorityAdministration
     intake: AuthorityIntake
     revocation: RevocationService
+    enrolment: EstService
     audit: AuditService
     system: Tenant
     pool: Pool
@@ -95,6 +116,8 @@ class App:
     passwords: PasswordHasher
     api_routes: Sequence[Route]
     est_routes: Sequence[Route]
+    publication_routes: Sequence[Route]
+    status: StatusService
     guard: Guard
 
 
@@ -147,7 +170,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     # The authority.
     keys = keystore(configuration, master, random)
-    published_at = configuration.ca.publication_url
+    published_at = configuration.publication_url
     authorities = Authorities(pool, keys, clock, random, base_url=published_at)
     await authorities.ensure()
     administration = AuthorityAdministration(pool, authorities, keys, clock, random, base_url=published_at)
@@ -156,14 +179,42 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     certification = Certification(pool, authorities, administration, clock, random)
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool)
+    published = configuration.publication
+    publisher = ListPublisher(
+        pool,
+        authorities,
+        clock,
+        ListTerms(published.list_life, published.offline_list_life, published.delta_life),
+    )
     bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
-    publisher = ListPublisher(pool, authorities, clock, ListTerms())
     shelf = ListShelf(pool)
+    responders = Responders(
+        pool,
+        authorities,
+        keys,
+        clock,
+        random,
+        ResponderTerms(published.responder_life, published.offline_list_life),
+    )
+    status = StatusService(pool, authorities, responders, clock, life=published.answer_life)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
-    enrolment = EstService(pool, authorities, clock, random)
+    outbound = HttpsOutbound([ip_network(one) for one in configuration.est.outbound_networks])
+    authentication = Authentication(
+        Secrets(pool, passwords),
+        Tokens(pool, tokens.by_token, Issuers(outbound)),
+        Webhooks(outbound, master, random),
+        Approvals(pool, random),
+        frozenset(configuration.est.trusted_proxies),
+    )
+    decryption_keys = DecryptionKeys(pool, master, clock, random)
+    server_keys = ServerKeys(decryption_keys, lambda: signing_identity(configuration.node.data), random)
+    enrolment = EstService(pool, authorities, authentication, server_keys, clock, random)
     await enrolment.ensure_default_profile(system.id)
+    profiles = ProfileService(pool, revocation, master, clock, random)
+    enrolment_secrets = SecretService(pool, passwords, clock, random)
+    approvals = ApprovalService(pool)
     challenges = ChallengeService(
         pool,
         directory,
@@ -193,6 +244,12 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     audit_service = AuditService(pool)
 
+    # Devices as operators manage them.
+    device_service = DeviceService(pool, clock, revocation.withdraw)
+    groups = DeviceGroupService(pool, device_service, clock, random)
+    windows = Windows(configuration.devices.renewal_window, configuration.devices.critical_window)
+    life_cycle = LifeCycle(pool, windows)
+
     # Changes: applied here at once, told to every node by the relay.
     leader = Leader(pool)
     relay = Relay(pool, bus, leader)
@@ -202,13 +259,15 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory.apply(effects)
         for change in changes:
             prover.hear(change.kind, change.data)
+            status.hear(change.kind, change.subject)
             authorities.hear(change.kind, change.subject)
-        if effects or any(change.kind.startswith(HURRIED) for change in changes):
+        if any(is_for_nodes(change.kind, change.data) for change in changes):
             bus.wake_relay()
 
     def heard(event: Event) -> None:
         directory.apply(event.effects)
         prover.hear(event.kind, event.data)
+        status.hear(event.kind, event.subject)
         authorities.hear(event.kind, event.subject)
 
     pool.announce_to(committed)
@@ -218,20 +277,29 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     bus.on_gap(authorities.suspect)
     authorities.on_change(prover.clear)
 
+    publication_routes = [*publication.routes(shelf, authorities), *status_routes.routes(status, clock)]
     public_routes: list[Route] = [
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
         *login.routes(login_service, key_ring),
-        *devices.device_routes(DeviceService(pool, clock, revocation.withdraw)),
+        *devices.device_routes(device_service),
         *devices.pairing_routes(PairingService(pool)),
+        *device_manager.routes(device_service, DeviceImport(pool, clock)),
+        *device_groups.routes(groups),
         *challenge_routes(challenges, gate),
         *authority_routes.routes(authorities, administration, intake, register, certification),
         *issuance_routes.routes(IssuanceProfiles(pool, authorities, clock, random)),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *bulk_routes.routes(bulk),
-        *publication.routes(shelf, authorities),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
-        *profiles.routes(ProfileService(pool, authorities, clock, random)),
+        *publication_routes,
+        *publication.partition_routes(publisher, authorities),
+        *dms.profile_routes(profiles, authorities),
+        *dms.binding_routes(profiles),
+        *decryption_key_routes.routes(decryption_keys),
+        *dms.identity_routes(IdentityBinder(pool, random), authorities),
+        *credentials.secret_routes(enrolment_secrets),
+        *credentials.approval_routes(approvals),
         *audit.routes(audit_service),
     ]
     device_routes = operations.routes(enrolment)
@@ -248,6 +316,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         administration=administration,
         intake=intake,
         revocation=revocation,
+        enrolment=enrolment,
         audit=audit_service,
         system=system,
         pool=pool,
@@ -259,14 +328,21 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, publisher.publish_lists),
+            Job("OCSP responders", 1.0, responders.renew),
+            Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
+            Job("life cycle of devices", 5.0, life_cycle.advance),
             Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
+            Job("purge of enrolment secrets", 600.0, enrolment_secrets.purge),
+            Job("purge of approvals", 600.0, approvals.purge),
         ),
         passwords=passwords,
         api_routes=public_routes,
         est_routes=device_routes,
+        publication_routes=publication_routes,
+        status=status,
         guard=Guard(gate),
     )
 
@@ -278,4 +354,5 @@ async def run_background(app: App) -> None:
         group.create_task(app.relay.run(), name="relay")
         group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
         group.create_task(app.duty.run(), name="watch")
+        group.create_task(app.status.watch(), name="status of certificates")
         group.create_task(app.authorities.follow(app.bus.feed_is_healthy), name="authorities")

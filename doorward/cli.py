@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from doorward.commands.device.options import add_device_commands
 from doorward.config import Configuration, load_configuration, process_environment
 from doorward.embedded.process import EmbeddedError
 from iam.errors import Refused
@@ -172,20 +173,7 @@ def _add_device_commands(commands: "argparse._SubParsersAction[argparse.Argument
     bootstrap.add_argument("--out", type=Path, required=True, help="folder for bootstrap.pem, bootstrap.key, root.pem")
     bootstrap.set_defaults(run=_bootstrap)
 
-    enroll = _command(device_commands, "enroll", "get the device's own certificate with its bootstrap certificate")
-    _with_server(enroll, "https://127.0.0.1:9443")
-    _with_json(enroll)
-    enroll.add_argument("--out", type=Path, required=True, help="folder of bootstrap; device.pem, device.key go there")
-    enroll.add_argument("--label", help="enrolment profile (the path segment after /est/)")
-    enroll.set_defaults(run=_enroll)
-
-    renew = _command(device_commands, "renew", "renew the device's certificate with the one it has")
-    _with_server(renew, "https://127.0.0.1:9443")
-    _with_json(renew)
-    renew.add_argument("--out", type=Path, required=True, help="folder with device.pem and device.key")
-    renew.add_argument("--label", help="enrolment profile (the path segment after /est/)")
-    renew.add_argument("--rekey", action="store_true", help="with a new key; the same key if not said")
-    renew.set_defaults(run=_renew)
+    add_device_commands(device_commands)
 
 
 def _command(
@@ -306,18 +294,6 @@ def _bootstrap(parsed: argparse.Namespace) -> int:
     from doorward.commands.local import bootstrap
 
     return bootstrap(configuration_of(parsed), parsed.identifier, parsed.out, as_json=parsed.json)
-
-
-def _enroll(parsed: argparse.Namespace) -> int:
-    from doorward.commands.device import enroll
-
-    return enroll(parsed.url, parsed.out, parsed.label, parsed.root, as_json=parsed.json)
-
-
-def _renew(parsed: argparse.Namespace) -> int:
-    from doorward.commands.device import renew
-
-    return renew(parsed.url, parsed.out, parsed.label, parsed.root, rekey=parsed.rekey, as_json=parsed.json)
 
 
 def _login(parsed: argparse.Namespace) -> int:

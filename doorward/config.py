@@ -11,20 +11,31 @@ The rules:
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from iam.errors import Kind, Refused
 
 ENVIRONMENT_PREFIX = "DOORWARD_"
 DEFAULT_FILE = "doorward.toml"
 EMBEDDED_ACCOUNT = "APP"
+_ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - what is listened on, not what others connect to
 
 
 def _list_from_text(value: object) -> object:
@@ -57,6 +68,10 @@ def _between(shortest: timedelta, longest: timedelta) -> Callable[[timedelta], t
 Words = Annotated[tuple[str, ...], BeforeValidator(_list_from_text)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
 Lifetime = Annotated[Seconds, AfterValidator(_between(timedelta(seconds=1), timedelta(days=7)))]
+Window = Annotated[Seconds, AfterValidator(_between(timedelta(0), timedelta(days=50 * 365)))]
+ListLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=10), timedelta(days=365)))]
+AnswerLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=1), timedelta(days=7)))]
+ResponderLife = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=90)))]
 Rotation = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=365)))]
 
 
@@ -113,6 +128,31 @@ class EstSection(Section):
     handshakes_per_address: int = Field(
         64, ge=1, description="How many TLS handshakes one address may have open at once, on both HTTPS listeners."
     )
+    trusted_proxies: Words = Field(
+        (),
+        description="Keys of proxies that may pass client certificates on, for every label: the SHA-256 of each"
+        " SubjectPublicKeyInfo, in hexadecimal.",
+    )
+    outbound_networks: Words = Field(
+        (),
+        description="Networks such as `10.1.0.0/16` where webhooks and OpenID issuers of labels may be, though they"
+        " are not everybody's.",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, pins: tuple[str, ...]) -> tuple[str, ...]:
+        for pin in pins:
+            if not re.fullmatch("[0-9a-f]{64}", pin):
+                raise ValueError(f"{pin} is not a SHA-256 in lower-case hexadecimal")
+        return pins
+
+    @field_validator("outbound_networks")
+    @classmethod
+    def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)
+        return networks
 
 
 class DatabaseSection(Section):
@@ -166,9 +206,20 @@ class CaSection(Section):
 
     publication_url: str | None = Field(
         None,
-        description="Where relying parties find `/crl/<authority>.crl` and `/ca/<authority>.crt`, for the URLs in"
-        " certificates; without it certificates carry none.",
+        description="Where relying parties find `/crl/<authority>.crl`, `/ca/<authority>.crt` and `/ocsp`, for the URLs"
+        " in certificates; `http://<publication.host>:<publication.port>` if not said.",
         pattern=r"^https?://[^\s?#]*[^\s?#/]$",
+    )
+
+
+class DevicesSection(Section):
+    """The life cycle of devices whose enrolment profile is gone; a profile says it for its own."""
+
+    renewal_window: Window = Field(
+        timedelta(days=30), description="Seconds before the end of its certificate that a device is RENEWAL_PENDING."
+    )
+    critical_window: Window = Field(
+        timedelta(days=7), description="Seconds before it that the device is EXPIRING_SOON; no more than those above."
     )
 
 
@@ -182,6 +233,27 @@ class Pkcs11Section(Section):
     )
 
 
+class PublicationSection(Section):
+    """What relying parties ask for: revocation lists, authorities' certificates and OCSP, over plain HTTP."""
+
+    enabled: bool = Field(True, description="Whether there is a listener for them.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    list_life: ListLife = Field(
+        timedelta(days=1), description="Seconds for which a revocation list counts; a new one is made at half of them."
+    )
+    offline_list_life: ListLife = Field(
+        timedelta(days=90), description="The same for the root, whose key may be away; also for its OCSP responder."
+    )
+    delta_life: ListLife = Field(timedelta(hours=1), description="The same for what changed since a list.")
+    answer_life: AnswerLife = Field(
+        timedelta(hours=1), description="Seconds for which an OCSP answer counts; it is prepared anew at half of them."
+    )
+    responder_life: ResponderLife = Field(
+        timedelta(days=7), description="Seconds for which the certificate of an OCSP responder counts; renewed at half."
+    )
+
+
 class Configuration(Section):
     """All of it."""
 
@@ -192,7 +264,9 @@ class Configuration(Section):
     nats: NatsSection = NatsSection()
     tokens: TokensSection = TokensSection()
     ca: CaSection = CaSection()
+    devices: DevicesSection = DevicesSection()
     pkcs11: Pkcs11Section = Pkcs11Section()
+    publication: PublicationSection = PublicationSection()
 
     @property
     def public_url(self) -> str:
@@ -204,6 +278,15 @@ class Configuration(Section):
         """How devices reach EST: under the API's name, at its own port."""
         host = urlsplit(self.public_url).hostname or self.est.host
         return f"https://{host}:{self.est.port}"
+
+    @property
+    def publication_url(self) -> str | None:
+        """Where relying parties find what is published; None if nobody publishes it."""
+        listen = self.publication
+        if self.ca.publication_url is not None or not listen.enabled:
+            return self.ca.publication_url
+        host = urlsplit(self.public_url).hostname if listen.host in _ALL_ADDRESSES else listen.host
+        return f"http://[{host}]:{listen.port}" if host and ":" in host else f"http://{host}:{listen.port}"
 
     @property
     def embeds_database(self) -> bool:
@@ -311,6 +394,8 @@ def _check_whole(configuration: Configuration) -> None:
     database, nats = configuration.database, configuration.nats
     if (database.url is None) != (database.owner_url is None):
         raise Refused(Kind.INVALID, "database.url and database.owner_url belong together: give both or neither.")
+    if configuration.devices.critical_window > configuration.devices.renewal_window:
+        raise Refused(Kind.INVALID, "devices.critical_window is at most devices.renewal_window.")
     if not nats.servers and nats.account != EMBEDDED_ACCOUNT:
         raise Refused(Kind.INVALID, f"nats.account is {EMBEDDED_ACCOUNT} where the node brings its own nats-server.")
     if nats.servers:

@@ -19,17 +19,21 @@ from urllib.parse import unquote, urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind
 from ca.service import AuthorityService
+from certs.cms import SigningIdentity
 from certs.pem import fingerprint_sha256, write_certificates
 from doorward.config import Configuration
 from doorward.database import Pool, migrate
 from doorward.embedded.process import write_private
 from doorward.keys import keystore
-from iam.errors import Refused
+from doorward.tls import ServerIdentity, ServerIdentityError
+from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random
 from iam.sealing import MasterKey
 from iam.service.foundation import lay_foundation
@@ -44,6 +48,19 @@ _log = logging.getLogger("doorward.preparation")
 def server_certificate_files(data: Path) -> tuple[Path, Path]:
     """Return where the listeners' certificate chain and key are."""
     return data / "tls" / "server.pem", data / "tls" / "server.key"
+
+
+def signing_identity(data: Path) -> SigningIdentity:
+    """Return the listeners' identity, as it signs the keys that are made here; raise `Refused` (unavailable)."""
+    certificate, key = server_certificate_files(data)
+    try:
+        identity = ServerIdentity.from_pem(certificate.read_bytes(), key.read_bytes())
+    except (OSError, ServerIdentityError) as error:
+        reason = f"the listeners' certificate cannot be used: {error}"
+        raise Refused(Kind.UNAVAILABLE, "The server cannot sign now.", reason=reason, retry_after=1) from error
+    if not isinstance(identity.private_key, EllipticCurvePrivateKey | RSAPrivateKey):
+        raise Refused(Kind.UNAVAILABLE, "The server cannot sign now.", reason="its key is of a kind that signs no CMS")
+    return SigningIdentity(identity.certificates, identity.private_key)
 
 
 def root_file(data: Path) -> Path:
@@ -103,7 +120,7 @@ class Preparation:
         await lay_foundation(self._pool, self._clock, self._random)
         configuration, clock, random = self._configuration, self._clock, self._random
         self._authorities = Authorities(
-            self._pool, self._keystore, clock, random, base_url=configuration.ca.publication_url
+            self._pool, self._keystore, clock, random, base_url=configuration.publication_url
         )
         await self._authorities.ensure()
         self.root_fingerprint = fingerprint_sha256(self._authorities.current(AuthorityKind.ROOT).der)

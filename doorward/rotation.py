@@ -25,13 +25,14 @@ from enum import Enum, auto
 from pathlib import Path
 
 from ca.keystore import ROOT_FILE, Keystore, sealing_context
-from ca.store.keys import has_file_key
+from ca.store.keys import file_keys
 from challenge.service import CHALLENGE_LIFETIME
 from doorward.config import Configuration
 from doorward.database import Pool
 from doorward.embedded.process import write_private
 from doorward.keys import SEALED_FILES, keys_folder, reseal_file
 from doorward.master_key import LOOK_SECONDS, Secrets, master_key_file, place_of_master_key, read_secrets
+from est import decryption_keys
 from iam.errors import Kind, Refused, conflict
 from iam.identifiers import Random
 from iam.model import SYSTEM_TENANT
@@ -41,7 +42,9 @@ from iam.store.sealed import SealedColumn, count_by_secret, replace_sealed, seal
 from iam.store.tenants import tenant_by_name
 
 SEALED_COLUMNS = (
+    SealedColumn("decryption_key", "id", "secret_sealed", decryption_keys.sealing_context),
     SealedColumn("kms_key", "id", "sealed", sealing_context),
+    SealedColumn("status_responder", "id", "key_sealed", sealing_context),
     SealedColumn("token_key", "kid", "sealed", lambda kid: f"token-key:{kid}"),
     SealedColumn("refresh_token", "token_sha256", "successor_sealed", lambda hashed: f"refresh_token:{hashed.hex()}"),
 )
@@ -222,13 +225,15 @@ class Rotation:
             after = batch[-1].key
 
     async def _reseal_root(self, keystore: Keystore, left: list[str]) -> int:
-        if keystore.root_file.exists():
-            return await _tried(left, keystore.reseal_root)
-        async with self._pool.transaction(EVERYWHERE) as transaction:  # the root belongs to no tenant
-            is_away = await has_file_key(transaction)
-        if is_away:
-            left.append(f"{keystore.root_file} is away: bring it back for the change, and take it away again")
-        return 0
+        """Seal anew what lies in files of their own; each of them has to be here (rule 4)."""
+        async with self._pool.transaction(EVERYWHERE) as transaction:  # roots belong to no tenant
+            kept = await file_keys(transaction)
+        for one in kept:
+            try:
+                await asyncio.to_thread(keystore.signer, one)
+            except Refused as refusal:
+                left.append(f"{refusal.reason}: bring it back for the change, and take it away again")
+        return await _tried(left, keystore.reseal_root) if keystore.root_file.exists() else 0
 
     async def _wait(self, how_long: timedelta, why: str) -> None:
         self._tell(f"waiting {how_long.total_seconds():g} s, {why}")

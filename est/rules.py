@@ -1,41 +1,51 @@
 """Who may enrol and re-enrol as what: every decision of EST, on facts that are given.
 
-Enrolling (RFC 7030 4.2.1), by a bootstrap certificate:
+Enrolling (RFC 7030 4.2.1), by whatever credentials the label asks for, all of them (`est.authentication`):
 
-1. The certificate leads to an anchor of the label, pinned by key, at this time, for client authentication (3.3.2), and
-   is not revoked, where it is ours: a maker's own revocations are not asked for, so his label is changed instead. Nor
-   was its key ever compromised in a certificate of ours.
+1. A bootstrap certificate leads to an anchor of the label, pinned by key, within as many steps as the label says, at
+   this time (save where the label lets it have ended), for client authentication (3.3.2), and is not revoked, where it
+   is ours: a maker's own revocations are not asked for, so his label is changed instead. Nor was its key ever
+   compromised in a certificate of ours. An enrolment secret has uses left.
 2. The request names one device: by its common name, and by no alternative name but the URI of the same device.
-3. That device is the one named in the bootstrap certificate, or one that the label's pattern covers; under
-   `pre_registered`, one that was registered before and bound to this certificate. A binding counts under any mode.
-4. It belongs to the label's tenant or one below it, and nothing there is blocked, suspended or decommissioned.
-5. A device that has an identity is not taken over, unless an operator has allowed a replacement: once.
+3. That device is the one that each credential names; for a bootstrap certificate, and a secret that names none, also
+   one that the label's pattern covers. Under `pre_registered` it was registered before, and bound to the certificate or
+   named by a credential that is none. A binding to a certificate counts under any mode.
+4. It belongs to the label's tenant or one below it, was not registered for another label, and nothing there is
+   blocked, suspended or decommissioned.
+5. A device that has an identity is not taken over, unless an operator has allowed a replacement: once, and only where
+   the label replaces at all.
 6. One public key belongs to one device, never to an authority, and never again once it was compromised.
-7. The same key, proved again, gets the same certificate: so nothing is lost with an answer that was.
+7. The same key, proved again, gets the same certificate: so nothing is lost with an answer that was, and no second use
+   of a secret either.
 
 Re-enrolling (4.2.2), by the device's own certificate:
 
 8. The label is the one that the device was enrolled under, so that nobody chooses the laxest for himself. Where that
    one was deleted, any other of the tenant serves, and lends neither grace nor leave to have expired.
-9. The certificate leads to the label's authority, pinned by key; it may have ended only where the label says so.
+9. The certificate leads to the label's authority or to one that it names beside, pinned by key; it may have ended only
+   where the label says so.
 10. It is the one on record, neither revoked nor superseded, save within the label's grace, nor was its key compromised;
     its device and identity are in good standing.
-11. Subject and alternative name of the request are identical to the certificate's. The same key renews, another rekeys;
-    6 holds. A predecessor that asks again with its successor's key gets the successor (7).
+11. Subject and alternative name of the request are identical to the certificate's. The same key renews, another rekeys,
+    as far as the label allows either, and within its window; 6 holds. A predecessor that asks again with its
+    successor's key gets the successor (7), at any time.
+
+Binding a certificate that was issued here for a device, and proves nobody yet:
+
+12. The label's authority issued it; it names the device, is active, and its period includes now. The device is
+    registered, by this label if by any, and has no identity. 4 and 6 hold.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum, StrEnum
-from functools import lru_cache
-from typing import Final
+from uuid import UUID
 
-import orjson
 from cryptography import x509
 
+from ca.inventory import CertificateStatus, StoredCertificate, stored_serial
 from certs.chain import Anchor, Purpose, ValidChain, validate_chain
-from certs.csr import CertificateRequest
+from certs.csr import NamedRequest
 from certs.errors import CertificateRefused, RefusalKind
 from certs.names import (
     DeviceIdentifier,
@@ -46,82 +56,19 @@ from certs.names import (
     subject_identifier,
 )
 from certs.pem import read_certificate
-from est.profiles import EnrolmentMode, EnrolmentProfile
-from iam.errors import Kind, Refused
-
-
-class Refusal(Enum):
-    """Why not: for each reason who can mend it, and the sentence that the device is told."""
-
-    NO_CERTIFICATE = (Kind.UNAUTHENTICATED, "Present a client certificate.")
-    NOT_YET_VALID = (Kind.FORBIDDEN, "The client certificate is not valid yet.")
-    EXPIRED = (Kind.FORBIDDEN, "The client certificate has expired.")
-    FOREIGN = (Kind.FORBIDDEN, "The client certificate was not issued by an authority of this label.")
-    NOT_FOR_CLIENTS = (Kind.FORBIDDEN, "The client certificate is not for client authentication.")
-    UNUSABLE = (Kind.FORBIDDEN, "The client certificate cannot be accepted.")
-    REVOKED = (Kind.FORBIDDEN, "The client certificate is revoked.")
-    SUPERSEDED = (Kind.FORBIDDEN, "The client certificate was renewed already: use its successor.")
-    NOT_ON_RECORD = (Kind.FORBIDDEN, "The client certificate is not on record here.")
-
-    REQUEST_MALFORMED = (Kind.MALFORMED, "The certification request cannot be read.")
-    REQUEST_AGAINST_POLICY = (Kind.FORBIDDEN, "The certification request asks for what is not given here.")
-    REQUEST_NAMES_NO_DEVICE = (Kind.MALFORMED, "The request must name one device by one common name.")
-    OTHER_NAMES = (Kind.FORBIDDEN, "The only alternative name may be the URI of the device in the common name.")
-    NAMES_DIFFER = (Kind.FORBIDDEN, "Subject and alternative name must be identical to the certificate's.")
-    NOT_NAMED = (Kind.FORBIDDEN, "The client certificate does not entitle to this device identifier.")
-
-    NOT_REGISTERED = (Kind.FORBIDDEN, "This label enrols only devices that were registered before.")
-    NOT_BOUND = (Kind.FORBIDDEN, "The device is bound to another bootstrap certificate, or to none.")
-    OTHER_TENANT = (Kind.FORBIDDEN, "This label does not enrol that device.")
-    OTHER_LABEL = (Kind.FORBIDDEN, "The device was enrolled under another label: renew under that one.")
-    TENANT_BLOCKED = (Kind.FORBIDDEN, "The device's group is blocked.")
-    IDENTITY_SUSPENDED = (Kind.FORBIDDEN, "The device's identity is not active.")
-    DECOMMISSIONED = (Kind.FORBIDDEN, "The device is decommissioned.")
-    HAS_IDENTITY = (Kind.FORBIDDEN, "The device has an identity; an operator must allow its replacement first.")
-    NAME_TAKEN = (Kind.FORBIDDEN, "Another identity of the group has the device's name.")
-    NO_ROLE = (Kind.FORBIDDEN, "The device's group lacks the role that this label gives.")
-    NOT_THE_DEVICE = (Kind.FORBIDDEN, "The client certificate is not of a device that is registered now.")
-    KEY_TAKEN = (Kind.FORBIDDEN, "The public key belongs to somebody else: make a new one.")
-    KEY_COMPROMISED = (Kind.FORBIDDEN, "The public key was compromised: make a new one.")
-
-    @property
-    def kind(self) -> Kind:
-        """Who can mend it."""
-        return self.value[0]
-
-    @property
-    def sentence(self) -> str:
-        """What the device is told."""
-        return self.value[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """No, and why; `detail` says more, for the log."""
-
-    refusal: Refusal
-    detail: str = ""
-
-    def as_error(self) -> Refused:
-        """Return what is raised for it."""
-        reason = f"{self.refusal.name}: {self.detail or self.refusal.sentence}"
-        return Refused(self.refusal.kind, self.refusal.sentence, reason=reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Proceed:
-    """Yes: issue, if the facts are still these."""
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """The request was answered before: give the same certificate again."""
-
-
-Decision = Proceed | Repeat | Refuse
-PROCEED: Final = Proceed()
-REPEAT: Final = Repeat()
-
+from est.facts import (
+    Binding,
+    DeviceLabel,
+    DeviceState,
+    EnrolmentFacts,
+    KeyOwner,
+    PresentedState,
+    RenewalFacts,
+    SecretState,
+)
+from est.profiles import EnrolmentMode, EnrolmentProfile, Way
+from est.refusals import PROCEED, REPEAT, Decision, Proceed, Refusal, Refuse
+from iam.model import NONE, Device, DeviceStatus, Extent
 
 # --- Who is asking --------------------------------------------------------------------------------------------------
 
@@ -151,6 +98,65 @@ def judge_peer(
         return Refuse(_OF_CHAIN[refusal.kind], refusal.reason)
 
 
+def judge_bootstrap(chain: Sequence[bytes], profile: EnrolmentProfile, now: datetime) -> ValidChain | Refuse:
+    """Return a bootstrap certificate and its path if it is one of the label's (rule 1)."""
+    terms = profile.settings.bootstrap
+    judged = judge_peer(chain, profile.anchors, now, expired_is_allowed=terms.expired_is_allowed)
+    if isinstance(judged, Refuse) or terms.longest_path is None:
+        return judged
+    steps = len(judged.path) + 1
+    if steps > terms.longest_path:
+        return Refuse(Refusal.PATH_TOO_LONG, f"it is {steps} steps below the anchor")
+    return judged
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """What one accepted credential speaks for.
+
+    Attributes:
+        way: What kind of credential it is.
+        by: Who or what it is, for the audit: `secret <id>`, `token of <subject>`; never a secret itself.
+        devices: Those that it names.
+        otherwise: What a request for another device is refused for.
+        goes_by_pattern: Whether it also speaks for what the label's pattern covers: a bootstrap certificate does, and a
+            secret that is bound to no device.
+        chain: The certificate and its path, where it is one.
+        secret: The id of the enrolment secret, where it is one.
+    """
+
+    way: Way
+    by: str
+    devices: Extent
+    otherwise: Refusal
+    goes_by_pattern: bool = False
+    chain: ValidChain | None = None
+    secret: UUID | None = None
+
+    def decide_identifier(self, profile: EnrolmentProfile, wanted: str) -> Proceed | Refuse:
+        """Decide whether it speaks for the device `wanted` (rule 3)."""
+        if wanted in self.devices or (self.goes_by_pattern and profile.covers(wanted)):
+            return PROCEED
+        if profile.mode is EnrolmentMode.PRE_REGISTERED and self.way is Way.CERTIFICATE:
+            return PROCEED  # it is the binding that decides, with the facts
+        named = ", ".join(sorted(self.devices.names)[:1]) or "no device"
+        return Refuse(self.otherwise, f"{self.by} names {named}, the request {wanted}")
+
+    def binds(self, wanted: str) -> bool:
+        """Tell whether it binds the device by itself: a certificate does so only by what an operator has recorded."""
+        return self.way is not Way.CERTIFICATE and wanted in self.devices
+
+
+def entitled_by_certificate(chain: ValidChain) -> Entitlement:
+    """Return what an accepted bootstrap certificate speaks for: the device in its subject, if there is one."""
+    try:
+        named = Extent(names=frozenset({str(subject_identifier(chain.leaf.subject))}))
+    except CertificateRefused:
+        named = NONE
+    by = f"certificate {stored_serial(chain.leaf.serial_number).hex()}"
+    return Entitlement(Way.CERTIFICATE, by, named, Refusal.NOT_NAMED, goes_by_pattern=True, chain=chain)
+
+
 # --- What is asked for ----------------------------------------------------------------------------------------------
 
 
@@ -160,7 +166,7 @@ def judge_request(refusal: CertificateRefused) -> Refuse:
     return Refuse(Refusal.REQUEST_AGAINST_POLICY if against_policy else Refusal.REQUEST_MALFORMED, refusal.reason)
 
 
-def requested_device(request: CertificateRequest) -> DeviceIdentifier | Refuse:
+def requested_device(request: NamedRequest) -> DeviceIdentifier | Refuse:
     """Return the device that a request names (rule 2)."""
     try:
         identifier = subject_identifier(request.subject)
@@ -171,23 +177,7 @@ def requested_device(request: CertificateRequest) -> DeviceIdentifier | Refuse:
     return identifier
 
 
-def decide_identifier(profile: EnrolmentProfile, bootstrap: x509.Certificate, wanted: str) -> Proceed | Refuse:
-    """Decide whether a bootstrap certificate speaks for the device `wanted` (rule 3).
-
-    Under `pre_registered` it is the binding that decides, with the facts.
-    """
-    if profile.mode is EnrolmentMode.PRE_REGISTERED or profile.covers(wanted):
-        return PROCEED
-    try:
-        named = subject_identifier(bootstrap.subject)
-    except CertificateRefused as refusal:
-        return Refuse(Refusal.NOT_NAMED, refusal.reason)
-    if named != wanted:
-        return Refuse(Refusal.NOT_NAMED, f"the certificate names {named}, the request {wanted}")
-    return PROCEED
-
-
-def decide_names(request: CertificateRequest, presented: x509.Certificate) -> Proceed | Refuse:
+def decide_names(request: NamedRequest, presented: x509.Certificate) -> Proceed | Refuse:
     """Decide whether a request may renew the certificate presented (rule 11)."""
     # RFC 7030 4.2.2: the Subject field and SubjectAltName extension MUST be identical.
     compared = compare_names(
@@ -199,91 +189,18 @@ def decide_names(request: CertificateRequest, presented: x509.Certificate) -> Pr
 # --- What is on record ----------------------------------------------------------------------------------------------
 
 
-class DeviceState(StrEnum):
-    """What is known of the device that the request names."""
+def expected_enrolment(profile: EnrolmentProfile, *, is_bound: bool = False, by_secret: bool = False) -> EnrolmentFacts:
+    """Return the facts of nearly every first enrolment: so it takes one statement, which finds out if they are not.
 
-    ABSENT = "absent"
-    REGISTERED = "registered"
-    IDENTIFIED = "identified"
-    DECOMMISSIONED = "decommissioned"
-    OTHER = "other"
-    """It is there, and the certificate presented is not of its identity."""
-
-
-class KeyOwner(StrEnum):
-    """Whose the public key in the request is."""
-
-    NOBODY = "nobody"
-    THIS = "this"
-    OTHER = "other"
-    AUTHORITY = "authority"
-    COMPROMISED = "compromised"
-
-
-class Binding(StrEnum):
-    """How the bootstrap certificate stands to what the device was bound to."""
-
-    ABSENT = "absent"
-    MATCHES = "matches"
-    DIFFERS = "differs"
-
-
-class DeviceLabel(StrEnum):
-    """How the label that is asked stands to the one that the device was enrolled under."""
-
-    OWN = "own"
-    OTHER = "other"
-    DELETED = "deleted"
-    """It is another one, and the device's own is no more."""
-
-
-class PresentedState(StrEnum):
-    """What the store has of the certificate presented."""
-
-    ABSENT = "absent"
-    DIFFERS = "differs"
-    ACTIVE = "active"
-    RECENTLY_SUPERSEDED = "superseded within grace"
-    SUPERSEDED = "superseded"
-    REVOKED = "revoked"
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolmentFacts:
-    """What `enrol_device` finds, and what it must still find to write."""
-
-    device: DeviceState
-    is_within_label: bool = True
-    is_tenant_active: bool = True
-    is_identity_active: bool = True
-    is_name_taken: bool = False
-    has_role: bool = True
-    is_replacement_allowed: bool = False
-    is_bootstrap_revoked: bool = False
-    binding: Binding = Binding.ABSENT
-    key_owner: KeyOwner = KeyOwner.NOBODY
-    is_answered: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RenewalFacts:
-    """What `reenrol_device` finds, and what it must still find to write."""
-
-    presented: PresentedState
-    key_owner: KeyOwner
-    device: DeviceState = DeviceState.IDENTIFIED
-    label: DeviceLabel = DeviceLabel.OWN
-    is_within_label: bool = True
-    is_tenant_active: bool = True
-    is_identity_active: bool = True
-    is_answered: bool = False
-
-
-def expected_enrolment(profile: EnrolmentProfile) -> EnrolmentFacts:
-    """Return the facts of nearly every first enrolment: so it takes one statement, which finds out if they are not."""
+    Args:
+        is_bound: A credential binds the device by itself.
+        by_secret: One of the credentials is an enrolment secret.
+    """
+    secret = SecretState.USABLE if by_secret else SecretState.NONE
     if profile.mode is EnrolmentMode.PRE_REGISTERED:
-        return EnrolmentFacts(DeviceState.REGISTERED, binding=Binding.MATCHES)
-    return EnrolmentFacts(DeviceState.ABSENT)
+        binding = Binding.ABSENT if is_bound else Binding.MATCHES
+        return EnrolmentFacts(DeviceState.REGISTERED, binding=binding, secret=secret)
+    return EnrolmentFacts(DeviceState.ABSENT, secret=secret)
 
 
 def expected_renewal(*, same_key: bool) -> RenewalFacts:
@@ -291,17 +208,19 @@ def expected_renewal(*, same_key: bool) -> RenewalFacts:
     return RenewalFacts(PresentedState.ACTIVE, KeyOwner.THIS if same_key else KeyOwner.NOBODY)
 
 
-def decide_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts) -> Decision:
-    """Decide on a first enrolment whose names are in order (rules 1 and 3 to 7)."""
+def decide_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts, *, is_bound: bool = False) -> Decision:
+    """Decide on a first enrolment whose names are in order (rules 1 and 3 to 7); `is_bound` as above."""
     is_new = facts.device is not DeviceState.IDENTIFIED
     for stands_against, refusal in (
         (facts.is_bootstrap_revoked, Refusal.REVOKED),
+        (facts.secret is SecretState.GONE, Refusal.SECRET_REFUSED),
         (not facts.is_within_label, Refusal.OTHER_TENANT),
         (not facts.is_tenant_active, Refusal.TENANT_BLOCKED),
         (facts.device is DeviceState.DECOMMISSIONED, Refusal.DECOMMISSIONED),
         (not facts.is_identity_active, Refusal.IDENTITY_SUSPENDED),
         (_lacks_registration(profile, facts), Refusal.NOT_REGISTERED),
-        (_lacks_binding(profile, facts), Refusal.NOT_BOUND),
+        (facts.is_registered_elsewhere, Refusal.REGISTERED_ELSEWHERE),
+        (_lacks_binding(profile, facts, is_bound=is_bound), Refusal.NOT_BOUND),
         (facts.key_owner is KeyOwner.COMPROMISED, Refusal.KEY_COMPROMISED),
     ):
         if stands_against:
@@ -309,6 +228,8 @@ def decide_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts) -> Decision:
     if facts.is_answered:
         return REPEAT
     for stands_against, refusal in (
+        (facts.secret is SecretState.SPENT, Refusal.SECRET_SPENT),
+        (not is_new and not profile.settings.replaces, Refusal.NEVER_REPLACED),
         (not is_new and not facts.is_replacement_allowed, Refusal.HAS_IDENTITY),
         (is_new and facts.is_name_taken, Refusal.NAME_TAKEN),
         (is_new and not facts.has_role, Refusal.NO_ROLE),
@@ -318,7 +239,25 @@ def decide_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts) -> Decision:
     return _decide_key(facts.key_owner)
 
 
-def decide_reenrol(facts: RenewalFacts, *, has_expired: bool) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Renewing:
+    """What is asked in a re-enrolment, apart from the facts.
+
+    Attributes:
+        ends: When the certificate presented ends.
+    """
+
+    now: datetime
+    ends: datetime
+    is_same_key: bool
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the certificate presented has ended."""
+        return self.now > self.ends
+
+
+def decide_reenrol(profile: EnrolmentProfile, facts: RenewalFacts, asked: Renewing) -> Decision:
     """Decide on a re-enrolment whose names are in order (rules 8 to 11)."""
     for stands_against, refusal in (
         (facts.presented in {PresentedState.ABSENT, PresentedState.DIFFERS}, Refusal.NOT_ON_RECORD),
@@ -327,7 +266,7 @@ def decide_reenrol(facts: RenewalFacts, *, has_expired: bool) -> Decision:
         (facts.device is not DeviceState.IDENTIFIED, Refusal.NOT_THE_DEVICE),
         (not facts.is_within_label, Refusal.OTHER_TENANT),
         (facts.label is DeviceLabel.OTHER, Refusal.OTHER_LABEL),
-        (facts.label is DeviceLabel.DELETED and has_expired, Refusal.EXPIRED),
+        (facts.label is DeviceLabel.DELETED and asked.has_expired, Refusal.EXPIRED),
         (not facts.is_tenant_active, Refusal.TENANT_BLOCKED),
         (not facts.is_identity_active, Refusal.IDENTITY_SUSPENDED),
         (facts.key_owner is KeyOwner.COMPROMISED, Refusal.KEY_COMPROMISED),
@@ -336,47 +275,50 @@ def decide_reenrol(facts: RenewalFacts, *, has_expired: bool) -> Decision:
             return Refuse(refusal)
     if facts.is_answered:
         return REPEAT
-    if facts.presented is PresentedState.SUPERSEDED:
-        return Refuse(Refusal.SUPERSEDED)
+    terms = profile.settings.renewal
+    for stands_against, refusal in (
+        (facts.presented is PresentedState.SUPERSEDED, Refusal.SUPERSEDED),
+        (terms.opens is not None and asked.now < asked.ends - terms.opens, Refusal.TOO_EARLY),
+        (asked.is_same_key and not terms.with_same_key, Refusal.KEY_MUST_CHANGE),
+        (not asked.is_same_key and not terms.with_new_key, Refusal.KEY_MUST_STAY),
+    ):
+        if stands_against:
+            return Refuse(refusal)
     return _decide_key(facts.key_owner)
 
 
-@lru_cache(maxsize=256)
-def encode_facts(facts: EnrolmentFacts | RenewalFacts) -> str:
-    """Return facts as JSON, as the store speaks of them."""
-    return orjson.dumps(asdict(facts)).decode()
-
-
-def decode_enrolment_facts(text: str) -> EnrolmentFacts:
-    """Read the facts that the store found."""
-    raw = orjson.loads(text)
-    return EnrolmentFacts(
-        DeviceState(raw.pop("device")),
-        binding=Binding(raw.pop("binding")),
-        key_owner=KeyOwner(raw.pop("key_owner")),
-        **raw,
-    )
-
-
-def decode_renewal_facts(text: str) -> RenewalFacts:
-    """Read the facts that the store found."""
-    raw = orjson.loads(text)
-    return RenewalFacts(
-        PresentedState(raw.pop("presented")),
-        KeyOwner(raw.pop("key_owner")),
-        DeviceState(raw.pop("device")),
-        DeviceLabel(raw.pop("label")),
-        **raw,
-    )
+def decide_bind(
+    profile: EnrolmentProfile, device: Device, certificate: StoredCertificate, owner: KeyOwner, now: datetime
+) -> Proceed | Refuse:
+    """Decide whether a certificate becomes the identity of a device that has none (rule 12)."""
+    subject = read_certificate(certificate.der).subject
+    try:
+        names_it = subject_identifier(subject) == device.identifier
+    except CertificateRefused:
+        names_it = False
+    is_active = certificate.status is CertificateStatus.ACTIVE
+    for stands_against, refusal in (
+        (certificate.identity is not None, Refusal.PROVES_SOMEBODY),
+        (not is_active or not certificate.not_before <= now <= certificate.not_after, Refusal.NOT_ACTIVE),
+        (certificate.authority != profile.authority, Refusal.OTHER_AUTHORITY),
+        (not names_it, Refusal.OTHER_DEVICE),
+        (device.status is DeviceStatus.DECOMMISSIONED, Refusal.DECOMMISSIONED),
+        (device.identity is not None, Refusal.HAS_IDENTITY),
+        (device.enrolment_profile not in (None, profile.name), Refusal.REGISTERED_ELSEWHERE),
+    ):
+        if stands_against:
+            return Refuse(refusal)
+    decided = _decide_key(owner)
+    return decided if isinstance(decided, Refuse) else PROCEED
 
 
 def _lacks_registration(profile: EnrolmentProfile, facts: EnrolmentFacts) -> bool:
     return profile.mode is EnrolmentMode.PRE_REGISTERED and facts.device is DeviceState.ABSENT
 
 
-def _lacks_binding(profile: EnrolmentProfile, facts: EnrolmentFacts) -> bool:
-    if profile.mode is EnrolmentMode.PRE_REGISTERED:
-        return facts.binding is not Binding.MATCHES
+def _lacks_binding(profile: EnrolmentProfile, facts: EnrolmentFacts, *, is_bound: bool) -> bool:
+    if profile.mode is EnrolmentMode.PRE_REGISTERED and facts.binding is Binding.ABSENT:
+        return not is_bound
     return facts.binding is Binding.DIFFERS
 
 

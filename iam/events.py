@@ -1,15 +1,25 @@
-"""What happened, as every node hears it, and whose access it touches.
+"""What happened, as every node hears it and anybody else may, and whose access it touches.
 
-The relay publishes each change to `doorward.events.<tenant id>.<kind>` as one JSON object; the same reading serves the
-directory (which entries to drop) and the callout (which connections to look at again). A change that touches somebody's
-access says so in its data, under `affects`, where it is made; nothing is inferred from its kind.
+The relay publishes each change to `doorward.events.<tenant id>.<kind>` as a CloudEvent (CloudEvents 1.0.2, structured
+mode, JSON); the same reading serves the directory (which entries to drop) and the callout (which connections to look at
+again). A change that touches somebody's access says so in its data, under `affects`, where it is made; nothing is
+inferred from its kind.
+
+The rules of a CloudEvent of ours:
+
+1. `source` is the tenant that it happened in, as a URN, and `id` a UUIDv7: together they are unique (3.1.1), and a
+   repetition has the same ones.
+2. `type` is `doorward.` and the kind, `subject` what it happened to, `time` when (RFC 3339). None of them is empty.
+3. Who did it and in which tenant are extension attributes, `actor` and `tenant`: lower case in name (3), text in value.
+4. `data` is a JSON object; what a reader does not know of it, it passes over.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
@@ -19,7 +29,16 @@ from iam.errors import malformed
 EVENT_SUBJECTS = "doorward.events.>"
 """What a listener subscribes to."""
 
+MEDIA_TYPE: Final = "application/cloudevents+json"
+"""What an event says it is, in the header `content-type` of its message."""
+
 _SUBJECT_PREFIX = "doorward.events"
+_TYPE_PREFIX = "doorward."
+_SPECIFICATION = "1.0"
+
+
+FOR_NODES = ("authority.", "certificate.", "device.renewed", "issuance_profile.")
+"""How the kinds begin that nodes act on although they touch nobody's access."""
 
 
 class Affected(StrEnum):
@@ -66,6 +85,11 @@ def effects_of(data: Mapping[str, Any]) -> tuple[Effect, ...]:
     return tuple(Effect(Affected(kind), identifier) for kind, identifier in data.get("affects", ()))
 
 
+def is_for_nodes(kind: str, data: Mapping[str, Any]) -> bool:
+    """Tell whether nodes act on a change: it touches somebody's access, a certificate or an authority."""
+    return "affects" in data or kind.startswith(FOR_NODES)
+
+
 def affects(*effects: Effect) -> dict[str, Any]:
     """Return the part of a change's data that says whose access it touches."""
     return {"affects": [[effect.kind.value, effect.id] for effect in effects]}
@@ -77,32 +101,43 @@ def affects_identity(*identities: str) -> dict[str, Any]:
 
 
 def encode_event(event: Event) -> bytes:
-    """Return the JSON of an event, as published."""
+    """Return an event as it is published: a CloudEvent in JSON."""
+    tenant = str(event.tenant)
     return orjson.dumps(
         {
+            "specversion": _SPECIFICATION,
             "id": str(event.id),
-            "tenant": str(event.tenant),
-            "at": event.at,
-            "actor": event.actor,
-            "kind": event.kind,
+            "source": f"urn:doorward:tenant:{tenant}",
+            "type": _TYPE_PREFIX + event.kind,
             "subject": event.subject,
+            "time": event.at,
+            "datacontenttype": "application/json",
+            "tenant": tenant,
+            "actor": event.actor,
             "data": event.data,
         }
     )
+
+
+_tenant = lru_cache(maxsize=4096)(UUID)
+"""Reading a UUID is half of the work, and the tenants are few."""
 
 
 def decode_event(message: bytes) -> Event:
     """Read a published event; raise `Refused` (malformed) for anything else."""
     try:
         raw = orjson.loads(message)
+        kind: str = raw["type"]
+        if raw["specversion"] != _SPECIFICATION or not kind.startswith(_TYPE_PREFIX):
+            raise malformed("Not an event of ours: another specversion or type.")
         return Event(
             id=UUID(raw["id"]),
-            tenant=UUID(raw["tenant"]),
-            at=datetime.fromisoformat(raw["at"]),
+            tenant=_tenant(raw["tenant"]),
+            at=datetime.fromisoformat(raw["time"]),
             actor=raw["actor"],
-            kind=raw["kind"],
+            kind=kind[len(_TYPE_PREFIX) :],
             subject=raw["subject"],
             data=raw["data"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise malformed(f"Not an event: {error}.") from error

@@ -14,7 +14,7 @@ The rules:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from io import BytesIO
@@ -75,6 +75,9 @@ _OF_CERTIFICATE: dict[RefusalKind, Kind] = {
 """What a certificate or request is refused for; everything else about a presented certificate is 403."""
 
 BODY_DEADLINE_SECONDS = 15.0
+JUDGED_EVERY_SECONDS = 1.0
+"""While a body is taken as it comes."""
+
 JSON_LIMIT_BYTES = 256 * 1024
 _TENANT_PARAMETER = "tenant"
 _PIECE_BYTES = 65_536
@@ -127,6 +130,17 @@ class RawBody:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamBody(RawBody):
+    """The same, taken in parts as they come: the handler gets an asynchronous iterator of bytes.
+
+    Attributes:
+        deadline: Seconds until it must have come.
+    """
+
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a handler gives back: a JSON value, raw bytes, or nothing.
 
@@ -149,6 +163,7 @@ class Call:
         path: The variables of the path.
         body: The checked body: an instance of the route's model, bytes, or None.
         peer_chain: The client certificates of the TLS connection in DER, leaf first; not judged yet.
+        channel_binding: What only the two ends of the TLS connection know; None where it does not end here.
     """
 
     request: web.Request
@@ -183,6 +198,13 @@ class Call:
         transport = self.request.transport
         chain: Sequence[bytes] = transport.get_extra_info("peer_chain", ()) if transport else ()
         return chain
+
+    @property
+    def channel_binding(self) -> bytes | None:
+        """What only the two ends of this TLS connection know (RFC 5929 3, RFC 9266); None without TLS of ours."""
+        transport = self.request.transport
+        binding: bytes | None = transport.get_extra_info("channel_binding") if transport else None
+        return binding or None
 
     def permits(self, action: Action, resource: Resource, *, device: str | None = None) -> bool:
         """Tell whether the caller may also do this, in the same tenant."""
@@ -254,9 +276,14 @@ class Guard:
     async def _admit(self, route: Route, request: web.Request) -> Call:
         authenticated, target = await self._judge(route, request)
         query = _parsed(route.query, _query_values(route, request, is_about_tenant=target is not None))
-        body = await _read_body(route, request)
-        if body is not None:
-            authenticated, target = await self._judge(route, request)
+        body: Any
+        if isinstance(route.body, StreamBody):
+            _check_type_and_length(route.body, request)
+            body = self._parts(route, route.body, request)
+        else:
+            body = await _read_body(route, request)
+            if body is not None:
+                authenticated, target = await self._judge(route, request)
         return Call(
             request=request,
             path=dict(request.match_info),
@@ -265,6 +292,20 @@ class Guard:
             authenticated=authenticated,
             target=target,
         )
+
+    async def _parts(self, route: Route, body: StreamBody, request: web.Request) -> AsyncIterator[bytes]:
+        """Give the parts of a body as they come; each is there only if the caller may still do what he does."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + body.deadline
+        judged, size = loop.time(), 0
+        while part := await _next_part(request, deadline, body.deadline):
+            size += len(part)
+            if size > body.limit:
+                raise _too_large(body.limit)
+            if loop.time() - judged > JUDGED_EVERY_SECONDS:
+                await self._judge(route, request)
+                judged = loop.time()
+            yield part
 
     async def _judge(self, route: Route, request: web.Request) -> tuple[Authenticated | None, Tenant | None]:
         """Return who asks and about which tenant, if the route needs to know; refuse who may not (rule 2)."""
@@ -311,13 +352,9 @@ def _query_values(route: Route, request: web.Request, *, is_about_tenant: bool) 
 async def _read_body(route: Route, request: web.Request) -> Any:  # noqa: ANN401 - the route's own model
     if route.body is None:
         return None
-    if isinstance(route.body, RawBody):
-        media_types, limit = route.body.media_types, route.body.limit
-    else:
-        media_types, limit = (JSON,), JSON_LIMIT_BYTES
-    if media_types and request.content_type not in media_types:
-        raise Refused(Kind.MEDIA_TYPE, f"Send this as {' or '.join(media_types)}.")
-    content = await _read_within(request, limit)
+    raw_body = route.body if isinstance(route.body, RawBody) else RawBody((JSON,), JSON_LIMIT_BYTES)
+    _check_type_and_length(raw_body, request)
+    content = await _read_within(request, raw_body.limit)
     if isinstance(route.body, RawBody):
         return content
     try:
@@ -327,25 +364,44 @@ async def _read_body(route: Route, request: web.Request) -> Any:  # noqa: ANN401
     return _parsed(route.body, raw)
 
 
+def _check_type_and_length(body: RawBody, request: web.Request) -> None:
+    if body.media_types and request.content_type not in body.media_types:
+        raise Refused(Kind.MEDIA_TYPE, f"Send this as {' or '.join(body.media_types)}.")
+    if request.content_length is not None and request.content_length > body.limit:
+        raise _too_large(body.limit)
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(Kind.TOO_LARGE, f"A body here has at most {limit} bytes.")
+
+
 async def _read_within(request: web.Request, limit: int) -> bytes:
     """Read the whole body, up to `limit` bytes and `BODY_DEADLINE_SECONDS`."""
-    too_large = Refused(Kind.TOO_LARGE, f"A body here has at most {limit} bytes.")
-    if request.content_length is not None and request.content_length > limit:
-        raise too_large
+    if request.content.is_eof() and request.content.exception() is None:  # it came whole with its headers
+        content = request.content.read_nowait()
+        if len(content) > limit:
+            raise _too_large(limit)
+        return content
+    deadline = asyncio.get_running_loop().time() + BODY_DEADLINE_SECONDS
     parts: list[bytes] = []
     size = 0
+    while part := await _next_part(request, deadline, BODY_DEADLINE_SECONDS):
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _next_part(request: web.Request, deadline: float, seconds: float) -> bytes:
+    """Return what came of the body, empty at its end, by `deadline` on the loop's clock; `seconds` is what it was."""
     try:
-        async with asyncio.timeout(BODY_DEADLINE_SECONDS):
-            async for part in request.content.iter_any():
-                size += len(part)
-                if size > limit:
-                    raise too_large
-                parts.append(part)
+        async with asyncio.timeout_at(deadline):
+            return await request.content.readany()
     except TimeoutError as error:
-        raise Refused(Kind.TIMEOUT, f"The body did not arrive within {BODY_DEADLINE_SECONDS:.0f} s.") from error
+        raise Refused(Kind.TIMEOUT, f"The body did not arrive within {seconds:.0f} s.") from error
     except web.PayloadAccessError as error:
         raise malformed("The body ended early.") from error
-    return b"".join(parts)
 
 
 def _parsed(model: type[_M], raw: Any) -> _M:  # noqa: ANN401 - whatever came

@@ -79,7 +79,7 @@ class CredentialKind(StrEnum):
 
 
 class DeviceStatus(StrEnum):
-    """A device's life cycle; DECOMMISSIONED is terminal and comes before deletion."""
+    """A device's life cycle; what leads from one to another is `iam.lifecycle`."""
 
     NO_IDENTITY = "NO_IDENTITY"
     ACTIVE = "ACTIVE"
@@ -251,7 +251,13 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What an identity of type `device` or `gateway` is in the world."""
+    """What an identity of type `device` or `gateway` is in the world.
+
+    Attributes:
+        enrolment_profile: The label that it enrolled under; before that, the one it was registered for, if any.
+        alias: What people call it.
+        tags: Plain words, for finding it; labels are names with values.
+    """
 
     identifier: str
     tenant: UUID
@@ -262,3 +268,27 @@ class Device:
     enrolment_profile: str | None
     replacement_allowed: bool
     created: datetime
+    alias: str = ""
+    tags: tuple[str, ...] = ()
+    icon: str = ""
+    icon_color: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGroup:
+    """Devices under one name, by what they are: who fits all criteria, and those of the groups above, belongs to it.
+
+    Attributes:
+        criteria: Filters, as `iam.listing` reads them.
+        inherited: Those of the groups above, from the uppermost down.
+    """
+
+    id: UUID
+    tenant: UUID
+    name: str
+    description: str
+    parent: UUID | None
+    criteria: tuple[str, ...]
+    created: datetime
+    updated: datetime
+    inherited: tuple[str, ...] = ()

@@ -39,11 +39,14 @@ it is asked in haste (True)."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Secret:
+class MasterSecret:
+    """One secret of a master key, and the 8 bytes that name it."""
+
     value: bytes = field(repr=False)
     id: bytes
 
     def derive(self, purpose: str, length: int) -> bytes:
+        """Return the key for one purpose."""
         return HKDF(SHA256(), length, salt=None, info=f"doorward/{purpose}".encode()).derive(self.value)
 
 
@@ -67,18 +70,18 @@ class MasterKey:
         return self.sealing.id
 
     @property
-    def sealing(self) -> _Secret:
+    def sealing(self) -> MasterSecret:
         """The secret that seals now."""
         self._look(in_haste=False)
         return self._secrets[0]
 
     @property
-    def known(self) -> tuple[_Secret, ...]:
+    def known(self) -> tuple[MasterSecret, ...]:
         """All secrets that are known now, the one that seals first."""
         self._look(in_haste=False)
         return self._secrets
 
-    def opening(self, identifier: bytes) -> _Secret | None:
+    def opening(self, identifier: bytes) -> MasterSecret | None:
         """Return the secret of this id, if it is known here or at the source."""
         found = self._find(identifier)
         if found is None:
@@ -86,7 +89,7 @@ class MasterKey:
             found = self._find(identifier)
         return found
 
-    def _find(self, identifier: bytes) -> _Secret | None:
+    def _find(self, identifier: bytes) -> MasterSecret | None:
         return next((one for one in self._secrets if one.id == identifier), None)
 
     def _look(self, *, in_haste: bool) -> None:
@@ -159,14 +162,14 @@ def open_sealed(key: MasterKey, sealed: bytes, *, context: str) -> bytes:
         raise _stays_shut(context, "it was changed, or sealed in another context") from error
 
 
-def _read_secret(value: bytes) -> _Secret:
+def _read_secret(value: bytes) -> MasterSecret:
     if len(value) != MASTER_KEY_BYTES:
         raise ValueError(f"a master key has {MASTER_KEY_BYTES} bytes, this has {len(value)}")
-    unnamed = _Secret(bytes(value), b"")
-    return _Secret(unnamed.value, unnamed.derive("master-key-id", _KEY_ID_BYTES))
+    unnamed = MasterSecret(bytes(value), b"")
+    return MasterSecret(unnamed.value, unnamed.derive("master-key-id", _KEY_ID_BYTES))
 
 
-def _cipher(secret: _Secret, context: str) -> AESGCM:
+def _cipher(secret: MasterSecret, context: str) -> AESGCM:
     return AESGCM(secret.derive(f"sealed/{context}", 32))
 
 

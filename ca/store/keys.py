@@ -177,9 +177,9 @@ async def is_key_of_device(transaction: Transaction, spki_sha256: bytes) -> bool
     return bool(await transaction.fetchval(_IS_A_DEVICES, spki_sha256))
 
 
-_HAS_FILE_KEY = "SELECT EXISTS (SELECT FROM kms_key WHERE backend = 'file')"
+_FILE_KEYS = f"SELECT {KEY_COLUMNS} FROM kms_key k WHERE k.backend = 'file' ORDER BY k.id"
 
 
-async def has_file_key(transaction: Transaction) -> bool:
-    """Tell whether there is a key that lies in a file, which may be away."""
-    return bool(await transaction.fetchval(_HAS_FILE_KEY))
+async def file_keys(transaction: Transaction) -> list[StoredKey]:
+    """Return the keys that lie in files, which may be away."""
+    return [key_from(row) for row in await transaction.fetch(_FILE_KEYS)]

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from callout.reconcile import OTHER_NODES_HEAR_WITHIN
 from doorward.commands.login import ApiClient
 from doorward.demo.mqtt import MqttClient, NotConnected, Place
-from est.client import EstClient, EstFailure, Identification, make_key, make_request, write_key
+from est.client import EstClient, EstFailure, Identification, PrivateKey, make_key, make_request, write_key
 from iam.errors import Kind, Refused
 from iam.public_keys import SigningKey
 
@@ -79,7 +79,7 @@ class Journey:
         self._gateway_token = ""
         self._gateway: MqttClient | None = None
         self._device: MqttClient | None = None
-        self._device_key: ec.EllipticCurvePrivateKey = make_key()
+        self._device_key: PrivateKey = make_key()
         self._certificate: x509.Certificate | None = None
 
     @property

@@ -14,7 +14,7 @@ from iam.model import DeviceStatus, PairingLevel
 from iam.paging import PageQuery
 from iam.permissions import Action, Resource
 from iam.schema import Model, Shown
-from iam.service.devices import DeviceChange, DeviceService
+from iam.service.devices import METADATA_BYTES, DeviceChange, DeviceService, Registration
 from iam.service.pairings import Paired, PairingService
 
 _DEVICES_TAG = "Devices"
@@ -25,7 +25,6 @@ _PAIR = "/api/v1/iam/pair"
 _PAIR_ONE = _PAIR + "/{deviceIdentifier}"
 _LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _LABEL_VALUE = re.compile(r"[^\x00-\x1f\x7f,]{0,256}")
-_METADATA_BYTES = 16 * 1024
 _PAIRING_NEED = SignedIn("which of the three pairing permissions counts is decided with the level")
 
 
@@ -37,8 +36,8 @@ def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
 
 
 def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    if len(orjson.dumps(metadata)) > _METADATA_BYTES:
-        raise ValueError(f"metadata has at most {_METADATA_BYTES} bytes")
+    if len(orjson.dumps(metadata)) > METADATA_BYTES:
+        raise ValueError(f"metadata has at most {METADATA_BYTES} bytes")
     return metadata
 
 
@@ -117,9 +116,8 @@ def device_routes(service: DeviceService) -> list[Route]:
 
     async def create(call: Call) -> Answer:
         body: NewDevice = call.body
-        device = await service.create(
-            call.caller.access, call.tenant, body.device_identifier, body.labels, body.metadata
-        )
+        wanted = Registration(body.device_identifier, body.labels, body.metadata)
+        device = await service.create(call.caller.access, call.tenant, wanted)
         return Answer(201, show_device(device), {"Location": f"{_DEVICES}/{device.identifier}"})
 
     async def list_devices(call: Call) -> Answer:

@@ -124,6 +124,27 @@ class Transaction:
         )
         self.changes.append(change)
 
+    RECORD_ALL = """
+        SELECT record_change(c.id, c.tenant, $1, c.actor, c.kind, c.subject, c.data::jsonb)
+        FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[])
+            AS c (id, tenant, actor, kind, subject, data)"""
+
+    async def record_all(self, changes: Sequence[Change]) -> None:
+        """Record many changes in one round trip."""
+        if not changes:
+            return
+        await self.connection.execute(
+            self.RECORD_ALL,
+            self.now,
+            [self._next_identifier() for _ in changes],
+            [change.tenant for change in changes],
+            [change.actor for change in changes],
+            [change.kind for change in changes],
+            [change.subject for change in changes],
+            [orjson.dumps(change.data).decode() for change in changes],
+        )
+        self.changes.extend(changes)
+
     def _next_identifier(self) -> UUID:
         # RFC 9562 6.2, method 2: random at first, then one more; a leftmost bit of zero keeps it from rolling over.
         if self._last_identifier is None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-import asyncpg
 import orjson
 
 from iam.errors import conflict, not_found
@@ -12,10 +11,10 @@ from iam.paging import Page, PageQuery, decode_cursor, page_of
 from iam.store.database import Transaction
 from iam.store.rows import device_from
 
-_DEVICE = """
-    SELECT device_identifier, tenant_id, identity_id, status, labels, metadata, enrolment_profile,
-           replacement_allowed, created_at
-    FROM device"""
+DEVICE_COLUMNS = """
+    device_identifier, tenant_id, identity_id, status, labels, metadata, enrolment_profile, replacement_allowed,
+    created_at, alias, tags, icon, icon_color"""
+_DEVICE = f"SELECT {DEVICE_COLUMNS} FROM device"
 
 _BY_IDENTIFIER = f"{_DEVICE} WHERE device_identifier = $1 AND tenant_id = $2"
 
@@ -61,25 +60,59 @@ async def list_devices(
     return page_of(found, query.limit, [(one.identifier,) for one in found])
 
 
+# The rows as one JSON parameter, so that one device and a thousand of them are one statement.
 _INSERT = """
-    INSERT INTO device (device_identifier, tenant_id, status, labels, metadata, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6)"""
+    INSERT INTO device (device_identifier, tenant_id, status, labels, metadata, enrolment_profile, created_at, alias,
+                        tags, icon, icon_color)
+    SELECT r.device_identifier, $2, $3, r.labels, r.metadata, r.enrolment_profile, r.created_at, r.alias, r.tags,
+           r.icon, r.icon_color
+    FROM jsonb_to_recordset($1::text::jsonb) AS r (device_identifier text, labels jsonb, metadata jsonb,
+        enrolment_profile text, created_at timestamptz, alias text, tags text[], icon text, icon_color text)
+    ON CONFLICT DO NOTHING
+    RETURNING device_identifier"""
+
+
+async def insert_devices(transaction: Transaction, tenant: UUID, devices: Sequence[Device]) -> set[str]:
+    """Store new devices of a tenant that have no identity yet; return the identifiers that were free."""
+    rows = [
+        {
+            "device_identifier": one.identifier,
+            "labels": one.labels,
+            "metadata": one.metadata,
+            "enrolment_profile": one.enrolment_profile,
+            "created_at": one.created,
+            "alias": one.alias,
+            "tags": one.tags,
+            "icon": one.icon,
+            "icon_color": one.icon_color,
+        }
+        for one in devices
+    ]
+    content = orjson.dumps(rows).decode()
+    inserted = await transaction.fetch(_INSERT, content, tenant, DeviceStatus.NO_IDENTITY)
+    return {row["device_identifier"] for row in inserted}
+
+
+async def try_devices(transaction: Transaction, tenant: UUID, devices: Sequence[Device]) -> set[str]:
+    """Return what `insert_devices` would, and store nothing: identifiers of other tenants are taken too, and unseen."""
+    await transaction.execute("SAVEPOINT before_devices")
+    free = await insert_devices(transaction, tenant, devices)
+    await transaction.execute("ROLLBACK TO SAVEPOINT before_devices")
+    return free
 
 
 async def insert_device(transaction: Transaction, device: Device) -> None:
     """Store a new device; raise `Refused` (conflict) if its identifier is taken, by whichever tenant."""
-    try:
-        await transaction.execute(
-            _INSERT,
-            device.identifier,
-            device.tenant,
-            device.status,
-            orjson.dumps(device.labels).decode(),
-            orjson.dumps(device.metadata).decode(),
-            device.created,
-        )
-    except asyncpg.UniqueViolationError as error:
-        raise conflict(f"The device identifier {device.identifier} is taken.") from error
+    if not await insert_devices(transaction, device.tenant, [device]):
+        raise conflict(f"The device identifier {device.identifier} is taken.")
+
+
+_IS_LABEL = "SELECT is_label_of($1, $2)"
+
+
+async def is_label_of(transaction: Transaction, label: str, tenant: UUID) -> bool:
+    """Tell whether an enrolment profile of this name serves the devices of a tenant."""
+    return bool(await transaction.fetchval(_IS_LABEL, label, tenant))
 
 
 _UPDATE = """

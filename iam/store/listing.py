@@ -85,13 +85,19 @@ class Parameters:
 
 
 async def page_of_list(
-    transaction: Transaction, listing: Listing, query: ListQuery, where: str, *values: object
+    transaction: Transaction,
+    listing: Listing,
+    query: ListQuery,
+    where: str,
+    *values: object,
+    also: Sequence[Filter] = (),
 ) -> Page[Row]:
     """Return a page of a list.
 
     Args:
         where: The condition that holds whatever the caller asks: his tenant, what he reaches. Written by hand, with
             `$1` and so on for `values`.
+        also: Filters that hold beside those of the query, and are not its bookmarks' to carry.
 
     Raises:
         Refused: (malformed) The query does not fit the list. (invalid) It takes too long.
@@ -99,8 +105,9 @@ async def page_of_list(
     question = read_query(query, listing.columns, listing.key)
     parameters = Parameters(values)
     await _bound(transaction)
-    with _explained(question.filters):
-        wanted = await conditions(transaction, listing.columns, question.filters, parameters)
+    filters = (*also, *question.filters)
+    with _explained(filters):
+        wanted = await conditions(transaction, listing.columns, filters, parameters)
         key = listing.columns[listing.key]
         by = _sort_expression(listing.columns[question.sort.field], question.sort, parameters)
         way = "DESC" if question.sort.mode is SortMode.DESCENDING else "ASC"
@@ -149,6 +156,12 @@ async def counts_of_list(
             *parameters.values,
         )
     return {row["value"]: row["number"] for row in rows}
+
+
+async def check_filters(transaction: Transaction, listing: Listing, filters: Sequence[Filter]) -> None:
+    """Raise `Refused` (malformed) if PostgreSQL does not take one of the filters' expressions."""
+    with _explained(filters):
+        await conditions(transaction, listing.columns, filters, Parameters(()))
 
 
 async def conditions(

@@ -119,6 +119,10 @@ def device_from(row: Row) -> Device:
         enrolment_profile=row["enrolment_profile"],
         replacement_allowed=row["replacement_allowed"],
         created=row["created_at"],
+        alias=row["alias"],
+        tags=tuple(row["tags"]),
+        icon=row["icon"],
+        icon_color=row["icon_color"],
     )
 
 

@@ -71,6 +71,6 @@ async def count_by_secret(transaction: Transaction, where: SealedColumn) -> dict
     """Return how many values there are, by the id of the secret that sealed them."""
     rows = await transaction.fetch(
         f"SELECT substring({where.column} FROM 2 FOR {_ID_BYTES}) AS secret, count(*) AS number FROM {where.table}"
-        f" WHERE {where.column} IS NOT NULL GROUP BY 1"
+        f" WHERE octet_length({where.column}) > {_ID_BYTES} GROUP BY 1"
     )
     return {row["secret"]: row["number"] for row in rows}

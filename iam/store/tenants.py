@@ -33,9 +33,9 @@ async def tenant_by_name(transaction: Transaction, name: str) -> Tenant | None:
 _BY_ID = f"{_TENANT} FROM tenant t WHERE t.id = $1"
 
 
-async def tenant_by_id(transaction: Transaction, tenant: UUID) -> Tenant:
-    """Return a tenant that this transaction may see; raise `Refused` (not found) if there is none."""
-    row = await transaction.fetchrow(_BY_ID, tenant)
+async def tenant_by_id(transaction: Transaction, identifier: UUID) -> Tenant:
+    """Return a tenant; raise `Refused` (not found) if this transaction may not see it."""
+    row = await transaction.fetchrow(_BY_ID, identifier)
     if row is None:
         raise not_found("such group")
     return tenant_from(row)

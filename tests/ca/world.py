@@ -20,11 +20,15 @@ from ca.intake import AuthorityIntake
 from ca.keystore import Keystore
 from ca.proof import CertificateProver
 from ca.publishing import ListPublisher, ListTerms
+from ca.responders import Responders, ResponderTerms
+from ca.responding import StatusService
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
 from ca.shelf import ListShelf
 from doorward.database import Pool, migrate
 from doorward.embedded.postgres import EmbeddedPostgres, PostgresAddresses
+from doorward.listener import ListenerLimits, listening_sockets
+from doorward.plain import serve_http
 from iam.access import Access, Authenticated, Denied
 from iam.errors import unauthenticated
 from iam.guard import Guard, Route
@@ -101,6 +105,8 @@ class World:
     revocation: RevocationService
     publisher: ListPublisher
     shelf: ListShelf
+    responders: Responders
+    status: StatusService
     prover: CertificateProver
     administration: AuthorityAdministration
     intake: AuthorityIntake
@@ -197,6 +203,9 @@ class StoreGate:
             raise unauthenticated(standing.access.reason)
         return Authenticated(standing.access, self._world.clock() + timedelta(minutes=5), None, ())
 
+    async def own_token(self, token: str) -> Authenticated:
+        return await self.authenticate(f"Bearer {token}")
+
     async def find_tenant(self, name: str) -> Tenant | None:
         async with self._world.pool.transaction(EVERYWHERE) as transaction:
             return await tenant_by_name(transaction, name)
@@ -210,6 +219,19 @@ async def serving(world: World, routes: Sequence[Route]) -> AsyncIterator[TestCl
 
 
 @asynccontextmanager
+async def serving_plainly(world: World, routes: Sequence[Route]) -> AsyncIterator[str]:
+    """Serve routes on the plain listener, and give its address."""
+    runner = web.AppRunner(Guard(StoreGate(world)).application(routes))
+    await runner.setup()
+    listener = await serve_http(runner, listening_sockets("127.0.0.1", 0), limits=ListenerLimits())
+    try:
+        yield f"http://127.0.0.1:{listener.addresses[0][1]}"
+    finally:
+        await listener.close(grace_seconds=2)
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> AsyncIterator[World]:
     """Start what `doorward.app` starts of the authority, on a database that is migrated."""
     clock = clock or Clock()
@@ -220,6 +242,10 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
         authorities = Authorities(database, keystore, clock, urandom, base_url=BASE_URL)
         await authorities.ensure()
         fresh_for = [timedelta(minutes=5)]
+        ticks = count(step=60)
+        responders = Responders(
+            database, authorities, keystore, clock, urandom, ResponderTerms(), monotonic=ticks.__next__
+        )
         administration = AuthorityAdministration(database, authorities, keystore, clock, urandom, base_url=BASE_URL)
         world = World(
             url=url,
@@ -233,7 +259,9 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
             revocation=RevocationService(database),
             # As if each list took no time to make: the next one need not wait.
             publisher=ListPublisher(database, authorities, clock, ListTerms(), monotonic=lambda: 0.0),
-            shelf=ListShelf(database, monotonic=count(step=10).__next__),
+            shelf=ListShelf(database, monotonic=ticks.__next__),
+            responders=responders,
+            status=StatusService(database, authorities, responders, clock, life=timedelta(hours=1)),
             prover=CertificateProver(database, authorities, clock, lambda: fresh_for[0]),
             administration=administration,
             intake=AuthorityIntake(database, authorities, administration, keystore, clock, urandom),

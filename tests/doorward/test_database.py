@@ -33,6 +33,7 @@ WALLED = [
     "audit_pending",
     "audit",
     "certificate",
+    "device_group",
     "device_key",
     "enrolment_profile",
     "bootstrap_binding",

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ca.inventory import AuthorityKind, RevocationReason
-from est.rules import Refusal
+from est.refusals import Refusal
 from iam import guard
 from iam.store.database import EVERYWHERE
 from tests.est.world import DAY, EstWorld, Holder, b64, new_key, request

@@ -6,29 +6,31 @@ from uuid import UUID
 
 import pytest
 
-from est.profiles import OPERATIONS, EnrolmentMode, EnrolmentProfile, identifier_pattern, label
-from est.rules import (
-    PROCEED,
-    REPEAT,
+from est.facts import (
     Binding,
-    Decision,
     DeviceLabel,
     DeviceState,
     EnrolmentFacts,
     KeyOwner,
     PresentedState,
-    Refusal,
-    Refuse,
     RenewalFacts,
-    decide_enrol,
-    decide_reenrol,
+    SecretState,
     decode_enrolment_facts,
     decode_renewal_facts,
     encode_facts,
+)
+from est.profiles import OPERATIONS, EnrolmentMode, EnrolmentProfile, Renewal, Settings, Way, identifier_pattern, label
+from est.refusals import PROCEED, REPEAT, Decision, Refusal, Refuse
+from est.rules import (
+    Entitlement,
+    Renewing,
+    decide_enrol,
+    decide_reenrol,
     expected_enrolment,
     expected_renewal,
 )
 from iam.errors import Refused
+from iam.model import NONE, Extent
 
 JITP = EnrolmentProfile(
     id=UUID(int=1),
@@ -44,6 +46,8 @@ JITP = EnrolmentProfile(
     previous_grace=timedelta(0),
     created=datetime(2030, 1, 1, tzinfo=UTC),
 )
+METERS = replace(JITP, identifier_pattern="meter-*")
+UNREPLACED = replace(JITP, settings=Settings(replaces=False))
 STRICT = replace(JITP, mode=EnrolmentMode.PRE_REGISTERED)
 
 NEW = EnrolmentFacts(DeviceState.ABSENT)
@@ -63,6 +67,13 @@ ENROL: list[tuple[EnrolmentProfile, EnrolmentFacts, Decision]] = [
     (JITP, KNOWN, Refuse(Refusal.HAS_IDENTITY)),
     (JITP, replace(KNOWN, is_replacement_allowed=True), PROCEED),
     (JITP, replace(KNOWN, is_answered=True), REPEAT),
+    (UNREPLACED, replace(KNOWN, is_replacement_allowed=True), Refuse(Refusal.NEVER_REPLACED)),
+    (UNREPLACED, replace(KNOWN, is_answered=True), REPEAT),
+    (JITP, replace(NEW, secret=SecretState.USABLE), PROCEED),
+    (JITP, replace(NEW, secret=SecretState.SPENT), Refuse(Refusal.SECRET_SPENT)),
+    (JITP, replace(NEW, secret=SecretState.GONE), Refuse(Refusal.SECRET_REFUSED)),
+    (JITP, replace(KNOWN, secret=SecretState.SPENT, is_answered=True), REPEAT),
+    (JITP, replace(KNOWN, secret=SecretState.GONE, is_answered=True), Refuse(Refusal.SECRET_REFUSED)),
     (JITP, replace(KNOWN, is_answered=True, is_bootstrap_revoked=True), Refuse(Refusal.REVOKED)),
     (JITP, replace(KNOWN, is_answered=True, is_within_label=False), Refuse(Refusal.OTHER_TENANT)),
     (JITP, replace(KNOWN, is_answered=True, is_tenant_active=False), Refuse(Refusal.TENANT_BLOCKED)),
@@ -79,6 +90,7 @@ ENROL: list[tuple[EnrolmentProfile, EnrolmentFacts, Decision]] = [
     (JITP, replace(NEW, is_tenant_active=False), Refuse(Refusal.TENANT_BLOCKED)),
     (JITP, replace(NEW, is_name_taken=True), Refuse(Refusal.NAME_TAKEN)),
     (JITP, replace(NEW, has_role=False), Refuse(Refusal.NO_ROLE)),
+    (JITP, replace(REGISTERED, is_registered_elsewhere=True), Refuse(Refusal.REGISTERED_ELSEWHERE)),
     (JITP, replace(KNOWN, is_replacement_allowed=True, has_role=False), PROCEED),
     (JITP, replace(NEW, key_owner=KeyOwner.THIS), PROCEED),
     (JITP, replace(NEW, key_owner=KeyOwner.OTHER), Refuse(Refusal.KEY_TAKEN)),
@@ -119,9 +131,14 @@ def test_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts, decision: Decis
     assert decide_enrol(profile, facts) == decision
 
 
+NOW = datetime(2030, 6, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+SOON = Renewing(NOW, NOW + DAY, is_same_key=True)
+
+
 @pytest.mark.parametrize(("facts", "decision"), REENROL)
 def test_reenrol(facts: RenewalFacts, decision: Decision) -> None:
-    assert decide_reenrol(facts, has_expired=False) == decision
+    assert decide_reenrol(JITP, facts, SOON) == decision
 
 
 @pytest.mark.parametrize(
@@ -129,7 +146,59 @@ def test_reenrol(facts: RenewalFacts, decision: Decision) -> None:
     [(DeviceLabel.OWN, PROCEED), (DeviceLabel.DELETED, Refuse(Refusal.EXPIRED))],
 )
 def test_what_has_expired_renews_under_its_own_label_alone(label_of_device: DeviceLabel, decision: Decision) -> None:
-    assert decide_reenrol(replace(SAME, label=label_of_device), has_expired=True) == decision
+    asked = replace(SOON, ends=NOW - DAY)
+    assert decide_reenrol(JITP, replace(SAME, label=label_of_device), asked) == decision
+
+
+@pytest.mark.parametrize(
+    ("terms", "asked", "facts", "decision"),
+    [
+        (Renewal(opens=10 * DAY), replace(SOON, ends=NOW + 11 * DAY), SAME, Refuse(Refusal.TOO_EARLY)),
+        (Renewal(opens=10 * DAY), replace(SOON, ends=NOW + 10 * DAY), SAME, PROCEED),
+        (Renewal(opens=10 * DAY), replace(SOON, ends=NOW + 11 * DAY), replace(SAME, is_answered=True), REPEAT),
+        (Renewal(with_same_key=False), SOON, SAME, Refuse(Refusal.KEY_MUST_CHANGE)),
+        (Renewal(with_same_key=False), replace(SOON, is_same_key=False), SAME, PROCEED),
+        (Renewal(with_new_key=False), replace(SOON, is_same_key=False), SAME, Refuse(Refusal.KEY_MUST_STAY)),
+        (Renewal(with_new_key=False), SOON, SAME, PROCEED),
+    ],
+)
+def test_what_a_label_says_of_renewing(
+    terms: Renewal, asked: Renewing, facts: RenewalFacts, decision: Decision
+) -> None:
+    assert decide_reenrol(replace(JITP, settings=Settings(renewal=terms)), facts, asked) == decision
+
+
+@pytest.mark.parametrize(
+    ("profile", "way", "named", "goes_by_pattern", "proceeds"),
+    [
+        (JITP, Way.SECRET, "meter-001", False, True),
+        (JITP, Way.SECRET, "meter-002", False, False),
+        (JITP, Way.SECRET, None, True, False),
+        (METERS, Way.SECRET, None, True, True),
+        (METERS, Way.SECRET, "meter-002", False, False),
+        (METERS, Way.TOKEN, None, False, False),
+        (METERS, Way.CERTIFICATE, "batch-7", True, True),
+        (STRICT, Way.SECRET, None, True, False),
+        (STRICT, Way.CERTIFICATE, None, True, True),
+    ],
+)
+def test_whom_a_credential_speaks_for(
+    profile: EnrolmentProfile, way: Way, named: str | None, *, goes_by_pattern: bool, proceeds: bool
+) -> None:
+    devices = NONE if named is None else Extent(names=frozenset({named}))
+    one = Entitlement(way, "it", devices, Refusal.SECRET_NOT_NAMED, goes_by_pattern=goes_by_pattern)
+    found = one.decide_identifier(profile, "meter-001")
+    assert (found == PROCEED) is proceeds
+    assert proceeds or (isinstance(found, Refuse) and found.refusal is Refusal.SECRET_NOT_NAMED)
+
+
+def test_a_registered_device_is_bound_by_what_names_it_and_is_no_certificate() -> None:
+    assert decide_enrol(STRICT, REGISTERED, is_bound=True) == PROCEED
+    bound_elsewhere = replace(REGISTERED, binding=Binding.DIFFERS)
+    assert decide_enrol(STRICT, bound_elsewhere, is_bound=True) == Refuse(Refusal.NOT_BOUND)
+    named = Extent(names=frozenset({"meter-001"}))
+    assert Entitlement(Way.TOKEN, "it", named, Refusal.TOKEN_NOT_NAMED).binds("meter-001")
+    assert not Entitlement(Way.CERTIFICATE, "it", named, Refusal.NOT_NAMED).binds("meter-001")
 
 
 @pytest.mark.parametrize("facts", [facts for _, facts, _ in ENROL])
@@ -146,7 +215,10 @@ def test_what_is_expected_is_let_through() -> None:
     for profile in (JITP, STRICT):
         assert decide_enrol(profile, expected_enrolment(profile)) == PROCEED
     for same_key in (False, True):
-        assert decide_reenrol(expected_renewal(same_key=same_key), has_expired=False) == PROCEED
+        assert decide_reenrol(JITP, expected_renewal(same_key=same_key), SOON) == PROCEED
+    for mode in (JITP, STRICT):
+        by_secret = expected_enrolment(mode, is_bound=True, by_secret=True)
+        assert decide_enrol(mode, by_secret, is_bound=True) == PROCEED
 
 
 def test_each_refusal_has_its_own_sentence() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from os import urandom
 from pathlib import Path
 from typing import Any
@@ -18,25 +18,39 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 
 from ca.inventory import AuthorityKind
 from ca.keystore import SoftwareSigner
+from certs.cms import SigningIdentity
 from certs.pem import write_certificates
 from certs.pkcs7 import parse_certs_only
 from doorward.listener import ListenerLimits, listening_sockets, serve_https
+from doorward.outbound import HttpsOutbound
 from doorward.tls import ServerIdentity, ServerTLS
 from est.administration import ProfileService
+from est.approvals import ApprovalService
+from est.authentication.approval import Approvals
+from est.authentication.openid import Issuers
+from est.authentication.outbound import Outbound
+from est.authentication.secret import Secrets
+from est.authentication.table import Authentication
+from est.authentication.token import Tokens
+from est.authentication.webhook import Webhooks
+from est.decryption_keys import DecryptionKeys
 from est.http.operations import routes
 from est.profiles import EnrolmentMode, EnrolmentProfile
+from est.secrets import SecretService
+from est.server_keys import ServerKeys
 from est.service import EstService
 from est.store.profiles import insert_profile
 from iam.access import Authenticated
 from iam.errors import unauthenticated
 from iam.guard import Guard
 from iam.model import Tenant
+from iam.passwords import PasswordHasher
 from iam.store.database import EVERYWHERE
-from tests.ca.world import World
+from tests.ca.world import MASTER_KEY, StoreGate, World
 
 DAY = timedelta(days=1)
 
@@ -77,6 +91,9 @@ class EstWorld:
     world: World
     service: EstService
     profiles: ProfileService
+    decryption_keys: DecryptionKeys
+    secrets: SecretService
+    approvals: ApprovalService
     url: str
     root_file: Path
     folder: Path
@@ -110,10 +127,11 @@ class EstWorld:
         usage: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
         is_authority: bool = False,
         serial: int | None = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
     ) -> Holder:
         """Make a certificate that our own code would not make, in files."""
         name, authority_key = authority
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         now = self.world.clock()
         builder = (
             x509.CertificateBuilder()
@@ -199,12 +217,22 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+def makers_chain(est: EstWorld, **fields: Any) -> tuple[Holder, Holder, Holder]:
+    """Make a maker's root, an authority below it, and a bootstrap certificate below that."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Maker")])
+    maker = est.signed_by((name, key), "Maker", is_authority=True, usage=None, key=key)
+    below = est.signed_by((name, key), "Line", is_authority=True, usage=None)
+    return maker, below, est.signed_by((below.certificate.subject, below.key), "meter-001", **fields)
+
+
 def request(
     key: ec.EllipticCurvePrivateKey,
     identifier: str,
     *,
     alternative_names: Sequence[x509.GeneralName] | None = None,
     extensions: Sequence[x509.ExtensionType] = (),
+    challenge_password: str | None = None,
 ) -> bytes:
     """Return a CSR in DER, with the URI of the device unless told otherwise."""
     names = (
@@ -218,6 +246,8 @@ def request(
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     for one in extensions:
         builder = builder.add_extension(one, critical=False)
+    if challenge_password is not None:
+        builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, challenge_password.encode())
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
@@ -241,21 +271,41 @@ class NoGate:
 
 
 @asynccontextmanager
-async def running_est(world: World, folder: Path) -> AsyncIterator[EstWorld]:
+async def running_est(
+    world: World, folder: Path, *, outbound: Outbound | None = None, proxies: frozenset[str] = frozenset()
+) -> AsyncIterator[EstWorld]:
     """Serve EST on a free port of the loopback, with a server certificate of our own issuing authority."""
-    service = EstService(world.pool, world.authorities, world.clock, urandom)
-    await service.ensure_default_profile(world.system.id)
+    passwords = PasswordHasher(slots=1, queue=8)
+    asked = outbound or HttpsOutbound([ip_network("127.0.0.0/8")])
+    authentication = Authentication(
+        Secrets(world.pool, passwords),
+        Tokens(world.pool, StoreGate(world).own_token, Issuers(asked)),
+        Webhooks(asked, MASTER_KEY, urandom),
+        Approvals(world.pool, urandom),
+        proxies,
+    )
     made = await world.service.server_certificate(["localhost"], [ip_address("127.0.0.1")])
-    tls = ServerTLS(ServerIdentity.from_pem(made.chain, made.private_key), ask_client_certificate=True)
+    identity = ServerIdentity.from_pem(made.chain, made.private_key)
+    assert isinstance(identity.private_key, ec.EllipticCurvePrivateKey)
+    signer = SigningIdentity(identity.certificates, identity.private_key)
+    decryption_keys = DecryptionKeys(world.pool, MASTER_KEY, world.clock, urandom)
+    server_keys = ServerKeys(decryption_keys, lambda: signer, urandom)
+    service = EstService(world.pool, world.authorities, authentication, server_keys, world.clock, urandom)
+    await service.ensure_default_profile(world.system.id)
+    tls = ServerTLS(identity, ask_client_certificate=True)
     runner = web.AppRunner(Guard(NoGate()).application(routes(service)))
     await runner.setup()
     sockets = listening_sockets("127.0.0.1", 0)
     listener = await serve_https(runner, sockets, tls, limits=ListenerLimits())
     root_file = folder / "root.pem"
     root_file.write_bytes(write_certificates([world.authorities.by_name("root").certificate]))
-    profiles = ProfileService(world.pool, world.authorities, world.clock, urandom)
+    profiles = ProfileService(world.pool, world.revocation, MASTER_KEY, world.clock, urandom)
+    secrets = SecretService(world.pool, passwords, world.clock, urandom)
+    url = f"https://127.0.0.1:{listener.addresses[0][1]}"
     try:
-        yield EstWorld(world, service, profiles, f"https://127.0.0.1:{listener.addresses[0][1]}", root_file, folder)
+        approvals = ApprovalService(world.pool)
+        yield EstWorld(world, service, profiles, decryption_keys, secrets, approvals, url, root_file, folder)
     finally:
+        passwords.close()
         await listener.close(grace_seconds=2)
         await runner.cleanup()

@@ -1,0 +1,84 @@
+"""The one table: which file judges which way, and in which order.
+
+The rules:
+
+1. A label's ways are all asked, in the order of the table: first credentials, which need no look at the request; then
+   who has to be asked about it. The first refusal ends it, so nobody is asked about a stranger.
+2. A way that a label does not name is not looked at, whatever was sent.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from est.authentication.approval import ANYONE, Approvals
+from est.authentication.asking import Asking, Evidence, Wanted
+from est.authentication.certificate import judge_certificate
+from est.authentication.forwarded import is_trusted_proxy, passed_on_chain
+from est.authentication.secret import Secrets
+from est.authentication.token import Tokens
+from est.authentication.webhook import Webhooks
+from est.profiles import EnrolmentProfile, Way
+from est.refusals import Refuse, Wait
+from est.rules import Entitlement
+
+Judge = Callable[[Asking], Awaitable[Entitlement | Refuse]]
+Ask = Callable[[Asking, Wanted], Awaitable[Entitlement | Refuse | Wait]]
+
+CREDENTIALS: Final = (Way.CERTIFICATE, Way.SECRET, Way.TOKEN)
+CONSULTED: Final = (Way.WEBHOOK, Way.APPROVAL)
+
+
+class Authentication:
+    """Asks the ways that a label names.
+
+    Args:
+        proxies: The keys of proxies that every label trusts, as `Bootstrap.proxies`.
+    """
+
+    def __init__(
+        self, secrets: Secrets, tokens: Tokens, webhooks: Webhooks, approvals: Approvals, proxies: frozenset[str]
+    ) -> None:
+        self._proxies = proxies
+        self._judges: Mapping[Way, Judge] = {
+            Way.CERTIFICATE: judge_certificate,
+            Way.SECRET: secrets.judge,
+            Way.TOKEN: tokens.judge,
+        }
+        self._asked: Mapping[Way, Ask] = {Way.WEBHOOK: webhooks.judge, Way.APPROVAL: approvals.judge}
+
+    def asking(
+        self, profile: EnrolmentProfile, connection: Sequence[bytes], evidence: Evidence, now: datetime
+    ) -> Asking | Refuse:
+        """Return who asks: by the certificates of the connection, or by those that a trusted proxy passes on."""
+        pins = self._proxies.union(profile.settings.bootstrap.proxies)
+        is_passed_on = is_trusted_proxy(connection, evidence, pins, now)
+        chain = passed_on_chain(evidence) if is_passed_on else connection
+        return chain if isinstance(chain, Refuse) else Asking(profile, now, chain, evidence, is_passed_on)
+
+    async def judge(self, asking: Asking) -> tuple[Entitlement, ...] | Refuse:
+        """Return what the credentials speak for that the label asks for."""
+        found = []
+        for way in CREDENTIALS:
+            if way in asking.profile.settings.ways:
+                judged = await self._judges[way](asking)
+                if isinstance(judged, Refuse):
+                    return judged
+                found.append(judged)
+        return tuple(found)
+
+    async def consult(self, asking: Asking, wanted: Wanted) -> tuple[Entitlement, ...] | Refuse | Wait:
+        """Return what those say who are asked about a request."""
+        found = []
+        for way in CONSULTED:
+            if way in asking.profile.settings.ways:
+                said = await self._asked[way](asking, wanted)
+                if isinstance(said, Refuse | Wait):
+                    return said
+                found.append(said)
+        return tuple(found)
+
+
+def requester(entitlements: Sequence[Entitlement]) -> str:
+    """Return what the credentials call who asks."""
+    return ", ".join(one.by for one in entitlements) or ANYONE
