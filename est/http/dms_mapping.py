@@ -6,7 +6,9 @@ from uuid import UUID
 
 from ca.authorities import Authorities
 from ca.authority import Authority
+from certs.errors import ProfileRefused
 from certs.pem import read_certificate, write_certificates
+from certs.profile import AlternativeNameRule
 from est.durations import duration, shown_duration
 from est.http.dms_shapes import (
     ApprovalSettings,
@@ -38,7 +40,6 @@ from est.profiles import (
     Way,
     Webhook,
     anchors_from,
-    certificate_profile,
     identifier_pattern,
 )
 from iam.errors import Refused, malformed
@@ -82,7 +83,7 @@ def profile_settings(wanted: DmsSettings, authorities: Authorities, issuing: UUI
     return {
         "mode": _MODES[first.registration_mode],
         "authority": issuing if first.enrollment_ca is None else _authority(first.enrollment_ca, authorities).id,
-        "certificate_profile": certificate_profile(first.certificate_profile),
+        "certificate_profile": _certificate_profile(first.certificate_profile, authorities),
         "bootstrap_anchors": _anchors(est.client_certificate_settings.validation_cas, authorities),
         "identifier_pattern": None
         if first.identifier_pattern is None
@@ -178,10 +179,18 @@ def _server_key(wanted: ServerKeygenSettings) -> ServerKey | None:
 
 
 def _authority(named: str, authorities: Authorities) -> Authority:
+    return authorities.find(named)
+
+
+def _certificate_profile(identifier: str, authorities: Authorities) -> str:
+    """Return the id of an issuance profile for devices' own certificates."""
     try:
-        return authorities.by_id(UUID(named))
-    except ValueError:
-        return authorities.by_name(named)
+        profile = authorities.profile(identifier)
+    except ProfileRefused as refused:
+        raise malformed("There is no such certificate profile.") from refused
+    if profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI:
+        raise malformed(f"The certificate profile {identifier} is not one for devices.")
+    return identifier
 
 
 def _anchors(named: Iterable[str], authorities: Authorities) -> tuple[bytes, ...]:
