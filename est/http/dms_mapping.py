@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from uuid import UUID
 
 from ca.authorities import Authorities
 from ca.authority import Authority
@@ -69,8 +68,8 @@ _KEYS: Final = {
 _ANY_LEVEL: Final = -1
 
 
-def profile_settings(wanted: DmsSettings, authorities: Authorities, tenant: UUID) -> dict[str, Any]:
-    """Return what a label of a tenant says, checked, as `EnrolmentProfile` calls it.
+def profile_settings(wanted: DmsSettings, authorities: Authorities) -> dict[str, Any]:
+    """Return what a label says, checked, as `EnrolmentProfile` calls it.
 
     Raises:
         Refused: (malformed) Something that no single field could show. (not found) An authority.
@@ -81,7 +80,7 @@ def profile_settings(wanted: DmsSettings, authorities: Authorities, tenant: UUID
     return {
         "mode": _MODES[first.registration_mode],
         "authority": _issuing(first.enrollment_ca, authorities).id,
-        "certificate_profile": _certificate_profile(first.certificate_profile, authorities, tenant),
+        "certificate_profile": _certificate_profile(first.certificate_profile, authorities),
         "bootstrap_anchors": _anchors(est.client_certificate_settings.validation_cas, authorities),
         "identifier_pattern": None
         if first.identifier_pattern is None
@@ -177,24 +176,18 @@ def _server_key(wanted: ServerKeygenSettings) -> ServerKey | None:
 
 
 def _authority(named: str, authorities: Authorities) -> Authority:
-    try:
-        return authorities.by_id(UUID(named))
-    except ValueError:
-        return authorities.by_name(named)
+    return authorities.find(named)
 
 
-def _certificate_profile(name: str, authorities: Authorities, tenant: UUID) -> str:
-    """Return `name` if it is a profile for devices' own certificates: a packaged one, or one of the tenant's."""
+def _certificate_profile(identifier: str, authorities: Authorities) -> str:
+    """Return the id of an issuance profile for devices' own certificates."""
     try:
-        profile = authorities.profile(name)
+        profile = authorities.profile(identifier)
     except ProfileRefused as refused:
         raise malformed("There is no such certificate profile.") from refused
-    stored = authorities.stored_profile(name)
-    if stored is not None and stored.tenant != tenant:
-        raise malformed("There is no such certificate profile.")
     if profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI:
-        raise malformed(f"The certificate profile {name} is not one for devices.")
-    return name
+        raise malformed(f"The certificate profile {identifier} is not one for devices.")
+    return identifier
 
 
 def _issuing(named: str | None, authorities: Authorities) -> Authority:

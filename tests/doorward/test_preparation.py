@@ -9,8 +9,14 @@ import pytest
 import trustme
 from cryptography import x509
 
+from ca.administration import AuthorityAdministration
+from ca.authorities import Authorities
+from ca.authority import AuthorityStep
+from ca.inventory import RevocationReason
+from ca.keystore import Keystore
 from doorward import worker
 from doorward.config import Configuration, NodeSection
+from doorward.database import Pool
 from doorward.preparation import (
     Preparation,
     device_anchors_file,
@@ -20,8 +26,11 @@ from doorward.preparation import (
 )
 from doorward.tls import ServerTLS
 from doorward.worker import CertificateFiles
+from iam.access import Access
 from iam.errors import Kind, Refused
 from iam.sealing import MasterKey
+from iam.service.foundation import lay_foundation, root_identity
+from iam.store.standing import read_standing
 from tests.conftest import DatabaseUrls, TurnableClock
 
 
@@ -168,3 +177,46 @@ def test_the_listeners_certificate_signs_keys_that_are_made_here(tmp_path: Path)
     with pytest.raises(Refused) as refused:
         signing_identity(tmp_path)
     assert refused.value.kind is Kind.UNAVAILABLE
+
+
+async def test_what_devices_and_clients_trust_follows_the_authorities(
+    tmp_path: Path, database_urls: DatabaseUrls, master: MasterKey, clock: TurnableClock
+) -> None:
+    service = preparation(tmp_path, database_urls, master, clock)
+    told = asyncio.Event()
+
+    async def tell() -> None:
+        told.set()
+
+    service.after_renewal(tell)
+    await service.start()
+    following = asyncio.create_task(service.ended())
+    pool = await Pool.connect(database_urls.node, clock, os.urandom, size=2)
+    keys = Keystore(tmp_path / "keys", master, os.urandom)
+    authorities = Authorities(pool, keys, clock, os.urandom, base_url=None)
+    try:
+        await authorities.ensure()
+        administration = AuthorityAdministration(pool, authorities, keys, clock, os.urandom, base_url=None)
+        system = await lay_foundation(pool, clock, os.urandom)
+        standing = await read_standing(pool, (await root_identity(pool, system.id)).id)
+        assert isinstance(standing.access, Access)
+        before = certificate_of(tmp_path)
+        for line in ("root", "issuing"):
+            await administration.roll_over(standing.access, system, line, None, None)
+        await asyncio.wait_for(told.wait(), 5)
+        assert len(x509.load_pem_x509_certificates(device_anchors_file(tmp_path).read_bytes())) == 2
+        assert len(x509.load_pem_x509_certificates(root_file(tmp_path).read_bytes())) == 2
+        assert certificate_of(tmp_path) == before  # its authority is trusted on
+        told.clear()
+        old = str(authorities.by_name("issuing").id)
+        reason = RevocationReason.KEY_COMPROMISE
+        await administration.set_status(standing.access, system, old, AuthorityStep.REVOKE, reason)
+        await asyncio.wait_for(told.wait(), 5)
+        assert len(x509.load_pem_x509_certificates(device_anchors_file(tmp_path).read_bytes())) == 1
+        new = certificate_of(tmp_path)
+        new.verify_directly_issued_by(authorities.find("issuing").certificate)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await pool.close()
+        await service.stop()
