@@ -60,42 +60,45 @@ _FUNCTIONS = """
 
 _IDENTITIES = """
     INSERT INTO identity (id, tenant_id, type, name, status, devices, created_at)
-    SELECT pg_temp.identity_of(d), $1, 'device', pg_temp.device_of(d), 'active', '{}', $2
+    SELECT pg_temp.identity_of(d), $1::uuid, 'device', pg_temp.device_of(d), 'active', '{}', $2::timestamptz
     FROM generate_series(0, $3::bigint - 1) AS d"""
 _ROLES = """
     INSERT INTO identity_role (identity_id, role_id, tenant_id)
-    SELECT pg_temp.identity_of(d), (SELECT id FROM role WHERE tenant_id = $1 AND name = 'device'), $1
+    SELECT pg_temp.identity_of(d), (SELECT id FROM role WHERE tenant_id = $1::uuid AND name = 'device'), $1::uuid
     FROM generate_series(0, $2::bigint - 1) AS d"""
 _DEVICES = """
     INSERT INTO device (device_identifier, tenant_id, identity_id, status, labels, metadata, tags, enrolment_profile,
                         created_at, expires_at)
-    SELECT pg_temp.device_of(d), $1, pg_temp.identity_of(d),
+    SELECT pg_temp.device_of(d), $1::uuid, pg_temp.identity_of(d),
            CASE WHEN d % 10 = 3 THEN 'REVOKED' WHEN d % 20 = 7 THEN 'EXPIRED' ELSE 'ACTIVE' END,
            jsonb_build_object('site', 'site-' || d % 50, 'line', 'l' || d % 7),
            jsonb_build_object('model', 'm' || d % 12, 'firmware', '1.' || d % 30, 'batch', d / 1000),
            ARRAY['batch-' || d / 1000, 'model-' || d % 12], 'default',
-           $2 - make_interval(days => $4 * $5, secs => d % 86400),
-           CASE WHEN d % 10 <> 3 THEN pg_temp.begin_of(d, $4, $4, $2) + make_interval(days => $6) END
+           $2::timestamptz - make_interval(days => $4::integer * $5::integer, secs => d % 86400),
+           CASE WHEN d % 10 <> 3 THEN pg_temp.begin_of(d, $4, $4, $2) + make_interval(days => $6::integer) END
     FROM generate_series(0, $3::bigint - 1) AS d"""
 _KEYS = """
     INSERT INTO device_key (spki_sha256, device_identifier, tenant_id, first_seen_at)
-    SELECT sha256(convert_to('key' || d, 'UTF8')), pg_temp.device_of(d), $1, $2
+    SELECT sha256(convert_to('key' || d, 'UTF8')), pg_temp.device_of(d), $1::uuid, $2::timestamptz
     FROM generate_series(0, $3::bigint - 1) AS d"""
 # `$7` and `$8` are the body before and after its serial number.
 _CERTIFICATES = """
     INSERT INTO certificate (serial, authority_id, tenant_id, profile, device_identifier, identity_id, subject,
                              spki_sha256, request_sha256, not_before, not_after, certificate, status, issued_at,
                              supersedes, superseded_at, revoked_at, revocation_reason)
-    SELECT made.serial, $6, $1, 'device', pg_temp.device_of(d), pg_temp.identity_of(d), 'CN=' || pg_temp.device_of(d),
+    SELECT made.serial, $6::uuid, $1::uuid, 'device', pg_temp.device_of(d), pg_temp.identity_of(d),
+           'CN=' || pg_temp.device_of(d),
            sha256(convert_to('key' || d, 'UTF8')), sha256(made.serial), made.begins,
-           made.begins + make_interval(days => $9), $7::bytea || made.serial || $8::bytea,
-           CASE WHEN $4 < $5 THEN 'superseded' WHEN d % 10 = 3 THEN 'revoked' ELSE 'active' END, made.begins,
+           made.begins + make_interval(days => $9::integer), $7::bytea || made.serial || $8::bytea,
+           CASE WHEN $4::integer < $5::integer THEN 'superseded' WHEN d % 10 = 3 THEN 'revoked' ELSE 'active' END,
+           made.begins,
            CASE WHEN $4 > 0 THEN pg_temp.serial_of(d, $4 - 1) END,
-           CASE WHEN $4 < $5 THEN made.begins + make_interval(days => $10) END,
+           CASE WHEN $4 < $5 THEN made.begins + make_interval(days => $10::integer) END,
            CASE WHEN $4 = $5 AND d % 10 = 3 THEN made.begins + interval '1 day' END,
            CASE WHEN $4 = $5 AND d % 10 = 3 THEN CASE WHEN d % 100 = 3 THEN 'keyCompromise' ELSE 'superseded' END END
     FROM generate_series(0, $3::bigint - 1) AS d,
-         LATERAL (SELECT pg_temp.serial_of(d, $4) AS serial, pg_temp.begin_of(d, $4, $5, $2) AS begins) AS made"""
+         LATERAL (SELECT pg_temp.serial_of(d, $4) AS serial,
+                         pg_temp.begin_of(d, $4, $5, $2::timestamptz) AS begins) AS made"""
 
 
 async def seed(configuration: Configuration, fleet: Fleet) -> float:
@@ -143,7 +146,7 @@ async def _make_group(app: App) -> UUID:
         identifier = uuid7(transaction.now, os.urandom)
         await transaction.execute(
             "INSERT INTO tenant (id, name, parent_id, path, status, created_at)"
-            " VALUES ($1, $2, $3, ARRAY[$3, $1], 'active', $4)",
+            " VALUES ($1::uuid, $2, $3::uuid, ARRAY[$3::uuid, $1::uuid], 'active', $4)",
             identifier,
             GROUP,
             app.system.id,
