@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.node import LOOPBACK, end, end_cleanly, free_ports
 from callout.nkeys import Prefix, SealingKey, SigningKey, encode_seed
 from callout.permissions import BROKERS_OWN
-from doorward.embedded.nats import locate_program
+from doorward.embedded.nats import ENVIRONMENT, locate_program
 from doorward.embedded.nats_config import (
     Callout,
     NatsUser,
@@ -103,7 +103,7 @@ def running_nats(static_users: int) -> Iterator[tuple[Nats, int]]:
         nats = Nats(Path(name), static_users)
         file = Path(name) / "nats.conf"
         file.write_text(nats.configuration(), encoding="utf-8")
-        process = subprocess.Popen([str(locate_program()), "-c", str(file)], text=True)
+        process = subprocess.Popen([str(locate_program()), "-c", str(file)], text=True, env=ENVIRONMENT)
         try:
             _wait_for(nats.port)
             yield nats, process.pid

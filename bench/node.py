@@ -60,7 +60,7 @@ class Node:
 
     def __post_init__(self) -> None:
         """Choose the ports, and write the configuration."""
-        api, est, *nats = free_ports(2 + len(_PORTS))
+        api, est, publication, *nats = free_ports(3 + len(_PORTS))
         sections: dict[str, dict[str, object]] = {
             "node": {
                 "data": str(self.folder / "data"),
@@ -69,6 +69,7 @@ class Node:
             },
             "api": {"port": api},
             "est": {"port": est},
+            "publication": {"port": publication},
             "nats": dict(zip(_PORTS, nats, strict=True)),
         }
         for section, values in self.settings.items():
@@ -132,7 +133,7 @@ class Node:
         """Return its processes, by what they are."""
         assert self._process is not None, "not started"  # noqa: S101 - a mistake of the benchmark's own
         found: dict[str, list[int]] = {"supervisor": [self._process.pid]}
-        for process in _descendants(self._process.pid):
+        for process in descendants(self._process.pid):
             found.setdefault(_part_of(process), []).append(process)
         return found
 
@@ -188,7 +189,8 @@ def close_output(process: "subprocess.Popen[str]") -> None:
         process.stdout.close()
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
+    """Return the processes below one."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

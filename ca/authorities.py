@@ -1,67 +1,52 @@
-"""The authorities of this deployment, in memory: made once at the first start, then the same on every node.
+"""The authorities of this deployment, in memory: the same on every worker of every node, within a second.
 
 The rules:
 
-1. There are three: a root, and below it one that issues devices' and servers' certificates and one that issues the
-   bootstrap certificates that devices are made with. All three come to be in one transaction, under a lock: a crash
-   leaves all or none, and of two nodes that start at once one makes them.
-2. The root's key is on the disk before the transaction commits. If that never happened, the next start takes the key
-   that lies there instead of making another, so that no key is ever written over.
-3. An authority is found by its id or name; whether it can sign depends on where its key is.
+1. What is held is read whole, and read again when an event tells of a change, when events may have been missed, and
+   otherwise every `LOOK` (while the feed of events is healthy) or `LOOK_UNFED`; a look is one short statement. So no
+   enrolment reads anything about its authority, and one that was revoked or deactivated issues nothing and is trusted
+   nowhere a second later.
+2. An authority is found by its id or its name. Who names a line means: for issuing, its newest generation that can;
+   for trusting, every generation that is trusted.
+3. Whether an authority can sign depends on where its key is. The first root's is in a file that may be away; it is
+   opened for each use. A key that cannot be opened leaves its authority unable to sign, and no other.
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
 from uuid import UUID
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-
+from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
+from ca.founding import addresses_of, found_authorities
 from ca.inventory import AuthorityKind
-from ca.issue import SERIAL_BYTES, Addresses, Template, authority, encoded_key
-from ca.keystore import Backend, Keystore, RootKey, Signer, SoftwareSigner, describe
-from ca.store.authorities import StoredAuthority, insert_authority, list_authorities, lock_authorities, system_tenant
-from ca.store.keys import insert_key
+from ca.issue import Template
+from ca.keystore import Backend, Keystore, MessageSigner
+from ca.store.authorities import StoredAuthority, fingerprint, list_authorities
+from ca.store.issuance_profiles import StoredProfile, list_profiles
 from certs.chain import Anchor
+from certs.errors import ProfileRefused
 from certs.pem import read_certificate
-from certs.profile import load_profile
-from iam.errors import Kind, Refused, not_found
-from iam.identifiers import Clock, Random, uuid7
-from iam.store.database import EVERYWHERE, Change, Database
+from certs.profile import Profile, packaged_profiles, read_profile
+from iam.errors import Refused, not_found
+from iam.identifiers import Clock, Random
+from iam.store.database import EVERYWHERE, Database
 
-_NODE = "doorward"
-_MARK_BYTES = 3
+LOOK = 5.0
+LOOK_UNFED = 0.5
+"""Seconds between two looks at the store, with events and without."""
 
+FOLLOWED = ("authority.", "issuance_profile.")
+"""How the kinds of the events begin that tell of what is held."""
 
-@dataclass(frozen=True)
-class Authority:
-    """An authority, ready to be used.
+_RETRY = 0.2
+_REVOCATIONS = ("certificate.revoked", "certificate.held", "certificate.released")
 
-    Attributes:
-        signer: Its key; None where that is not at hand, as the root's.
-        addresses: Where its list and its certificate are published, if that was configured.
-    """
-
-    id: UUID
-    name: str
-    kind: AuthorityKind
-    parent: UUID | None
-    certificate: x509.Certificate
-    der: bytes
-    spki_sha256: bytes
-    signer: Signer | None
-    addresses: Addresses | None
-
-    @cached_property
-    def anchor(self) -> Anchor:
-        """The authority as one that is trusted: pinned by its name and key."""
-        return Anchor.from_certificate(self.certificate)
-
-    def signing(self) -> Signer:
-        """Return its key; raise `Refused` (unavailable) if that is not at hand."""
-        if self.signer is None:
-            raise Refused(Kind.UNAVAILABLE, f"The key of the authority {self.name} is not here.")
-        return self.signer
+_log = logging.getLogger("doorward.authorities")
 
 
 class Authorities:
@@ -81,7 +66,17 @@ class Authorities:
         self._random = random
         self._base_url = base_url
         self._by_id: dict[UUID, Authority] = {}
+        self._by_name: dict[str, Authority] = {}
+        self._lines: dict[str, tuple[Authority, ...]] = {}
+        self._serials: frozenset[str] = frozenset()
+        self._profiles: dict[str, Profile] = {}
+        self._stored_profiles: dict[str, StoredProfile] = {}
         self._templates: dict[tuple[UUID, str], Template] = {}
+        self._device_anchors: tuple[Anchor, ...] = ()
+        self._fingerprint: str | None = None
+        self._listeners: list[Callable[[], None]] = []
+        self._reading = asyncio.Lock()
+        self._suspected = asyncio.Event()
 
     async def ensure(self) -> None:
         """Make the authorities if there are none, and read them.
@@ -89,19 +84,52 @@ class Authorities:
         Raises:
             Refused: (unavailable) The database or a key cannot be used. (not found) There is no tenant `system` yet.
         """
-        async with self._database.transaction(EVERYWHERE) as transaction:  # authorities belong to no tenant
-            await lock_authorities(transaction)
-            stored = await list_authorities(transaction)
-            if not stored:
-                tenant = await system_tenant(transaction)
-                for one in self._make(tenant):
-                    if one.key is not None:
-                        await insert_key(transaction, one.key)
-                    await insert_authority(transaction, one)
-                    data = {"id": str(one.id), "spki_sha256": one.spki_sha256.hex()}
-                    await transaction.record(Change(tenant, _NODE, "authority.created", one.name, data))
-                stored = await list_authorities(transaction)
-        self._hold(stored)
+        await found_authorities(self._database, self._keystore, self._clock, self._random, base_url=self._base_url)
+        await self.refresh()
+
+    # --- Following changes (rule 1) ---------------------------------------------------------------------------------
+
+    async def refresh(self) -> bool:
+        """Read what has changed, if anything has, and tell; raise `Refused` (unavailable) if the store is gone."""
+        async with self._reading, self._database.transaction(EVERYWHERE) as transaction:  # they serve every tenant
+            seen = await fingerprint(transaction)
+            if seen == self._fingerprint:
+                return False
+            profiles = await list_profiles(transaction)
+            self._hold(await list_authorities(transaction), profiles)
+            self._fingerprint = seen
+        for listener in self._listeners:
+            listener()
+        return True
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever something else is held than before."""
+        self._listeners.append(listener)
+
+    def suspect(self) -> None:
+        """Look at the store soon: events may have been missed."""
+        self._suspected.set()
+
+    def hear(self, kind: str, subject: str) -> None:
+        """Take note of a change or an event, whatever it is about."""
+        if kind.startswith(FOLLOWED) or (kind in _REVOCATIONS and subject in self._serials):
+            self._suspected.set()
+
+    async def follow(self, feed_is_healthy: Callable[[], bool]) -> None:
+        """Keep what is held up to date until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK if feed_is_healthy() else LOOK_UNFED):
+                    await self._suspected.wait()
+            self._suspected.clear()
+            try:
+                await self.refresh()
+            except Refused as refused:
+                _log.warning("authorities cannot be read now: %s", refused.reason)
+                self._suspected.set()
+                await asyncio.sleep(_RETRY)
+
+    # --- Finding (rule 2) -------------------------------------------------------------------------------------------
 
     @property
     def all(self) -> tuple[Authority, ...]:
@@ -116,103 +144,196 @@ class Authorities:
         return found
 
     def by_name(self, name: str) -> Authority:
-        """Return an authority; raise `Refused` (not found) if there is none of that name."""
-        for one in self._by_id.values():
-            if one.name == name:
-                return one
-        raise not_found("such authority")
+        """Return the authority of just that name; raise `Refused` (not found) if there is none."""
+        found = self._by_name.get(name)
+        if found is None:
+            raise not_found("such authority")
+        return found
+
+    def find(self, reference: str) -> Authority:
+        """Return the newest generation of a line, or one generation by its name or id; raise `Refused` (not found)."""
+        if reference in self._lines:
+            return self._lines[reference][-1]
+        with contextlib.suppress(ValueError):
+            return self.by_id(UUID(reference))
+        return self.by_name(reference)
+
+    def has_certificate(self, serial: bytes) -> bool:
+        """Tell whether the certificate of that serial number is an authority's own."""
+        return serial.hex() in self._serials
+
+    def generations(self, identifier: UUID) -> tuple[Authority, ...]:
+        """Return all authorities of the line of that authority, oldest first; raise `Refused` (not found)."""
+        return self._lines[self.by_id(identifier).line]
 
     def current(self, kind: AuthorityKind) -> Authority:
-        """Return the newest authority of a kind; raise `Refused` (not found) before there is any."""
-        for one in reversed(self._by_id.values()):
-            if one.kind is kind:
-                return one
-        raise not_found(f"{kind} authority")
+        """Return the node's own authority of a kind, in the generation that issues; raise `Refused` (not found)."""
+        found = self._lines.get(kind.value)
+        if found is None:
+            raise not_found(f"{kind} authority")
+        return _issuing(found, self._clock()) or found[-1]
+
+    def issuer(self, identifier: UUID) -> Authority:
+        """Return the generation of that authority's line that issues now.
+
+        Raises:
+            Refused: (not found) There is no such authority. (unavailable) None of its line can issue.
+        """
+        line, now = self.generations(identifier), self._clock()
+        found = _issuing(line, now)
+        if found is None:
+            found = self.with_root_key(line[-1])
+            found.issuing(now)
+        return found
+
+    def anchors(self, identifiers: Iterable[UUID]) -> tuple[Anchor, ...]:
+        """Return as anchors all trusted generations of these authorities' lines; of those that are gone, nothing."""
+        known = [self._by_id[identifier].line for identifier in identifiers if identifier in self._by_id]
+        return tuple(one.anchor for line in dict.fromkeys(known) for one in self._lines[line] if one.is_trusted)
+
+    @property
+    def device_anchors(self) -> tuple[Anchor, ...]:
+        """The authorities whose certificates prove devices."""
+        return self._device_anchors
+
+    def published_chain(self, identifier: UUID) -> tuple[bytes, ...]:
+        """Return what a client that trusts this authority needs, in DER: it, those above it, and their rollovers.
+
+        Each of them leads to one that signs itself, and is there too (RFC 7030 4.1.3).
+        """
+        now = self._clock()
+        found: dict[bytes, None] = {}
+        tops: dict[bytes, None] = {}  # last, since path builders of OpenSSL's kind stop at the first that signs itself
+        waiting = [self.by_id(identifier)]
+        seen: set[str] = set()
+        while waiting:
+            named = waiting.pop(0)
+            if named.line in seen:
+                continue
+            seen.add(named.line)
+            line = self._lines[named.line]
+            shown = [one for one in reversed(line) if one.is_trusted and not one.has_expired(now)] or [named]
+            for one in shown:
+                (tops if one.is_self_signed else found)[one.der] = None
+                tops |= dict.fromkeys(one.chain)
+                if one.parent is not None:
+                    waiting.append(self.by_id(one.parent))
+            # RFC 4210 4.4: as long as the earlier key is in use, each is vouched for by the other.
+            for later, earlier in pairwise(shown):
+                if later.links is not None and later.generation == earlier.generation + 1:
+                    found |= {later.links.new_with_old: None, later.links.old_with_new: None}
+        return (*found, *tops)
+
+    # --- Issuing (rule 3) -------------------------------------------------------------------------------------------
+
+    def profile(self, identifier: str) -> Profile:
+        """Return a profile, packaged or written by an operator; raise `ProfileRefused` if there is none of that id."""
+        found = packaged_profiles().get(identifier) or self._profiles.get(identifier)
+        if found is None:
+            raise ProfileRefused(f"no profile has the id {identifier!r}")
+        return found
+
+    def stored_profile(self, identifier: str) -> StoredProfile | None:
+        """Return a profile that an operator wrote, as the store has it; None for the packaged ones."""
+        return self._stored_profiles.get(identifier)
 
     def template(self, issuer: Authority, profile: str) -> Template:
         """Return what the issuer makes certificates of that profile by.
 
         Raises:
-            Refused: (unavailable) The issuer's key is not at hand.
-            ProfileRefused: No profile has that name.
+            Refused: (unavailable) The issuer cannot issue now, or its key is not at hand.
+            ProfileRefused: No profile has that id.
         """
+        signer = issuer.issuing(self._clock())
         key = (issuer.id, profile)
         found = self._templates.get(key)
         if found is None:
-            found = Template(load_profile(profile), issuer.certificate, issuer.signing(), issuer.addresses)
+            found = Template(self.profile(profile), issuer.certificate, signer, issuer.addresses)
             self._templates[key] = found
         return found
 
     def with_root_key(self, one: Authority) -> Authority:
-        """Return the authority with its key, if it is the root and the key's file is here now."""
-        if one.kind is not AuthorityKind.ROOT:
+        """Return the authority with its key, if that lies in a file that is here now."""
+        if one.kind is not AuthorityKind.ROOT or one.signer is not None:
             return one
-        root = self._keystore.root()
-        if root is None or root.authority != one.id:
-            return one
-        return replace(one, signer=root.signer)
+        return replace(one, signer=self._keystore.file_key(one.id))
 
-    def _hold(self, stored: list[StoredAuthority]) -> None:
-        self._by_id = {one.id: self._by_id.get(one.id) or self._open(one) for one in stored}
+    # --- Reading ----------------------------------------------------------------------------------------------------
+
+    def _hold(self, stored: Sequence[StoredAuthority], profiles: Sequence[StoredProfile]) -> None:
+        opened = {one.id: self._open(one) for one in stored}
+        lines: dict[str, list[Authority]] = {}
+        for one in opened.values():
+            lines.setdefault(one.line, []).append(one)
+        revoked = {one.id for one in opened.values() if one.status is AuthorityStatus.REVOKED}
+        for line in lines.values():
+            line.sort(key=lambda one: one.generation)
+        self._by_id = {one.id: _placed(one, opened, revoked) for one in opened.values()}
+        self._by_name = {one.name: one for one in self._by_id.values()}
+        self._lines = {name: tuple(self._by_id[one.id] for one in line) for name, line in lines.items()}
+        self._serials = frozenset(one.serial.hex() for one in stored if one.serial is not None)
+        self._device_anchors = tuple(
+            one.anchor for one in self._by_id.values() if one.kind is AuthorityKind.ISSUING and one.is_trusted
+        )
+        self._stored_profiles = {str(one.id): one for one in profiles}
+        self._profiles = dict(_readable(profiles))
+        self._templates.clear()
 
     def _open(self, one: StoredAuthority) -> Authority:
+        held = self._by_id.get(one.id)
+        is_revoked = one.is_certificate_revoked
         return Authority(
             id=one.id,
             name=one.name,
+            line=one.line,
+            generation=one.generation,
             kind=one.kind,
+            origin=one.origin,
+            tenant=one.tenant,
             parent=one.parent,
-            certificate=read_certificate(one.certificate),
+            certificate=held.certificate if held and held.der == one.certificate else read_certificate(one.certificate),
             der=one.certificate,
             spki_sha256=one.spki_sha256,
-            signer=None if one.key is None or one.key.backend is Backend.FILE else self._keystore.signer(one.key),
-            addresses=self._addresses(one.name, one.list_partitions[-1]),
+            chain=one.chain,
+            links=one.links,
+            status=AuthorityStatus.REVOKED if is_revoked else one.status,
+            profile=one.profile,
+            signer=held.signer if held and held.signer else self._open_key(one),
+            addresses=addresses_of(self._base_url, one.name, one.list_partitions[-1]),
         )
 
-    def _make(self, tenant: UUID) -> list[StoredAuthority]:
-        """Make the root and the two below it (rules 1 and 2)."""
-        now = self._clock()
-        root_key = self._keystore.root() or self._make_root_key()
-        mark = root_key.authority.bytes[-_MARK_BYTES:].hex()  # two deployments' authorities have different names
-        holder = authority(f"Doorward Root {mark}", encoded_key(root_key.signer.public_key))
-        template = Template(load_profile("root"), None, root_key.signer, None)
-        issued = template.issue(holder, now, self._random(SERIAL_BYTES))
-        kind, public_key = AuthorityKind.ROOT, root_key.signer.public_key
-        key = describe(root_key.authority, tenant, kind, public_key, backend=Backend.FILE, sealed=None, now=now)
-        root = StoredAuthority(root_key.authority, kind.value, kind, None, issued.der, issued.spki_sha256, key)
-        return [
-            root,
-            self._make_below(root, root_key.signer, tenant, AuthorityKind.ISSUING, f"Doorward Issuing {mark}"),
-            self._make_below(root, root_key.signer, tenant, AuthorityKind.FACTORY, f"Doorward Factory {mark}"),
-        ]
-
-    def _make_root_key(self) -> RootKey:
-        identifier = uuid7(self._clock(), self._random)
-        private_key = ec.generate_private_key(ec.SECP384R1())
-        self._keystore.keep_root(identifier, private_key)
-        return RootKey(identifier, SoftwareSigner(private_key))
-
-    def _make_below(
-        self, root: StoredAuthority, signer: Signer, tenant: UUID, kind: AuthorityKind, common_name: str
-    ) -> StoredAuthority:
-        now = self._clock()
-        identifier = uuid7(now, self._random)
-        private_key = ec.generate_private_key(ec.SECP256R1())
-        template = Template(
-            load_profile(kind.value), read_certificate(root.certificate), signer, self._addresses(root.name)
-        )
-        holder = authority(common_name, encoded_key(private_key.public_key()))
-        issued = template.issue(holder, now, self._random(SERIAL_BYTES))
-        sealed = self._keystore.seal(identifier, private_key)
-        public_key = private_key.public_key()
-        key = describe(identifier, tenant, kind, public_key, backend=Backend.SEALED, sealed=sealed, now=now)
-        return StoredAuthority(identifier, kind.value, kind, root.id, issued.der, issued.spki_sha256, key)
-
-    def _addresses(self, name: str, partitions: int = 1) -> Addresses | None:
-        if self._base_url is None:
+    def _open_key(self, one: StoredAuthority) -> MessageSigner | None:
+        if one.key is None or one.key.backend is Backend.FILE:
             return None
-        return Addresses(
-            revocation_list=f"{self._base_url}/crl/{name}.crl",
-            certificate=f"{self._base_url}/ca/{name}.crt",
-            responder=f"{self._base_url}/ocsp",
-            partitions=partitions,
-        )
+        try:
+            return self._keystore.signer(one.key)
+        except Refused as refused:
+            if one.origin is AuthorityOrigin.MANAGED and one.line in set(AuthorityKind):
+                raise  # without the node's own authorities nothing works: that is to be seen at the start
+            _log.warning("the authority %s cannot sign: %s", one.name, refused.reason)
+            return None
+
+
+def _readable(profiles: Iterable[StoredProfile]) -> Iterator[tuple[str, Profile]]:
+    for one in profiles:
+        try:
+            yield str(one.id), replace(read_profile(one.settings), name=str(one.id))
+        except ProfileRefused as refused:  # an earlier version took what this one does not: nothing is issued by it
+            _log.error("the issuance profile %s (%s) cannot be used: %s", one.name, one.id, refused.reason)
+
+
+def _placed(one: Authority, opened: dict[UUID, Authority], revoked: set[UUID]) -> Authority:
+    """Return an authority that knows whether what stands above it is revoked."""
+    above, parent = set(), one.parent
+    while parent is not None and parent not in above:
+        above.add(parent)
+        parent = opened[parent].parent
+    return replace(one, is_revoked_above=not above.isdisjoint(revoked))
+
+
+def _issuing(line: Sequence[Authority], now: datetime) -> Authority | None:
+    """Return the newest of a line that can issue, if any can."""
+    for one in reversed(line):
+        if one.is_trusted and one.signer is not None and not one.has_expired(now):
+            return one
+    return None

@@ -60,6 +60,6 @@ def encode_raw_extension(oid: x509.ObjectIdentifier, value: bytes, *, critical: 
     return encode(SEQUENCE, encode_object_identifier(oid.dotted_string), flag, encode(OCTET_STRING, value))
 
 
-def encode_signed(to_be_signed: bytes, algorithm: bytes, signature: bytes) -> bytes:
-    """Return the SIGNED envelope of a certificate or list (RFC 5280 4.1.1, 5.1.1)."""
-    return encode(SEQUENCE, to_be_signed, algorithm, encode(BIT_STRING, b"\0", signature))
+def encode_signed(to_be_signed: bytes, algorithm: bytes, signature: bytes, *rest: bytes) -> bytes:
+    """Return the SIGNED envelope of a certificate or list (RFC 5280 4.1.1, 5.1.1), and what an answer has after it."""
+    return encode(SEQUENCE, to_be_signed, algorithm, encode(BIT_STRING, b"\0", signature), *rest)

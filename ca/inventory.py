@@ -84,6 +84,8 @@ class AuthorityKind(StrEnum):
     ROOT = "root"
     ISSUING = "issuing"
     FACTORY = "factory"
+    EXTERNAL = "external"
+    """Made elsewhere and without its key: it is trusted where a label says so, and signs nothing here."""
 
 
 _SERIAL_BYTES = 16

@@ -6,9 +6,11 @@ The rules:
 2. The serial number is 128 random bits, given; it is positive, and unique by the store's constraint.
 3. The period begins a little before now, since clocks differ, and ends with the profile's length or with the issuer,
    whichever is first; it never leaves the issuer's period. An issuer that has ended issues nothing.
-4. Addresses (revocation list, issuer's certificate, OCSP) are there if the authority has them and the profile names
+4. A certificate that links two keys of one authority (RFC 4210 4.4) has the period that is given, and nothing else of
+   its own.
+5. Addresses (revocation list, issuer's certificate, OCSP) are there if the authority has them and the profile names
    them. Where lists are cut into partitions, the serial number says which one is named.
-5. What was made is read back and compared with the profile and the plan before anybody gets it.
+6. What was made is read back and compared with the profile and the plan before anybody gets it.
 
 What is the same for all certificates of one authority and profile is encoded once, in a `Template`.
 """
@@ -41,11 +43,16 @@ _KEY_IDENTIFIER_BYTES = 20
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who a certificate is for: the names that it will say, and the key that it will bind to them."""
+    """Who a certificate is for: the names that it will say, and the key that it will bind to them.
+
+    Attributes:
+        key_identifier: The subject key identifier that the key has already; None gives it one.
+    """
 
     subject: x509.Name
     alternative_names: tuple[x509.GeneralName, ...]
     spki_der: bytes
+    key_identifier: bytes | None = None
 
     @property
     def spki_sha256(self) -> bytes:
@@ -147,7 +154,18 @@ class Template:
             Refused: (unavailable) The issuer's own period does not include now.
             CertificateRefused: (policy) The names or the key are not what the profile takes.
         """
-        not_before, not_after = self._period(now)
+        return self._make(holder, self._period(now), serial, is_link=False)
+
+    def issue_link(self, holder: Holder, period: tuple[datetime, datetime], serial: bytes) -> Issued:
+        """Make the certificate that says that `holder`, an earlier or later key of the issuer, is the same authority.
+
+        Raises:
+            CertificateRefused: (policy) The key is not what the profile takes.
+        """
+        return self._make(holder, period, serial, is_link=True)
+
+    def _make(self, holder: Holder, period: tuple[datetime, datetime], serial: bytes, *, is_link: bool) -> Issued:
+        not_before, not_after = period
         subject = holder.subject.public_bytes()
         to_be_signed = encode(
             SEQUENCE,
@@ -168,6 +186,7 @@ class Template:
             issuer=self._issuer,
             subject=holder.subject,
             subject_alternative_name=holder.alternative_names,
+            is_link=is_link,
         )
         if self.profile.is_authority:  # a faulty signature here would be found only when others depend on it
             check_public_key(certificate.public_key(), self.profile.key_policy)
@@ -184,7 +203,7 @@ class Template:
 
     def _period(self, now: datetime) -> tuple[datetime, datetime]:
         begin = (now - self.profile.backdate).replace(microsecond=0)
-        end = (now + self.profile.validity).replace(microsecond=0)
+        end = self.profile.end(now).replace(microsecond=0)
         if self._issuer is None:
             return begin, end
         if not self._issuer.not_valid_before_utc <= now < self._issuer.not_valid_after_utc:
@@ -209,8 +228,11 @@ class Template:
 
 
 def key_identifier(holder: Holder) -> bytes:
-    """Return the subject key identifier: RFC 7093 2, method 4, cut to the length that all software takes."""
-    return holder.spki_sha256[:_KEY_IDENTIFIER_BYTES]
+    """Return the subject key identifier: RFC 7093 2, method 4, cut to the length that all software takes.
+
+    A key that has one keeps it, since what it signed points there.
+    """
+    return holder.key_identifier or holder.spki_sha256[:_KEY_IDENTIFIER_BYTES]
 
 
 def encoded_key(key: PublicKey) -> bytes:
@@ -231,6 +253,8 @@ def _same_extensions(profile: Profile, issuer: x509.Certificate | None, addresse
     ]
     if profile.extended_key_usage is not None:
         same.append(encode_extension(profile.extended_key_usage, critical=False))
+    if profile.certificate_policies is not None:
+        same.append(encode_extension(profile.certificate_policies, critical=False))
     if profile.authority_key_identifier and issuer is not None:
         same.append(encode_extension(issuer_key_identifier(issuer), critical=False))
     if profile.ocsp_no_check:

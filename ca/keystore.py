@@ -7,8 +7,10 @@ The rules:
 2. A key at rest is sealed under the node's master key, bound to its id: `authority:<id>`, in the word of the time when
    only authorities had keys. What it opens to is the private half of the public key that is stored beside it.
 3. The root's key lies in one file, `root.sealed`, that an operator can take away: all works without it except signing a
-   new authority and the root's own revocation list. It is opened for each use and kept in no memory.
-4. The file is written once, whole, for its owner alone, and never over another one.
+   new authority and the root's own revocation list. It is opened for each use and kept in no memory. A key that follows
+   it in a rollover lies beside it, in a file that names the key.
+4. Such a file is written whole, for its owner alone, and never over another key: only the same key, sealed anew, takes
+   its place.
 """
 
 import base64
@@ -37,6 +39,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ca.encoding import encode_object_identifier
+from ca.signing import Message, PrivateKey, SigningAlgorithm, sign_message
 from certs.der import SEQUENCE, encode
 from certs.keys import (
     AUTHORITY_KEYS,
@@ -49,18 +52,11 @@ from certs.keys import (
 )
 from iam.errors import Kind, Refused
 from iam.identifiers import Random
-from iam.sealing import MasterKey, open_sealed, seal
+from iam.sealing import MasterKey, open_sealed, seal, sealed_head
 
 ROOT_FILE = "root.sealed"
+_LATER_ROOT_FILES = "root-*.sealed"
 
-PrivateKey = (
-    ec.EllipticCurvePrivateKey
-    | ed25519.Ed25519PrivateKey
-    | rsa.RSAPrivateKey
-    | mldsa.MLDSA44PrivateKey
-    | mldsa.MLDSA65PrivateKey
-    | mldsa.MLDSA87PrivateKey
-)
 RSA_BITS = (2048, 3072, 4096)
 """The sizes that RSA keys are made in."""
 
@@ -142,6 +138,29 @@ class Signer(Protocol):
         """Sign `data`; raise `Refused` (unavailable) if the key is gone."""
 
 
+class MessageSigner(Signer, Protocol):
+    """A key that also signs what is no certificate."""
+
+    def sign_message(self, algorithm: SigningAlgorithm, message: Message) -> bytes:
+        """Sign a message; raise `Refused` (unavailable) if the key is gone, (invalid) if they do not fit."""
+
+
+class Token(Protocol):
+    """A hardware token that makes keys and keeps them; each raises `Refused` (unavailable) if it cannot be reached."""
+
+    def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> PublicKey:
+        """Make a key that never leaves the token; raise `Refused` (invalid) for one that it does not make."""
+
+    def signer(self, identifier: UUID, public_key: PublicKey) -> MessageSigner:
+        """Return the signer of a key that was made; the token is reached when it signs."""
+
+    def destroy(self, identifier: UUID) -> None:
+        """Destroy a key; nothing happens if it is not there."""
+
+    def check(self) -> str:
+        """Reach the token and return what it says of itself."""
+
+
 class SoftwareSigner:
     """A key in this process's memory."""
 
@@ -160,6 +179,10 @@ class SoftwareSigner:
                 return key.sign(data, PKCS1v15(), self._scheme.hash_algorithm)
             case key:
                 return key.sign(data)
+
+    def sign_message(self, algorithm: SigningAlgorithm, message: Message) -> bytes:
+        """Sign a message by a named algorithm."""
+        return sign_message(self._private_key, algorithm, message)
 
 
 class Backend(StrEnum):
@@ -209,17 +232,19 @@ class RootKey:
     """The root's key, as its file has it, and the authority that it is bound to: its key has the same id."""
 
     authority: UUID
-    signer: Signer
+    signer: MessageSigner
 
 
 class Keystore:
-    """Seals and opens the keys of authorities.
+    """Seals and opens keys.
 
     Args:
         folder: Where the root's file is, or is missing.
+        token: The hardware token, where one is configured.
     """
 
-    def __init__(self, folder: Path, master_key: MasterKey, random: Random) -> None:
+    def __init__(self, folder: Path, master_key: MasterKey, random: Random, token: Token | None = None) -> None:
+        self.token = token
         self._folder = folder
         self._master_key = master_key
         self._random = random
@@ -229,7 +254,7 @@ class Keystore:
         """Where the root's key is kept unless it was taken away."""
         return self._folder / ROOT_FILE
 
-    def signer(self, one: StoredKey) -> Signer:
+    def signer(self, one: StoredKey) -> MessageSigner:
         """Return the signer of a stored key.
 
         Raises:
@@ -239,12 +264,14 @@ class Keystore:
             case Backend.SEALED:
                 signer = self.open(one.id, one.sealed or b"")
             case Backend.FILE:
-                root = self.root()
-                if root is None or root.authority != one.id:
+                found = self.file_key(one.id)
+                if found is None:
                     raise _unavailable(f"the file of the key {one.id} is not here")
-                signer = root.signer
+                signer = found
             case Backend.PKCS11:
-                raise _unavailable(f"the key {one.id} lies in a PKCS#11 token, and none is configured")
+                if self.token is None:
+                    raise _unavailable(f"the key {one.id} lies in a PKCS#11 token, and none is configured")
+                signer = self.token.signer(one.id, one.public_key)
         if _spki(signer.public_key) != one.spki:
             raise _unavailable(f"the key {one.id} is not the private half of its public key")
         return signer
@@ -252,56 +279,92 @@ class Keystore:
     def seal(self, authority: UUID, private_key: PrivateKey) -> bytes:
         """Return a private key as it may be stored, for the id that it will have."""
         plain = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        return seal(self._master_key, plain, context=_context(authority), random=self._random)
+        return seal(self._master_key, plain, context=sealing_context(authority), random=self._random)
 
-    def open(self, authority: UUID, sealed: bytes) -> Signer:
+    def open(self, authority: UUID, sealed: bytes) -> MessageSigner:
         """Return the signer of a stored key.
 
         Raises:
             Refused: (unavailable) It was sealed under another master key, or is not what it claims to be.
         """
-        key = load_der_private_key(open_sealed(self._master_key, sealed, context=_context(authority)), password=None)
+        key = load_der_private_key(
+            open_sealed(self._master_key, sealed, context=sealing_context(authority)), password=None
+        )
         if not isinstance(key, PrivateKey):
             raise _unavailable(f"the key of authority {authority} is of a kind that does not sign here")
         return SoftwareSigner(key)
 
     def root(self) -> RootKey | None:
-        """Return the root's key, or None if its file is not here.
+        """Return the first root's key, or None if its file is not here.
 
         Raises:
             Refused: (unavailable) The file is here and cannot be used.
         """
-        try:
-            record = orjson.loads(self.root_file.read_bytes())
-            authority = UUID(record["authority"])
-            sealed = base64.b64decode(record["sealed"], validate=True)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
-            raise _unavailable(f"{self.root_file} cannot be read: {error}") from error
-        return RootKey(authority, self.open(authority, sealed))
+        record = _read_root(self.root_file)
+        return None if record is None else RootKey(record[0], self.open(*record))
+
+    def file_key(self, authority: UUID) -> MessageSigner | None:
+        """Return the key of a root, the first or a later one, or None if its file is not here; errors as for `root`."""
+        for path in (self.root_file, self._later_root_file(authority)):
+            record = _read_root(path)
+            if record is not None and record[0] == authority:
+                return self.open(*record)
+        return None
 
     def keep_root(self, authority: UUID, private_key: PrivateKey) -> None:
-        """Write the root's file and bring it to the disk.
+        """Write the first root's file and bring it to the disk.
 
         Raises:
             Refused: (unavailable) There is one already, or it cannot be written.
         """
-        record = {"authority": str(authority), "sealed": base64.b64encode(self.seal(authority, private_key)).decode()}
-        written = self._folder / f".{ROOT_FILE}.{authority}"
+        self._keep(self.root_file, authority, private_key)
+
+    def keep_later_root(self, authority: UUID, private_key: PrivateKey) -> None:
+        """Write the file of a root's key that follows another in a rollover; errors as for `keep_root`."""
+        self._keep(self._later_root_file(authority), authority, private_key)
+
+    def reseal_root(self) -> bool:
+        """Seal roots' keys anew, in place of what their files held, where another secret sealed them; tell if one was.
+
+        Raises:
+            Refused: (unavailable) The first root's file is not here, or one cannot be opened or written.
+        """
+        if not self.root_file.exists():
+            raise _unavailable(f"{self.root_file} is not here")
+        files = [self.root_file, *sorted(self._folder.glob(_LATER_ROOT_FILES))]
+        resealed = [self._reseal(path) for path in files]
+        return any(resealed)
+
+    def _later_root_file(self, authority: UUID) -> Path:
+        return self._folder / _LATER_ROOT_FILES.replace("*", str(authority))
+
+    def _keep(self, path: Path, authority: UUID, private_key: PrivateKey) -> None:
+        written = self._folder / f".{path.name}.{authority}"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(orjson.dumps(record))
-                file.flush()
-                os.fsync(descriptor)
-            os.link(written, self.root_file)  # fails where a file is, unlike a rename
+            _write_root(written, authority, self.seal(authority, private_key))
+            os.link(written, path)  # fails where a file is, unlike a rename
             _synchronise(self._folder)
         except OSError as error:
-            raise _unavailable(f"{self.root_file} cannot be written: {error}") from error
+            raise _unavailable(f"{path} cannot be written: {error}") from error
         finally:
             written.unlink(missing_ok=True)
+
+    def _reseal(self, path: Path) -> bool:
+        record = _read_root(path)
+        if record is None or record[1].startswith(sealed_head(self._master_key.id)):
+            return False
+        authority, sealed = record
+        plain = open_sealed(self._master_key, sealed, context=sealing_context(authority))
+        anew = seal(self._master_key, plain, context=sealing_context(authority), random=self._random)
+        written = self._folder / f".{path.name}.{authority}"
+        try:
+            _write_root(written, authority, anew)
+            written.replace(path)
+            _synchronise(self._folder)
+        except OSError as error:
+            raise _unavailable(f"{path} cannot be written: {error}") from error
+        return True
 
 
 def describe(
@@ -334,8 +397,30 @@ def _spki(key: PublicKey) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _context(authority: UUID) -> str:
-    return f"authority:{authority}"
+def sealing_context(key: UUID) -> str:
+    """Return what binds a sealed key to its id (rule 2)."""
+    return f"authority:{key}"
+
+
+def _read_root(path: Path) -> tuple[UUID, bytes] | None:
+    """Return what the file of a root's key holds, still sealed; None if it is not here."""
+    try:
+        record = orjson.loads(path.read_bytes())
+        return UUID(record["authority"]), base64.b64decode(record["sealed"], validate=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise _unavailable(f"{path} cannot be read: {error}") from error
+
+
+def _write_root(path: Path, authority: UUID, sealed: bytes) -> None:
+    """Write a file of the root's key and bring it to the disk; raise `OSError`."""
+    record = {"authority": str(authority), "sealed": base64.b64encode(sealed).decode()}
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(orjson.dumps(record))
+        file.flush()
+        os.fsync(descriptor)
 
 
 def _synchronise(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 The rules:
 
-1. The chain leads to one of our issuing authorities, at this time, for client authentication. Bootstrap certificates
-   come from another authority and prove nobody.
+1. The chain leads to one of our issuing authorities that is trusted now, at this time, for client authentication.
+   Bootstrap certificates come from another authority and prove nobody.
 2. The certificate is in the store byte for byte, active, and bound to an identity. Whether that identity may do
    anything is for its Access to say.
 3. An answer is remembered by the SHA-256 of the certificate, as long as `fresh_for` says: long while revocations are
@@ -22,7 +22,7 @@ from hashlib import sha256
 from typing import Any
 
 from ca.authorities import Authorities
-from ca.inventory import AuthorityKind, ProvedCertificate, judge_presented, stored_serial
+from ca.inventory import ProvedCertificate, judge_presented, stored_serial
 from ca.store.certificates import find_certificate
 from certs.chain import Purpose, validate_chain
 from certs.errors import CertificateRefused
@@ -129,8 +129,7 @@ class CertificateProver:
     async def _look_up(self, chain: Sequence[bytes], now: datetime) -> ProvedCertificate:
         try:
             leaf, *others = map(read_certificate, chain)
-            anchors = [one.anchor for one in self._authorities.all if one.kind is AuthorityKind.ISSUING]
-            validate_chain(leaf, others, anchors, now, purpose=Purpose.CLIENT_AUTH)
+            validate_chain(leaf, others, self._authorities.device_anchors, now, purpose=Purpose.CLIENT_AUTH)
         except CertificateRefused as refusal:
             raise unauthenticated(refusal.reason) from refusal
         serial = stored_serial(leaf.serial_number)

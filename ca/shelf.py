@@ -13,7 +13,7 @@ from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from uuid import UUID
 
-from ca.authorities import Authority
+from ca.authority import Authority
 from ca.crl import RevocationList
 from ca.partition import WHOLE, Partition
 from ca.store.revocation_lists import newest_list, read_list

@@ -184,15 +184,15 @@ class Watch:
     async def _noticed(self, message: Msg) -> None:
         event = _object(message.data)
         client, server = event.get("client", {}), event.get("server", {})
-        connection = read_connection(server.get("id", ""), client.get("id"), client.get("user"), client.get("start"))
-        if connection is None:
+        if message.subject.endswith(".DISCONNECT"):
+            self.reconciler.disappeared((server.get("id", ""), client.get("id", 0)))
             return
-        if message.subject.endswith(".CONNECT"):
-            work = self.reconciler.appeared(connection)
-            if work is not None:
-                self._tasks.begin(work)
-        elif message.subject.endswith(".DISCONNECT"):
-            self.reconciler.disappeared(connection.key)
+        if not message.subject.endswith(".CONNECT"):
+            return
+        connection = read_connection(server.get("id", ""), client.get("id"), client.get("user"), client.get("start"))
+        work = self.reconciler.appeared(connection) if connection is not None else None
+        if work is not None:
+            self._tasks.begin(work)
 
     async def _listed(self) -> dict[str, list[Connection]]:
         """Return the connections of every server that answers, by server (rule 5); TimeoutError if none does."""

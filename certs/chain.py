@@ -15,6 +15,8 @@ Path validation after RFC 5280 section 6, narrowed to what device identity needs
    be overlooked, and only if the caller says so.
 7. The leaf's names are printable (`certs.names.check_name`): no NUL, no other control character.
 8. Work is bounded: so many certificates, so deep, so many signatures.
+9. A path that was found is remembered, by the bytes of all that it was found from, for as long as it stays valid: a
+   station that enrols one device after the other is looked at once.
 
 The time of the leaf is looked at last, so that `EXPIRED` and `NOT_YET_VALID` say something about a certificate that is
 otherwise good. Revocation is not asked here: it is a fact of the store.
@@ -40,6 +42,7 @@ from certs.signature import verify_signature
 INTERMEDIATES_MAXIMUM: Final = 8
 DEPTH_MAXIMUM: Final = 4
 SIGNATURES_MAXIMUM: Final = 16
+REMEMBERED_MAXIMUM: Final = 1024
 
 _UNDERSTOOD = frozenset(
     {
@@ -128,11 +131,103 @@ def validate_chain(
     if len(intermediates) > INTERMEDIATES_MAXIMUM:
         reason = f"more than {INTERMEDIATES_MAXIMUM} certificates were sent beside the leaf"
         raise CertificateRefused(RefusalKind.CHAIN_UNTRUSTED, reason)
+    asked = _Asked.of(leaf, intermediates, anchors, purpose)
+    found = _FOUND.get(asked)
+    if found is None or not found.begins <= now <= found.ends:
+        found = _find(leaf, intermediates, anchors, now, purpose)
+        if len(_FOUND) >= REMEMBERED_MAXIMUM:
+            _FOUND.clear()
+        _FOUND[asked] = found
+    _check_period("the certificate", leaf.not_valid_before_utc, leaf.not_valid_after_utc, now, allow_expired_leaf)
+    return found.chain
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """All that decides which path is found, save the time."""
+
+    leaf: bytes
+    intermediates: tuple[bytes, ...]
+    anchors: frozenset[bytes]
+    purpose: Purpose
+
+    @classmethod
+    def of(
+        cls,
+        leaf: x509.Certificate,
+        intermediates: Sequence[x509.Certificate],
+        anchors: Collection[Anchor],
+        purpose: Purpose,
+    ) -> "_Asked":
+        sent = tuple(one.public_bytes(Encoding.DER) for one in intermediates)
+        # What an anchor restricts counts as well, so its whole certificate does.
+        trusted = frozenset(anchor.certificate.public_bytes(Encoding.DER) for anchor in anchors)
+        return cls(leaf.public_bytes(Encoding.DER), sent, trusted, purpose)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A path, and the time within which every authority of it is valid."""
+
+    chain: ValidChain
+    begins: datetime
+    ends: datetime
+
+
+_FOUND: dict[_Asked, _Found] = {}
+
+
+def _find(
+    leaf: x509.Certificate,
+    intermediates: Sequence[x509.Certificate],
+    anchors: Collection[Anchor],
+    now: datetime,
+    purpose: Purpose,
+) -> _Found:
     read = _Read.of(leaf)
     _check_leaf(read, purpose)
     path, anchor = _Search(intermediates, anchors, now, purpose).climb(read, ())
-    _check_period("the certificate", leaf.not_valid_before_utc, leaf.not_valid_after_utc, now, allow_expired_leaf)
-    return ValidChain(leaf, tuple(step.certificate for step in path), anchor)
+    above = [step.certificate for step in path]
+    return _Found(
+        ValidChain(leaf, tuple(above), anchor),
+        max([anchor.not_before, *(one.not_valid_before_utc for one in above)]),
+        min([anchor.not_after, *(one.not_valid_after_utc for one in above)]),
+    )
+
+
+def validate_authority(
+    authority: x509.Certificate, others: Sequence[x509.Certificate], anchors: Collection[Anchor], now: datetime
+) -> ValidChain:
+    """Find a path from an authority's certificate to an anchor, by which what it signs for others would be valid.
+
+    So it counts itself among the authorities that a path length allows; and it is asked for no purpose.
+
+    Raises:
+        CertificateRefused: with the kind and reason of the attempt that came closest.
+    """
+    if len(others) > INTERMEDIATES_MAXIMUM:
+        reason = f"more than {INTERMEDIATES_MAXIMUM} certificates were sent beside the authority's"
+        raise CertificateRefused(RefusalKind.CHAIN_UNTRUSTED, reason)
+    read = _Read.of(authority)
+    _read_authority(read)
+    path, anchor = _Search(others, anchors, now, None).climb(read, (read,))
+    _check_period("the certificate", authority.not_valid_before_utc, authority.not_valid_after_utc, now)
+    return ValidChain(authority, tuple(step.certificate for step in path[1:]), anchor)
+
+
+def check_self_signed(authority: x509.Certificate, now: datetime) -> Anchor:
+    """Return as an anchor an authority that stands at the top of a chain, after looking at its own signature.
+
+    Raises:
+        CertificateRefused: if it is no authority's, not signed by its own key, or not valid at `now`.
+    """
+    read = _Read.of(authority)
+    anchor = _read_authority(read)
+    if read.layout.issuer != read.layout.subject:
+        raise CertificateRefused(RefusalKind.CHAIN_UNTRUSTED, "the certificate at the top does not sign itself")
+    verify_signature(authority, anchor.public_key, read.layout)
+    _check_period("the certificate", authority.not_valid_before_utc, authority.not_valid_after_utc, now)
+    return anchor
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +312,7 @@ class _Search:
         sent: Sequence[x509.Certificate],
         anchors: Collection[Anchor],
         now: datetime,
-        purpose: Purpose,
+        purpose: Purpose | None,
     ) -> None:
         self._sent = sent
         self._anchors = anchors
@@ -267,8 +362,9 @@ class _Search:
             reason = f"an issuer allows {issuer.path_length} authorities below it, there are {counted}"
             raise CertificateRefused(RefusalKind.CHAIN_UNTRUSTED, reason)
         self._check_signature(issuer, child)
-        if issuer.purposes is not None and issuer.purposes.isdisjoint((self._purpose.value, _ANY_PURPOSE)):
-            reason = f"an issuer's extended key usage does not allow {self._purpose.name}"
+        purpose = self._purpose
+        if purpose and issuer.purposes is not None and issuer.purposes.isdisjoint((purpose.value, _ANY_PURPOSE)):
+            reason = f"an issuer's extended key usage does not allow {purpose.name}"
             raise CertificateRefused(RefusalKind.EKU, reason)
         _check_period("an issuer", issuer.not_before, issuer.not_after, self._now)
 

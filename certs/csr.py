@@ -7,7 +7,9 @@
 5. At most one challengePassword, of one value, printable, of 1 to 255 characters (RFC 2985 5.4.1).
 6. At most one extension request; no extension twice; alternative names without control characters. The extensions are
    what the sender asks for, nothing more: the profile decides (`certs.profile`).
-7. In EST the request comes in base64 (RFC 8951 3), where CR, LF, space and tab may stand anywhere and nothing else may.
+7. A request for a key that somebody else makes (RFC 7030 4.4.1) has a key and a signature only so that it is a request:
+   both are ignored, and every other rule holds. It may say how the key is to be encrypted (`certs.key_protection`).
+8. In EST the request comes in base64 (RFC 8951 3), where CR, LF, space and tab may stand anywhere and nothing else may.
    A PEM block, alone, is taken too.
 """
 
@@ -19,10 +21,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AttributeOID, ObjectIdentifier
 
-from certs.der import read_request_layout
+from certs.der import CONTEXT_0, SEQUENCE, SET, Element, RequestLayout, read_elements, read_request_layout
 from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
+from certs.key_protection import WantedProtection, read_wanted_protection
 from certs.keys import REQUEST_KEYS, KeyPolicy, PublicKey, check_key_encoding, check_public_key, read_public_key
 from certs.names import alternative_name, check_alternative_name, check_name, has_control_character
 from certs.signature import verify_request
@@ -61,8 +65,43 @@ class CertificateRequest:
     extensions: tuple[x509.Extension[x509.ExtensionType], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class KeylessRequest:
+    """A request for a key that somebody else makes; it has passed every rule of this module but 3 and 4.
+
+    Attributes:
+        spki_sha256: Of the key that stands in it and counts for nothing: it only tells one request from another.
+    """
+
+    der: bytes
+    spki_sha256: bytes
+    subject: x509.Name
+    subject_alternative_name: tuple[x509.GeneralName, ...]
+    challenge_password: str | None
+    extensions: tuple[x509.Extension[x509.ExtensionType], ...]
+    protection: WantedProtection | None
+
+    def with_key(self, key: PublicKey) -> CertificateRequest:
+        """Return the request as if `key` had stood in it."""
+        spki_der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return CertificateRequest(
+            der=self.der,
+            sha256=sha256(self.der).digest(),
+            subject=self.subject,
+            subject_alternative_name=self.subject_alternative_name,
+            public_key=key,
+            spki_der=spki_der,
+            spki_sha256=sha256(spki_der).digest(),
+            challenge_password=self.challenge_password,
+            extensions=self.extensions,
+        )
+
+
+NamedRequest = CertificateRequest | KeylessRequest
+
+
 def decode_base64_request(body: bytes) -> bytes:
-    """Decode the body of an EST request, or a PEM block, to DER, by rule 7.
+    """Decode the body of an EST request, or a PEM block, to DER, by rule 8.
 
     Raises:
         CertificateRefused: MALFORMED.
@@ -87,15 +126,50 @@ def parse_request(der: bytes, policy: KeyPolicy = REQUEST_KEYS) -> CertificateRe
     Raises:
         CertificateRefused: MALFORMED, POLICY (key, algorithm) or SIGNATURE.
     """
+    request, layout = _read(der)
+    public_key = check_public_key(read_public_key(request), policy)
+    spki_der = check_key_encoding(public_key, layout.subject_public_key_info)
+    verify_request(request, public_key)
+    rest = _without_key(der, request, layout, None)
+    return CertificateRequest(
+        der=der,
+        sha256=sha256(der).digest(),
+        subject=rest.subject,
+        subject_alternative_name=rest.subject_alternative_name,
+        public_key=public_key,
+        spki_der=spki_der,
+        spki_sha256=sha256(spki_der).digest(),
+        challenge_password=rest.challenge_password,
+        extensions=rest.extensions,
+    )
+
+
+def parse_keyless_request(der: bytes) -> KeylessRequest:
+    """Read and check a request for a key that somebody else makes, by rules 1, 2 and 5 to 7.
+
+    Raises:
+        CertificateRefused: MALFORMED.
+    """
+    request, layout = _read(der)
+    return _without_key(der, request, layout, read_wanted_protection(_attributes(der)))
+
+
+def _read(der: bytes) -> tuple[x509.CertificateSigningRequest, RequestLayout]:
     if len(der) > REQUEST_MAXIMUM_BYTES:
         raise CertificateRefused(RefusalKind.MALFORMED, f"the request is longer than {REQUEST_MAXIMUM_BYTES} bytes")
     with _malformed("the request cannot be read"):
         request = x509.load_der_x509_csr(der)
     layout = read_request_layout(der)
     check_name(layout.subject)
-    public_key = check_public_key(read_public_key(request), policy)
-    spki_der = check_key_encoding(public_key, layout.subject_public_key_info)
-    verify_request(request, public_key)
+    return request, layout
+
+
+def _without_key(
+    der: bytes,
+    request: x509.CertificateSigningRequest,
+    layout: RequestLayout,
+    protection: WantedProtection | None,
+) -> KeylessRequest:
     challenge_password = _challenge_password(request)
     with _malformed("the requested extensions cannot be read"):
         extensions = tuple(request.extensions)
@@ -103,17 +177,29 @@ def parse_request(der: bytes, policy: KeyPolicy = REQUEST_KEYS) -> CertificateRe
     check_alternative_name(subject_alternative_name)
     with _malformed("the subject cannot be read"):
         subject = request.subject
-    return CertificateRequest(
+    return KeylessRequest(
         der=der,
-        sha256=sha256(der).digest(),
+        spki_sha256=sha256(layout.subject_public_key_info).digest(),
         subject=subject,
         subject_alternative_name=subject_alternative_name,
-        public_key=public_key,
-        spki_der=spki_der,
-        spki_sha256=sha256(spki_der).digest(),
         challenge_password=challenge_password,
         extensions=extensions,
+        protection=protection,
     )
+
+
+def _attributes(der: bytes) -> list[tuple[x509.ObjectIdentifier, tuple[Element, ...]]]:
+    """Return a request's attributes with all their values (RFC 2986 4.1), of which the library hands out one each."""
+    (request,) = read_elements(der)
+    _, _, _, *rest = request.holds(SEQUENCE)[0].holds(SEQUENCE)
+    found = []
+    for attribute in rest[0].holds(CONTEXT_0) if rest else ():
+        match attribute.holds(SEQUENCE):
+            case (kind, values):
+                found.append((kind.object_identifier(), values.holds(SET)))
+            case _:
+                raise CertificateRefused(RefusalKind.MALFORMED, "an attribute is not a type and its values")
+    return found
 
 
 def _challenge_password(request: x509.CertificateSigningRequest) -> str | None:

@@ -121,6 +121,18 @@ def read_request_layout(der: bytes) -> RequestLayout:
     return RequestLayout(subject=der[subject:key], subject_public_key_info=der[key:key_end])
 
 
+def read_subject_public_key(spki: bytes) -> bytes:
+    """Return the key itself in a SubjectPublicKeyInfo (RFC 5280 4.1): what RFC 6960 4.1.1 hashes.
+
+    Raises:
+        CertificateRefused: MALFORMED.
+    """
+    content, _ = _expect(spki, 0, SEQUENCE)
+    _, algorithm_end = _expect(spki, content, SEQUENCE)
+    bits, end = _expect(spki, algorithm_end, BIT_STRING)
+    return spki[bits + 1 : end]
+
+
 def read_name_attributes(name: bytes) -> Iterator[tuple[bytes, int, bytes]]:
     """Walk a Name (RFC 5280 4.1.2.4), giving each attribute's type, its value's tag and its value's bytes.
 

@@ -4,17 +4,26 @@
 2. Every key that is asked for is there, and of the asked type; true is no number. A number lies
    within the bounds that are asked for.
 3. A word is one of the listed words, a list of words holds none twice; a foreign word is refused, and the nearest known
-   one named.
+   one named. An object identifier is dotted, as X.660 has it.
+4. A moment is a date and time with its offset (RFC 3339); a period is one of `certs.duration`.
 """
 
+import re
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import TypeVar
 
+from cryptography import x509
+
+from certs.duration import read_duration
 from certs.errors import ProfileRefused
 
 Value = TypeVar("Value", bool, int, str)
 Meaning = TypeVar("Meaning")
+
+_OBJECT_IDENTIFIER = re.compile(r"[0-2](\.(0|[1-9][0-9]{0,17})){1,31}")
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:.]{8,15}([Zz]|[+-][0-9]{2}:[0-9]{2})")
 
 
 class StrictTable:
@@ -53,6 +62,42 @@ class StrictTable:
             raise ProfileRefused(f"{key} is {number}, and not between {least} and {most}")
         return number
 
+    def take_period(self, key: str) -> timedelta | datetime:
+        """Return the period at `key`, or the moment, in UTC, where it says one.
+
+        Raises:
+            ProfileRefused: if it is missing or neither.
+        """
+        text = self.take(key, str)
+        if _MOMENT.fullmatch(text):
+            try:
+                return datetime.fromisoformat(text.upper()).astimezone(UTC)
+            except (ValueError, OverflowError) as error:
+                raise ProfileRefused(f"{key} is a moment that there is not: {text}") from error
+        try:
+            return read_duration(text)
+        except ProfileRefused as refused:
+            raise ProfileRefused(f"{key}: {refused.reason}") from refused
+
+    def take_object_identifiers(
+        self, key: str, meanings: Mapping[str, x509.ObjectIdentifier]
+    ) -> tuple[x509.ObjectIdentifier, ...]:
+        """Return the object identifiers of the list at `key`, each dotted or one of the listed words.
+
+        Raises:
+            ProfileRefused: if it is missing, no list, or holds one twice or something else.
+        """
+        words = self._list(key)
+        found = tuple(
+            x509.ObjectIdentifier(word)
+            if isinstance(word, str) and _OBJECT_IDENTIFIER.fullmatch(word)
+            else _meaning(key, word, meanings)
+            for word in words
+        )
+        if len(set(found)) != len(found):
+            raise ProfileRefused(f"{key} lists one twice")
+        return found
+
     def take_word(self, key: str, meanings: Mapping[str, Meaning]) -> Meaning:
         """Return what the word at `key` means.
 
@@ -67,13 +112,16 @@ class StrictTable:
         Raises:
             ProfileRefused: if it is missing, no list, or holds a word twice or one that is not listed.
         """
+        found = tuple(_meaning(key, word, meanings) for word in self._list(key))
+        if len(set(found)) != len(found):
+            raise ProfileRefused(f"{key} lists a word twice")
+        return found
+
+    def _list(self, key: str) -> list[object]:
         words = self._value(key)
         if not isinstance(words, list):
             raise ProfileRefused(f"{key} is {words!r}, and not a list")
-        found = tuple(_meaning(key, word, meanings) for word in words)
-        if len(set(words)) != len(words):
-            raise ProfileRefused(f"{key} lists a word twice")
-        return found
+        return words
 
     def _value(self, key: str) -> object:
         if key not in self._settings:

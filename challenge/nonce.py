@@ -14,6 +14,7 @@ The rules:
 import hashlib
 import hmac
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -77,7 +78,7 @@ def make_challenge(
     """Return a new challenge for the holder of a key.
 
     Args:
-        secret: A key for this alone: `iam.sealing.derive(master, "challenge")`.
+        secret: A key for this alone: the first of `iam.sealing.derive_all(master, "challenge")`.
         spki: The SubjectPublicKeyInfo of the public key that asks, in DER.
         audience: Who will take it: the issuer's URL, printable ASCII without a space.
     """
@@ -88,8 +89,13 @@ def make_challenge(
     return Challenge(text, datetime.fromtimestamp(expires, UTC))
 
 
-def open_challenge(secret: bytes, text: str, *, spki: bytes, purpose: Purpose, audience: str, now: datetime) -> Nonce:
+def open_challenge(
+    secrets: Sequence[bytes], text: str, *, spki: bytes, purpose: Purpose, audience: str, now: datetime
+) -> Nonce:
     """Return the nonce of a challenge that was made for this key, purpose and audience and has not expired.
+
+    Args:
+        secrets: Those that it may be made by: more than one while the master key changes.
 
     Raises:
         Refused: (unauthenticated) The reason says which rule it breaks.
@@ -98,7 +104,8 @@ def open_challenge(secret: bytes, text: str, *, spki: bytes, purpose: Purpose, a
     if found is None:
         raise _refused("it is no line of ours")
     expires, nonce = int(found["expires"]), bytes.fromhex(found["nonce"])
-    if not hmac.compare_digest(text, _line(secret, spki, purpose, audience, expires, nonce)):
+    lines = [_line(secret, spki, purpose, audience, expires, nonce) for secret in secrets]
+    if not any([hmac.compare_digest(text, line) for line in lines]):  # noqa: C419 - all are compared, whichever it is
         raise _refused(f"it was not made by us for this key, for {purpose} and for {audience}")
     if now.timestamp() >= expires:
         raise _refused(f"expired {now.timestamp() - expires:.0f} s ago")

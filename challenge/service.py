@@ -9,6 +9,7 @@ The rules, in the order in which they are applied to an answer:
    and fails here, with the same answer as a wrong signature.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -42,7 +43,11 @@ class Answered:
 
 
 class ChallengeService:
-    """Challenges, and what their answers are good for."""
+    """Challenges, and what their answers are good for.
+
+    Args:
+        secrets: The keys of challenges: `iam.sealing.derive_all(master, "challenge")`, as they are now.
+    """
 
     def __init__(
         self,
@@ -50,7 +55,7 @@ class ChallengeService:
         directory: Directory,
         people: IdentityService,
         login: LoginService,
-        secret: bytes,
+        secrets: Callable[[], Sequence[bytes]],
         clock: Clock,
         random: Random,
         *,
@@ -60,7 +65,7 @@ class ChallengeService:
         self._directory = directory
         self._people = people
         self._login = login
-        self._secret = secret
+        self._secrets = secrets
         self._clock = clock
         self._random = random
         self._audience = audience
@@ -68,7 +73,7 @@ class ChallengeService:
     def challenge(self, public_key: str, purpose: Purpose) -> Challenge:
         """Return a challenge for whoever holds this key; raise `Refused` (malformed) if it is no key that we take."""
         return make_challenge(
-            self._secret,
+            self._secrets()[0],
             spki=parse_public_key(public_key).spki,
             purpose=purpose,
             audience=self._audience,
@@ -143,7 +148,7 @@ class ChallengeService:
         """Return the key that the answer proves, by rules 1 to 3."""
         key = parse_public_key(answer.public_key)
         nonce = open_challenge(
-            self._secret,
+            self._secrets(),
             answer.challenge,
             spki=key.spki,
             purpose=purpose,

@@ -4,12 +4,13 @@ Rules enforced here:
 
 - So many connections at once, so many of them from one address, so many open handshakes at once, and so many of these
   from one address.
-- An IPv6 host may take any address of its /64 (RFC 8981), so a /64 counts as one; IPv4 mapped into IPv6 is IPv4.
+- An address counts as `iam.addresses` says: of IPv6 the /64.
 """
 
 from collections import Counter
 from enum import Enum
-from ipaddress import IPv6Address, ip_network
+
+from iam.addresses import counted_address
 
 
 class Refusal(Enum):
@@ -84,13 +85,9 @@ def _count_down(counts: Counter[str], address: str) -> None:
 
 
 def throttled_address(peername: object) -> str:
-    """Return the address that limits count by: an IPv4 address, or the /64 that one IPv6 host may fill at will."""
+    """Return what the peer of a socket (as `getpeername` has it) is counted as; `local` for one without an address."""
     match peername:
-        case (str(host), *_) if ":" in host:
-            address = IPv6Address(host.partition("%")[0])
-            mapped = address.ipv4_mapped
-            return str(mapped) if mapped else str(ip_network((address, 64), strict=False))
         case (str(host), *_):
-            return host
+            return counted_address(host)
         case _:
             return "local"

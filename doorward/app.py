@@ -8,15 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.bulk_service import BulkRevocationService
+from ca.certification import Certification
 from ca.http import authorities as authority_routes
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
+from ca.http import profiles as issuance_routes
 from ca.http import publication
-from ca.keystore import Keystore
-from ca.proof import CERTIFICATE_EVENTS, CertificateHolders, CertificateProver
+from ca.http import status as status_routes
+from ca.intake import AuthorityIntake
+from ca.issuance_profiles import IssuanceProfiles
+from ca.kms import KeyService
+from ca.proof import CertificateHolders, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
+from ca.register import AuthorityRegister
+from ca.responders import Responders, ResponderTerms
+from ca.responding import StatusService
 from ca.revocation import RevocationService
 from ca.search import CertificateSearch
 from ca.service import AuthorityService
@@ -31,9 +41,11 @@ from doorward.config import Configuration
 from doorward.console.http import routes as console_routes
 from doorward.database import Pool
 from doorward.jobs import Job, Leader, run_jobs
-from doorward.keys import callout_keys, master_key
+from doorward.keys import callout_keys, keystore
+from doorward.master_key import master_key
 from doorward.outbound import HttpsOutbound
 from doorward.outbox import Relay
+from doorward.preparation import signing_identity
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
 from est.approvals import ApprovalService
@@ -43,11 +55,15 @@ from est.authentication.secret import Secrets
 from est.authentication.table import Authentication
 from est.authentication.token import Tokens
 from est.authentication.webhook import Webhooks
+from est.decryption_keys import DecryptionKeys
 from est.http import credentials, dms, operations
+from est.http import decryption_keys as decryption_key_routes
+from est.identities import IdentityBinder
 from est.secrets import SecretService
+from est.server_keys import ServerKeys
 from est.service import EstService
 from iam.directory import Directory, Monotonic
-from iam.events import Event, effects_of
+from iam.events import Event, effects_of, is_for_nodes
 from iam.gate import TokenGate
 from iam.guard import Guard, Route
 from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
@@ -55,7 +71,7 @@ from iam.identifiers import Clock, Random
 from iam.lifecycle import Windows
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
-from iam.sealing import derive
+from iam.sealing import derive_all
 from iam.service.audit import AuditService
 from iam.service.device_groups import DeviceGroupService
 from iam.service.device_import import DeviceImport
@@ -84,6 +100,8 @@ class App:
     login: LoginService
     certificates: AuthorityService
     authorities: Authorities
+    administration: AuthorityAdministration
+    intake: AuthorityIntake
     revocation: RevocationService
     enrolment: EstService
     audit: AuditService
@@ -98,6 +116,8 @@ class App:
     passwords: PasswordHasher
     api_routes: Sequence[Route]
     est_routes: Sequence[Route]
+    publication_routes: Sequence[Route]
+    status: StatusService
     guard: Guard
 
 
@@ -149,19 +169,34 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     gate = TokenGate(tokens, tenancy_service)
 
     # The authority.
-    authorities = Authorities(
-        pool,
-        Keystore(configuration.node.data / "keys", master, random),
-        clock,
-        random,
-        base_url=configuration.ca.publication_url,
-    )
+    keys = keystore(configuration, master, random)
+    published_at = configuration.publication_url
+    authorities = Authorities(pool, keys, clock, random, base_url=published_at)
     await authorities.ensure()
+    administration = AuthorityAdministration(pool, authorities, keys, clock, random, base_url=published_at)
+    intake = AuthorityIntake(pool, authorities, administration, keys, clock, random)
+    register = AuthorityRegister(pool, authorities, clock)
+    certification = Certification(pool, authorities, administration, clock, random)
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool)
+    published = configuration.publication
+    publisher = ListPublisher(
+        pool,
+        authorities,
+        clock,
+        ListTerms(published.list_life, published.offline_list_life, published.delta_life),
+    )
     bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
-    publisher = ListPublisher(pool, authorities, clock, ListTerms())
     shelf = ListShelf(pool)
+    responders = Responders(
+        pool,
+        authorities,
+        keys,
+        clock,
+        random,
+        ResponderTerms(published.responder_life, published.offline_list_life),
+    )
+    status = StatusService(pool, authorities, responders, clock, life=published.answer_life)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.
@@ -173,7 +208,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         Approvals(pool, random),
         frozenset(configuration.est.trusted_proxies),
     )
-    enrolment = EstService(pool, authorities, authentication, clock, random)
+    decryption_keys = DecryptionKeys(pool, master, clock, random)
+    server_keys = ServerKeys(decryption_keys, lambda: signing_identity(configuration.node.data), random)
+    enrolment = EstService(pool, authorities, authentication, server_keys, clock, random)
     await enrolment.ensure_default_profile(system.id)
     profiles = ProfileService(pool, revocation, master, clock, random)
     enrolment_secrets = SecretService(pool, passwords, clock, random)
@@ -183,7 +220,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory,
         people,
         login_service,
-        derive(master, "challenge"),
+        lambda: derive_all(master, "challenge"),
         clock,
         random,
         audience=configuration.public_url,
@@ -222,18 +259,25 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         directory.apply(effects)
         for change in changes:
             prover.hear(change.kind, change.data)
-        if effects or any(change.kind in CERTIFICATE_EVENTS for change in changes):
+            status.hear(change.kind, change.subject)
+            authorities.hear(change.kind, change.subject)
+        if any(is_for_nodes(change.kind, change.data) for change in changes):
             bus.wake_relay()
 
     def heard(event: Event) -> None:
         directory.apply(event.effects)
         prover.hear(event.kind, event.data)
+        status.hear(event.kind, event.subject)
+        authorities.hear(event.kind, event.subject)
 
     pool.announce_to(committed)
     bus.on_event(heard)
     bus.on_gap(directory.clear)
     bus.on_gap(prover.clear)
+    bus.on_gap(authorities.suspect)
+    authorities.on_change(prover.clear)
 
+    publication_routes = [*publication.routes(shelf, authorities), *status_routes.routes(status, clock)]
     public_routes: list[Route] = [
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
@@ -243,12 +287,17 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *device_manager.routes(device_service, DeviceImport(pool, clock)),
         *device_groups.routes(groups),
         *challenge_routes(challenges, gate),
-        *authority_routes.routes(authorities),
+        *authority_routes.routes(authorities, administration, intake, register, certification),
+        *issuance_routes.routes(IssuanceProfiles(pool, authorities, clock, random)),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *bulk_routes.routes(bulk),
-        *publication.routes(shelf, authorities),
+        *key_routes.routes(KeyService(pool, keys, clock, random)),
+        *publication_routes,
+        *publication.partition_routes(publisher, authorities),
         *dms.profile_routes(profiles, authorities),
         *dms.binding_routes(profiles),
+        *decryption_key_routes.routes(decryption_keys),
+        *dms.identity_routes(IdentityBinder(pool, random), authorities),
         *credentials.secret_routes(enrolment_secrets),
         *credentials.approval_routes(approvals),
         *audit.routes(audit_service),
@@ -264,6 +313,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         login=login_service,
         certificates=certificates,
         authorities=authorities,
+        administration=administration,
+        intake=intake,
         revocation=revocation,
         enrolment=enrolment,
         audit=audit_service,
@@ -277,9 +328,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, publisher.publish_lists),
-            Job("bulk revocations", 1.0, bulk.work),
+            Job("OCSP responders", 1.0, responders.renew),
             Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
             Job("life cycle of devices", 5.0, life_cycle.advance),
+            Job("bulk revocations", 1.0, bulk.work),
             Job("token keys", 600.0, lambda: key_ring.rotate(system.id)),
             Job("purge of sessions", 600.0, login_service.purge),
             Job("purge of challenges", 600.0, challenges.purge),
@@ -289,6 +341,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         passwords=passwords,
         api_routes=public_routes,
         est_routes=device_routes,
+        publication_routes=publication_routes,
+        status=status,
         guard=Guard(gate),
     )
 
@@ -300,3 +354,5 @@ async def run_background(app: App) -> None:
         group.create_task(app.relay.run(), name="relay")
         group.create_task(run_jobs(app.leader, app.jobs), name="jobs")
         group.create_task(app.duty.run(), name="watch")
+        group.create_task(app.status.watch(), name="status of certificates")
+        group.create_task(app.authorities.follow(app.bus.feed_is_healthy), name="authorities")

@@ -2,10 +2,10 @@
 
 The rules:
 
-1. Every event goes into the stream, for the rest of the platform. What touches access or a certificate is told to the
-   workers besides, on a subject of its own: they act on nothing else, and most events are not of that kind.
+1. Every event goes into the stream, for the rest of the platform. What nodes act on (`iam.events.is_for_nodes`) is told
+   to the workers besides, on a subject of its own: most events are not of that kind.
 2. The feed is healthy while the relay's heartbeat is not older than `HEARTBEAT_LIMIT`. The relay beats after it has
-   published everything that was committed and touches access or a certificate; so a healthy feed means that nothing
+   published everything that was committed and that nodes act on; so a healthy feed means that nothing
    older of that kind is missing.
 3. Whoever listens is told of a gap, since events may have been missed in it: at a reconnection, after a late
    heartbeat, when the client had to drop messages.
@@ -74,7 +74,7 @@ class Bus:
         self._stream: JetStreamContext | None = None
 
     def on_event(self, listener: Callable[[Event], None]) -> None:
-        """Call `listener` with every event of every node that touches access or a certificate."""
+        """Call `listener` with every event of every node that nodes act on."""
         self._listeners.append(listener)
 
     def on_gap(self, listener: Callable[[], None]) -> None:
@@ -113,11 +113,11 @@ class Bus:
             self._waking = asyncio.get_running_loop().create_task(self._publish(WAKE, b""))
 
     async def beat(self) -> None:
-        """Tell everybody that all that was committed and touches access or a certificate is published."""
+        """Tell everybody that all that was committed and that nodes act on is published."""
         await self._publish(HEARTBEAT, b"")
 
     async def tell(self, event: Event) -> None:
-        """Tell every worker of an event that touches access or a certificate."""
+        """Tell every worker of an event that nodes act on."""
         await self._publish(URGENT, encode_event(event))
 
     async def store(self, events: Sequence[Event]) -> list[Event]:
@@ -145,11 +145,9 @@ class Bus:
         return stored
 
     async def _begin(self, stream: JetStreamContext, event: Event) -> "asyncio.Future[PubAck]":
+        headers = {"Nats-Msg-Id": str(event.id), "content-type": MEDIA_TYPE}
         return await stream.publish_async(
-            event.channel,
-            encode_event(event),
-            headers={"Nats-Msg-Id": str(event.id), "content-type": MEDIA_TYPE},
-            wait_stall=_PUBLISH_SECONDS,
+            event.channel, encode_event(event), headers=headers, wait_stall=_PUBLISH_SECONDS
         )
 
     async def _publish(self, subject: str, payload: bytes) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from doorward.commands.device.options import add_device_commands
 from doorward.config import Configuration, load_configuration, process_environment
 from doorward.embedded.process import EmbeddedError
 from iam.errors import Refused
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     revoke.add_argument("--reason", default="unspecified", help="RFC 5280 reason, such as keyCompromise")
     revoke.set_defaults(run=_revoke)
 
+    _add_key_commands(commands)
     _add_device_commands(commands)
 
     login = _command(commands, "login", "prove a key by challenge and print the token")
@@ -94,6 +96,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_key_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    keys = _command(commands, "keys", "the master key, and what it seals")
+    key_commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    rotate = _command(key_commands, "rotate-master", "change the master key while the node runs, or finish a change")
+    _with_node(rotate)
+    _with_json(rotate)
+    rotate.add_argument(
+        "--grace",
+        type=float,
+        metavar="SECONDS",
+        help="how long challenges made with the old key may be answered (default: as long as they last)",
+    )
+    rotate.set_defaults(run=_rotate_master)
+
+    reseal = _command(key_commands, "reseal", "seal anew what other known master keys sealed")
+    _with_node(reseal)
+    _with_json(reseal)
+    reseal.set_defaults(run=_reseal)
+
+    sealed = _command(key_commands, "sealed", "show how much each master key sealed in the database")
+    _with_node(sealed)
+    _with_json(sealed)
+    sealed.set_defaults(run=_sealed)
+
+
 def _add_device_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     device = _command(commands, "device", "act as a device: bootstrap, enrol, renew (EST, RFC 7030)")
     device_commands = device.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -107,20 +135,7 @@ def _add_device_commands(commands: "argparse._SubParsersAction[argparse.Argument
     bootstrap.add_argument("--out", type=Path, required=True, help="folder for bootstrap.pem, bootstrap.key, root.pem")
     bootstrap.set_defaults(run=_bootstrap)
 
-    enroll = _command(device_commands, "enroll", "get the device's own certificate with its bootstrap certificate")
-    _with_server(enroll, "https://127.0.0.1:9443")
-    _with_json(enroll)
-    enroll.add_argument("--out", type=Path, required=True, help="folder of bootstrap; device.pem, device.key go there")
-    enroll.add_argument("--label", help="enrolment profile (the path segment after /est/)")
-    enroll.set_defaults(run=_enroll)
-
-    renew = _command(device_commands, "renew", "renew the device's certificate with the one it has")
-    _with_server(renew, "https://127.0.0.1:9443")
-    _with_json(renew)
-    renew.add_argument("--out", type=Path, required=True, help="folder with device.pem and device.key")
-    renew.add_argument("--label", help="enrolment profile (the path segment after /est/)")
-    renew.add_argument("--rekey", action="store_true", help="with a new key; the same key if not said")
-    renew.set_defaults(run=_renew)
+    add_device_commands(device_commands)
 
 
 def _command(
@@ -177,22 +192,28 @@ def _revoke(parsed: argparse.Namespace) -> int:
     return revoke(configuration_of(parsed), parsed.serial, parsed.reason, as_json=parsed.json)
 
 
+def _rotate_master(parsed: argparse.Namespace) -> int:
+    from doorward.commands.keys import rotate_master
+
+    return rotate_master(configuration_of(parsed), parsed.grace, as_json=parsed.json)
+
+
+def _reseal(parsed: argparse.Namespace) -> int:
+    from doorward.commands.keys import reseal
+
+    return reseal(configuration_of(parsed), as_json=parsed.json)
+
+
+def _sealed(parsed: argparse.Namespace) -> int:
+    from doorward.commands.keys import show_sealed
+
+    return show_sealed(configuration_of(parsed), as_json=parsed.json)
+
+
 def _bootstrap(parsed: argparse.Namespace) -> int:
     from doorward.commands.local import bootstrap
 
     return bootstrap(configuration_of(parsed), parsed.identifier, parsed.out, as_json=parsed.json)
-
-
-def _enroll(parsed: argparse.Namespace) -> int:
-    from doorward.commands.device import enroll
-
-    return enroll(parsed.url, parsed.out, parsed.label, parsed.root, as_json=parsed.json)
-
-
-def _renew(parsed: argparse.Namespace) -> int:
-    from doorward.commands.device import renew
-
-    return renew(parsed.url, parsed.out, parsed.label, parsed.root, rekey=parsed.rekey, as_json=parsed.json)
 
 
 def _login(parsed: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ from iam.errors import Kind, Refused
 ENVIRONMENT_PREFIX = "DOORWARD_"
 DEFAULT_FILE = "doorward.toml"
 EMBEDDED_ACCOUNT = "APP"
+_ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - what is listened on, not what others connect to
 
 
 def _list_from_text(value: object) -> object:
@@ -68,6 +69,9 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_list_from_text)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
 Lifetime = Annotated[Seconds, AfterValidator(_between(timedelta(seconds=1), timedelta(days=7)))]
 Window = Annotated[Seconds, AfterValidator(_between(timedelta(0), timedelta(days=50 * 365)))]
+ListLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=10), timedelta(days=365)))]
+AnswerLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=1), timedelta(days=7)))]
+ResponderLife = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=90)))]
 Rotation = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=365)))]
 
 
@@ -92,6 +96,16 @@ class NodeSection(Section):
         ("localhost", "127.0.0.1"),
         min_length=1,
         description="Names and addresses in the certificates of our listeners.",
+    )
+    master_key_from: Literal["file", "environment", "credential"] = Field(
+        "file",
+        description="Where the master key comes from: a file, the variable `DOORWARD_MASTER_KEY`, or a credential of"
+        " systemd.",
+    )
+    master_key_credential: str = Field(
+        "doorward-master-key",
+        description="Its name in `$CREDENTIALS_DIRECTORY`, where it is a credential.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
     )
     master_key_file: Path | None = Field(
         None, description="32 bytes that seal every stored key; `<data>/master.key`, made at first start, if not said."
@@ -192,8 +206,8 @@ class CaSection(Section):
 
     publication_url: str | None = Field(
         None,
-        description="Where relying parties find `/crl/<authority>.crl` and `/ca/<authority>.crt`, for the URLs in"
-        " certificates; without it certificates carry none.",
+        description="Where relying parties find `/crl/<authority>.crl`, `/ca/<authority>.crt` and `/ocsp`, for the URLs"
+        " in certificates; `http://<publication.host>:<publication.port>` if not said.",
         pattern=r"^https?://[^\s?#]*[^\s?#/]$",
     )
 
@@ -209,6 +223,37 @@ class DevicesSection(Section):
     )
 
 
+class Pkcs11Section(Section):
+    """A hardware token that makes and keeps keys; needs `doorward[pkcs11]`."""
+
+    module: Path | None = Field(None, description="The maker's PKCS#11 module, a shared library.")
+    token: str | None = Field(None, min_length=1, max_length=32, description="The token's label.")
+    pin_file: Path | None = Field(
+        None, description="The PIN of the token's user; the variable `DOORWARD_PKCS11_PIN` if not said."
+    )
+
+
+class PublicationSection(Section):
+    """What relying parties ask for: revocation lists, authorities' certificates and OCSP, over plain HTTP."""
+
+    enabled: bool = Field(True, description="Whether there is a listener for them.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    list_life: ListLife = Field(
+        timedelta(days=1), description="Seconds for which a revocation list counts; a new one is made at half of them."
+    )
+    offline_list_life: ListLife = Field(
+        timedelta(days=90), description="The same for the root, whose key may be away; also for its OCSP responder."
+    )
+    delta_life: ListLife = Field(timedelta(hours=1), description="The same for what changed since a list.")
+    answer_life: AnswerLife = Field(
+        timedelta(hours=1), description="Seconds for which an OCSP answer counts; it is prepared anew at half of them."
+    )
+    responder_life: ResponderLife = Field(
+        timedelta(days=7), description="Seconds for which the certificate of an OCSP responder counts; renewed at half."
+    )
+
+
 class Configuration(Section):
     """All of it."""
 
@@ -220,6 +265,8 @@ class Configuration(Section):
     tokens: TokensSection = TokensSection()
     ca: CaSection = CaSection()
     devices: DevicesSection = DevicesSection()
+    pkcs11: Pkcs11Section = Pkcs11Section()
+    publication: PublicationSection = PublicationSection()
 
     @property
     def public_url(self) -> str:
@@ -231,6 +278,15 @@ class Configuration(Section):
         """How devices reach EST: under the API's name, at its own port."""
         host = urlsplit(self.public_url).hostname or self.est.host
         return f"https://{host}:{self.est.port}"
+
+    @property
+    def publication_url(self) -> str | None:
+        """Where relying parties find what is published; None if nobody publishes it."""
+        listen = self.publication
+        if self.ca.publication_url is not None or not listen.enabled:
+            return self.ca.publication_url
+        host = urlsplit(self.public_url).hostname if listen.host in _ALL_ADDRESSES else listen.host
+        return f"http://[{host}]:{listen.port}" if host and ":" in host else f"http://{host}:{listen.port}"
 
     @property
     def embeds_database(self) -> bool:
@@ -273,7 +329,9 @@ def load_configuration(
     return configuration
 
 
-_NOT_CONFIGURATION = frozenset({"DOORWARD_READY_FD"})
+ENVIRONMENT_MASTER_KEY = "DOORWARD_MASTER_KEY"
+ENVIRONMENT_PIN = "DOORWARD_PKCS11_PIN"
+_NOT_CONFIGURATION = frozenset({"DOORWARD_READY_FD", ENVIRONMENT_MASTER_KEY, ENVIRONMENT_PIN})
 
 
 def known_keys() -> dict[str, list[str]]:
@@ -329,6 +387,10 @@ def _nearest(section: str) -> str:
 
 def _check_whole(configuration: Configuration) -> None:
     """Refuse what no single key shows: halves of things that belong together."""
+    if configuration.node.master_key_from != "file" and configuration.node.master_key_file is not None:
+        raise Refused(Kind.INVALID, "node.master_key_file is of use only where node.master_key_from is 'file'.")
+    if (configuration.pkcs11.module is None) != (configuration.pkcs11.token is None):
+        raise Refused(Kind.INVALID, "pkcs11.module and pkcs11.token belong together: give both or neither.")
     database, nats = configuration.database, configuration.nats
     if (database.url is None) != (database.owner_url is None):
         raise Refused(Kind.INVALID, "database.url and database.owner_url belong together: give both or neither.")

@@ -1,7 +1,6 @@
-"""The node's own secrets: the master key, and the two keys of the callout, in files of their own.
+"""What the node keeps keys in: sealed files for the callout's own, and the keystore of all others.
 
-The master key seals everything else. It is made at the first start unless the configuration names a file; losing it
-means losing every sealed key. The callout's seeds are sealed under it.
+The PIN of a hardware token comes from a file or from `DOORWARD_PKCS11_PIN`, and goes nowhere but to the token.
 """
 
 import base64
@@ -10,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ca.keystore import Keystore, Token
 from callout.nkeys import Prefix, encode_seed
-from doorward.config import Configuration
+from doorward.config import ENVIRONMENT_PIN, Configuration, process_environment
 from doorward.embedded.process import write_private
 from iam.errors import Kind, Refused
 from iam.identifiers import Random
-from iam.sealing import MasterKey, open_sealed, seal
+from iam.sealing import MasterKey, open_sealed, seal, sealed_head
 
-_MASTER_BYTES = 32
+SEALED_FILES = ("callout_issuer.sealed", "callout_xkey.sealed")
+"""The files in which the callout's keys lie, unless the configuration names others."""
+
 _SEED_BYTES = 32
 
 
@@ -32,43 +34,6 @@ class CalloutKeys:
         return "CalloutKeys(...)"
 
 
-def master_key(configuration: Configuration, random: Random) -> MasterKey:
-    """Return the node's master key, made at the first start.
-
-    Raises:
-        Refused: (unavailable) Its file cannot be read, or does not hold 32 bytes in base64.
-    """
-    path = master_key_file(configuration)
-    if configuration.node.master_key_file is None and not path.exists():
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(path, base64.b64encode(random(_MASTER_BYTES)).decode() + "\n")
-        except OSError as error:
-            raise Refused(Kind.UNAVAILABLE, f"The master key {path} cannot be kept: {error}.") from error
-    return read_master_key(configuration)
-
-
-def master_key_file(configuration: Configuration) -> Path:
-    """Return where the master key is."""
-    return configuration.node.master_key_file or configuration.node.data / "master.key"
-
-
-def read_master_key(configuration: Configuration) -> MasterKey:
-    """Return the node's master key, which must be there.
-
-    Raises:
-        Refused: (unavailable) Its file cannot be read, or does not hold 32 bytes in base64.
-    """
-    path = master_key_file(configuration)
-    try:
-        secret = base64.b64decode(path.read_bytes().strip(), validate=True)
-    except (OSError, ValueError) as error:
-        raise Refused(Kind.UNAVAILABLE, f"The master key {path} cannot be read: {error}.") from error
-    if len(secret) != _MASTER_BYTES:
-        raise Refused(Kind.UNAVAILABLE, f"The master key {path} has {len(secret)} bytes instead of {_MASTER_BYTES}.")
-    return MasterKey(secret)
-
-
 def callout_keys(configuration: Configuration, master: MasterKey, random: Random) -> CalloutKeys:
     """Return the callout's keys: from the configured files, or made at the first start and sealed.
 
@@ -78,11 +43,40 @@ def callout_keys(configuration: Configuration, master: MasterKey, random: Random
     nats = configuration.nats
     if nats.issuer_seed_file is not None and nats.xkey_seed_file is not None:
         return CalloutKeys(read_secret(nats.issuer_seed_file), read_secret(nats.xkey_seed_file))
-    folder = configuration.node.data / "keys"
+    issuer, xkey = (keys_folder(configuration) / name for name in SEALED_FILES)
     return CalloutKeys(
-        _sealed_file(folder / "callout_issuer.sealed", master, random, lambda: _seed(Prefix.ACCOUNT, random)),
-        _sealed_file(folder / "callout_xkey.sealed", master, random, lambda: _seed(Prefix.CURVE, random)),
+        _sealed_file(issuer, master, random, lambda: _seed(Prefix.ACCOUNT, random)),
+        _sealed_file(xkey, master, random, lambda: _seed(Prefix.CURVE, random)),
     )
+
+
+def keystore(configuration: Configuration, master: MasterKey, random: Random) -> Keystore:
+    """Return where this node keeps the keys that sign, with the hardware token if one is configured.
+
+    Raises:
+        Refused: (unavailable) There is a token and no PIN, or the package that reaches it is not installed.
+    """
+    return Keystore(keys_folder(configuration), master, random, token(configuration))
+
+
+def token(configuration: Configuration) -> Token | None:
+    """Return the hardware token, not yet reached; None if none is configured. Raises as `keystore` does."""
+    section = configuration.pkcs11
+    if section.module is None or section.token is None:
+        return None
+    pin = read_secret(section.pin_file) if section.pin_file else process_environment().get(ENVIRONMENT_PIN)
+    if not pin:
+        raise Refused(Kind.UNAVAILABLE, f"The PIN of the token {section.token} is missing: say pkcs11.pin_file.")
+    try:
+        from ca.pkcs11 import Pkcs11Token  # noqa: PLC0415 - an extra: only those who have a token install it
+    except ImportError as error:
+        raise Refused(Kind.UNAVAILABLE, "A token needs the package python-pkcs11: doorward[pkcs11].") from error
+    return Pkcs11Token(section.module, section.token, pin)
+
+
+def keys_folder(configuration: Configuration) -> Path:
+    """Return where this node keeps sealed files."""
+    return configuration.node.data / "keys"
 
 
 def read_secret(path: Path) -> str:
@@ -98,16 +92,45 @@ def _seed(prefix: Prefix, random: Random) -> str:
 
 
 def _sealed_file(path: Path, master: MasterKey, random: Random, make: Callable[[], str]) -> str:
-    context = f"file:{path.name}"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            sealed = seal(master, make().encode(), context=context, random=random)
-            write_private(path, base64.b64encode(sealed).decode() + "\n")
-        sealed = base64.b64decode(path.read_bytes(), validate=False)
+            write_sealed_file(path, master, random, make().encode())
+        sealed = read_sealed_file(path)
     except (OSError, ValueError) as error:
         raise Refused(Kind.UNAVAILABLE, f"The key {path} cannot be kept: {error}.") from error
-    return open_sealed(master, sealed, context=context).decode()
+    return open_sealed(master, sealed, context=_context(path)).decode()
+
+
+def read_sealed_file(path: Path) -> bytes:
+    """Return what a file holds, still sealed; raise `OSError` or `ValueError` if it cannot be read."""
+    return base64.b64decode(path.read_bytes(), validate=False)
+
+
+def write_sealed_file(path: Path, master: MasterKey, random: Random, secret: bytes) -> None:
+    """Seal a secret into a file, whole, in place of an earlier one; raise `OSError` if it cannot be written."""
+    sealed = seal(master, secret, context=_context(path), random=random)
+    write_private(path, base64.b64encode(sealed).decode() + "\n")
+
+
+def reseal_file(path: Path, master: MasterKey, random: Random) -> bool:
+    """Seal a file anew if another secret sealed it than the one that seals now; tell whether it did.
+
+    Raises:
+        Refused: (unavailable) It cannot be opened, read or written.
+    """
+    try:
+        sealed = read_sealed_file(path)
+        if sealed.startswith(sealed_head(master.id)):
+            return False
+        write_sealed_file(path, master, random, open_sealed(master, sealed, context=_context(path)))
+    except (OSError, ValueError) as error:
+        raise Refused(Kind.UNAVAILABLE, f"The key {path} cannot be sealed anew: {error}.") from error
+    return True
+
+
+def _context(path: Path) -> str:
+    return f"file:{path.name}"
 
 
 def random_bytes(count: int) -> bytes:

@@ -7,7 +7,8 @@ Rules enforced here:
 - A connection on which nothing is asked is closed after a while.
 - After the client's close_notify, a request that arrived whole is still answered; one that did not is not waited for.
 - Malformed HTTP and clients that vanish are no errors of ours: one line in the log, no traceback.
-- Closing stops accepting, closes idle connections at once, lets running requests finish for a grace period.
+- Closing accepts what has come, since the kernel would reset it, then stops accepting, closes idle connections at once,
+  and lets running requests finish for a grace period.
 - Several processes share a port (SO_REUSEPORT); all limits count in one process.
 
 A handler reads the client's certificates with `request.transport.get_extra_info("peer_chain")`.
@@ -33,6 +34,7 @@ log = logging.getLogger("doorward.listener")
 
 _READ_AHEAD_BYTES = 65_536  # of a body, before its reader
 _CANCEL_SECONDS = 0.1
+_TURNS_TO_ACCEPT = 3  # of the loop: it finds the connections that wait, takes them all, and makes their protocols
 
 # Set on the listening socket, from which each connection takes them.
 _INHERITED_OPTIONS = (
@@ -234,6 +236,8 @@ class Listener:
 
     async def close(self, *, grace_seconds: float) -> None:
         """Stop accepting, let running requests finish for `grace_seconds`, then cut what is left."""
+        for _ in range(_TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
         for server in self._servers:
             server.close()
         for connection in tuple(self._endpoint.connections):

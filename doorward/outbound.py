@@ -8,7 +8,7 @@ Addresses come from those who configure labels, and a label's operator need not 
 3. A name is resolved here, and only addresses that anybody may reach are asked: not this machine's, not those of its
    network, not link-local ones (where clouds keep their credentials). What the node's configuration allows beside
    (`est.outbound_networks`) is allowed. The address that was checked is the one that is connected to.
-4. Everything together has one deadline; an answer has a largest size; so many are asked at once.
+4. Everything together has one deadline; an answer has a largest size; only so many are asked at once.
 """
 
 import asyncio
@@ -75,8 +75,10 @@ class HttpsOutbound:
             return Unanswered(f"{outgoing.url} is not HTTPS")
         if _is_literal(parts.hostname) and not is_allowed(parts.hostname, self._allowed):  # these are not resolved
             return Unanswered(f"{parts.hostname} is no address that this node may ask")
+        if self._places.locked():
+            return Unanswered(f"{MOST_AT_ONCE} servers are being asked already")
         try:
-            async with asyncio.timeout(outgoing.deadline.total_seconds()), self._places:
+            async with self._places:
                 return await self._ask(outgoing)
         except TimeoutError:
             return Unanswered(f"{parts.hostname} did not answer within {outgoing.deadline.total_seconds():g} s")
@@ -86,23 +88,35 @@ class HttpsOutbound:
     async def _ask(self, outgoing: Outgoing) -> Incoming | Unanswered:
         trust = ssl.create_default_context(cadata=outgoing.authorities)
         trust.minimum_version = ssl.TLSVersion.TLSv1_2
-        connector = aiohttp.TCPConnector(ssl=trust, resolver=_CheckedResolver(self._allowed), force_close=True)
-        async with (
-            aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False) as session,
-            session.request(
-                outgoing.method,
-                outgoing.url,
-                headers=dict(outgoing.headers),
-                data=outgoing.body or None,
-                allow_redirects=False,
-            ) as answer,
-        ):
-            body = bytearray()
-            async for part in answer.content.iter_any():
-                body += part
-                if len(body) > outgoing.largest_answer:
-                    return Unanswered(f"the answer is longer than {outgoing.largest_answer} bytes")
-            return Incoming(answer.status, bytes(body))
+        connector = aiohttp.TCPConnector(ssl=trust, resolver=_CheckedResolver(self._allowed))
+        async with aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False) as session:
+            exchange = asyncio.create_task(_exchange(session, outgoing))
+            try:
+                done, _ = await asyncio.wait({exchange}, timeout=outgoing.deadline.total_seconds())
+                if not done:
+                    raise TimeoutError
+                return exchange.result()
+            finally:
+                # At once: who does not answer would not say goodbye either.
+                await connector.close(abort_ssl=True)
+                exchange.cancel()
+                await asyncio.gather(exchange, return_exceptions=True)
+
+
+async def _exchange(session: aiohttp.ClientSession, outgoing: Outgoing) -> Incoming | Unanswered:
+    async with session.request(
+        outgoing.method,
+        outgoing.url,
+        headers=dict(outgoing.headers),
+        data=outgoing.body or None,
+        allow_redirects=False,
+    ) as answer:
+        body = bytearray()
+        async for part in answer.content.iter_any():
+            body += part
+            if len(body) > outgoing.largest_answer:
+                return Unanswered(f"the answer is longer than {outgoing.largest_answer} bytes")
+        return Incoming(answer.status, bytes(body))
 
 
 def is_allowed(address: str, allowed: Sequence[Network]) -> bool:

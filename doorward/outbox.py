@@ -3,10 +3,10 @@
 The rules:
 
 1. It wakes when a writer says so, and every second anyway.
-2. What touches somebody's access or certificate goes first, however much else waits; within each of the two, changes go
+2. What nodes act on (`iam.events.is_for_nodes`) goes first, however much else waits; within each of the two, changes go
    in the order in which their transactions began, and those of one transaction in the order in which they were made.
 3. A batch is published together and its acknowledgements are awaited together. Before that the workers are told of
-   what touches access or a certificate. What NATS has stored is taken out; what it has not is published again, and
+   what they act on. What NATS has stored is taken out; what it has not is published again, and
    stored once.
 4. It beats when all of the first kind that was committed is out: that is all that listeners must not miss. So it beats
    also while much of the second kind waits.
@@ -16,11 +16,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from ca.proof import CERTIFICATE_EVENTS
 from doorward.bus import Bus
 from doorward.jobs import Leader
 from iam.errors import Kind, Refused
-from iam.events import Event
+from iam.events import Event, is_for_nodes
 from iam.store.database import EVERYWHERE, Database
 from iam.store.journal import forget_published, waiting_events
 
@@ -68,13 +67,13 @@ class Relay:
         if events:
             await self._publish(events)
         is_full = len(events) == _BATCH
-        if not is_full or not is_urgent(events[-1]):
+        if not is_full or not is_for_nodes(events[-1].kind, events[-1].data):
             await self._bus.beat()
         return is_full and self._leader.leads
 
     async def _publish(self, events: Sequence[Event]) -> None:
         for event in events:
-            if is_urgent(event):
+            if is_for_nodes(event.kind, event.data):
                 await self._bus.tell(event)
         stored = await self._bus.store(events)
         if stored:
@@ -83,8 +82,3 @@ class Relay:
         if len(stored) < len(events):
             missing = len(events) - len(stored)
             raise Refused(Kind.UNAVAILABLE, "NATS is not reachable.", reason=f"{missing} events were not stored")
-
-
-def is_urgent(event: Event) -> bool:
-    """Tell whether an event touches somebody's access or certificate: it is published before all others (rule 2)."""
-    return "affects" in event.data or event.kind in CERTIFICATE_EVENTS

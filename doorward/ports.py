@@ -11,6 +11,9 @@ def check_ports(configuration: Configuration) -> None:
     """Raise `Refused` (conflict) if somebody listens where a listener of this node shall be, naming the key."""
     api, est, nats = configuration.api, configuration.est, configuration.nats
     wanted = [("api.port", api.host, api.port), ("est.port", est.host, est.port)]
+    publication = configuration.publication
+    if publication.enabled:
+        wanted.append(("publication.port", publication.host, publication.port))
     if configuration.embeds_nats:
         wanted += [
             ("nats.port", nats.host, nats.port),

@@ -15,17 +15,21 @@ from urllib.parse import unquote, urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind
-from ca.keystore import Keystore
 from ca.service import AuthorityService
+from certs.cms import SigningIdentity
 from certs.pem import fingerprint_sha256, write_certificates
 from doorward.config import Configuration
 from doorward.database import Pool, migrate
 from doorward.embedded.process import write_private
-from iam.errors import Refused
+from doorward.keys import keystore
+from doorward.tls import ServerIdentity, ServerIdentityError
+from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random
 from iam.sealing import MasterKey
 from iam.service.foundation import lay_foundation
@@ -41,6 +45,19 @@ def server_certificate_files(data: Path) -> tuple[Path, Path]:
     return data / "tls" / "server.pem", data / "tls" / "server.key"
 
 
+def signing_identity(data: Path) -> SigningIdentity:
+    """Return the listeners' identity, as it signs the keys that are made here; raise `Refused` (unavailable)."""
+    certificate, key = server_certificate_files(data)
+    try:
+        identity = ServerIdentity.from_pem(certificate.read_bytes(), key.read_bytes())
+    except (OSError, ServerIdentityError) as error:
+        reason = f"the listeners' certificate cannot be used: {error}"
+        raise Refused(Kind.UNAVAILABLE, "The server cannot sign now.", reason=reason, retry_after=1) from error
+    if not isinstance(identity.private_key, EllipticCurvePrivateKey | RSAPrivateKey):
+        raise Refused(Kind.UNAVAILABLE, "The server cannot sign now.", reason="its key is of a kind that signs no CMS")
+    return SigningIdentity(identity.certificates, identity.private_key)
+
+
 def root_file(data: Path) -> Path:
     """Return where the root's certificate is, for clients to trust."""
     return data / "ca" / "root.pem"
@@ -49,6 +66,11 @@ def root_file(data: Path) -> Path:
 def device_anchors_file(data: Path) -> Path:
     """Return where the authorities of devices' certificates are, for nats-server to trust."""
     return data / "ca" / "devices.pem"
+
+
+def device_anchors(authorities: Authorities) -> bytes:
+    """Return the authorities whose certificates a broker takes from devices, in PEM."""
+    return write_certificates(one.certificate for one in authorities.device_anchors)
 
 
 class Preparation:
@@ -67,9 +89,9 @@ class Preparation:
         """Describe it; `database_urls` gives the node's and the owner's URL once the database runs."""
         self._configuration = configuration
         self._database_urls = database_urls
-        self._master = master
         self._clock = clock
         self._random = random
+        self._keystore = keystore(configuration, master, random)
         self._pool: Pool | None = None
         self._renewed: Callable[[], Awaitable[None]] | None = None
         self.root_fingerprint = ""
@@ -94,8 +116,7 @@ class Preparation:
         root = authorities.current(AuthorityKind.ROOT)
         self.root_fingerprint = fingerprint_sha256(root.der)
         _write_public(root_file(data), write_certificates([root.certificate]))
-        issuing = [one.certificate for one in authorities.all if one.kind is AuthorityKind.ISSUING]
-        _write_public(device_anchors_file(data), write_certificates(issuing))
+        _write_public(device_anchors_file(data), device_anchors(authorities))
         await self._renew_if_due(authorities)
 
     async def ended(self) -> str:
@@ -121,10 +142,10 @@ class Preparation:
     async def _authorities(self, pool: Pool) -> Authorities:
         authorities = Authorities(
             pool,
-            Keystore(self._configuration.node.data / "keys", self._master, self._random),
+            self._keystore,
             self._clock,
             self._random,
-            base_url=self._configuration.ca.publication_url,
+            base_url=self._configuration.publication_url,
         )
         await authorities.ensure()
         return authorities

@@ -16,7 +16,8 @@ from doorward.config import Configuration
 from doorward.embedded.nats import EmbeddedNats
 from doorward.embedded.nats_config import NatsListen
 from doorward.embedded.postgres import EmbeddedPostgres
-from doorward.keys import callout_keys, master_key, random_bytes
+from doorward.keys import callout_keys, random_bytes
+from doorward.master_key import master_key
 from doorward.ports import check_ports
 from doorward.preparation import Preparation, device_anchors_file, root_file, server_certificate_files
 from doorward.supervisor import Supervised, Supervisor, Worker, data_folder_lock

@@ -23,6 +23,7 @@ from doorward.clock import utc_now
 from doorward.config import Configuration
 from doorward.keys import random_bytes
 from doorward.listener import Listener, ListenerLimits, listening_sockets, serve_https
+from doorward.plain import PlainListener, serve_http
 from doorward.preparation import server_certificate_files
 from doorward.tls import ServerIdentity, ServerIdentityError, ServerTLS
 from iam.errors import Refused
@@ -59,10 +60,15 @@ async def _work(configuration: Configuration) -> None:
     api, est = configuration.api, configuration.est
     limits = ListenerLimits(max_handshakes_per_address=est.handshakes_per_address)
     runners = [await _runner(app, app.api_routes), await _runner(app, app.est_routes)]
-    listeners = [
+    listeners: list[Listener | PlainListener] = [
         await serve_https(runners[0], listening_sockets(api.host, api.port), api_tls, limits=limits),
         await serve_https(runners[1], listening_sockets(est.host, est.port), est_tls, limits=limits),
     ]
+    published = configuration.publication
+    if published.enabled:
+        runners.append(await _runner(app, app.publication_routes))
+        sockets = listening_sockets(published.host, published.port)
+        listeners.append(await serve_http(runners[-1], sockets, limits=limits))
     gc.collect()
     gc.freeze()  # what the worker is made of stays as long as it lives: no later collection looks through it again
     background = asyncio.create_task(run_background(app))
@@ -90,7 +96,10 @@ async def _addresses(configuration: Configuration) -> Addresses:
 
 
 async def _stop(
-    app: App, answering: "asyncio.Task[None]", listeners: list[Listener], tasks: "list[asyncio.Task[Any]]"
+    app: App,
+    answering: "asyncio.Task[None]",
+    listeners: list[Listener | PlainListener],
+    tasks: "list[asyncio.Task[Any]]",
 ) -> None:
     answering.cancel()
     await app.broker.stop()

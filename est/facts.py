@@ -79,6 +79,7 @@ class EnrolmentFacts:
     is_tenant_active: bool = True
     is_identity_active: bool = True
     is_name_taken: bool = False
+    is_registered_elsewhere: bool = False
     has_role: bool = True
     is_replacement_allowed: bool = False
     is_bootstrap_revoked: bool = False

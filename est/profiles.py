@@ -280,9 +280,17 @@ class EnrolmentProfile:
 
     @cached_property
     def device_defaults(self) -> str:
-        """What a device that is registered by its enrolment begins with, as JSON for the store."""
+        """What a device that is registered by its enrolment begins with, as JSON by the columns of the store."""
         one = self.settings.device
-        return orjson.dumps({"labels": dict(one.labels), "metadata": dict(one.metadata)}).decode()
+        begins_with = {
+            "alias": "",
+            "tags": list(one.tags),
+            "labels": dict(one.labels),
+            "metadata": dict(one.metadata),
+            "icon": one.icon,
+            "icon_color": one.icon_color,
+        }
+        return orjson.dumps(begins_with).decode()
 
     @property
     def names_by_certificate(self) -> bool:

@@ -33,6 +33,9 @@ class Refusal(Enum):
     NOT_LINKED = (Kind.FORBIDDEN, "The request's challengePassword must link it to this TLS connection.")
     LINKED_ELSEWHERE = (Kind.FORBIDDEN, "The request's challengePassword is not that of this TLS connection.")
     NO_CONNECTION_TO_LINK = (Kind.FORBIDDEN, "TLS ends at a proxy: no request can be linked to a connection there.")
+    UNKNOWN_DECRYPTION_KEY = (Kind.MALFORMED, "The decryption key that the request names is not known here.")
+    KEY_PROTECTION_NOT_OFFERED = (Kind.FORBIDDEN, "The key can be encrypted in no way that the request lists.")
+    KEY_MUST_BE_ENCRYPTED = (Kind.FORBIDDEN, "Keys leave here only encrypted: name a decryption key in the request.")
     PATH_TOO_LONG = (Kind.FORBIDDEN, "The client certificate is too many steps below an authority of this label.")
     FORWARDED_MALFORMED = (Kind.MALFORMED, "The client certificate that the proxy passes on cannot be read.")
 
@@ -50,6 +53,7 @@ class Refusal(Enum):
     TOO_MANY_WAIT = (Kind.THROTTLED, "Too many requests wait for an operator.")
 
     NOT_REGISTERED = (Kind.FORBIDDEN, "This label enrols only devices that were registered before.")
+    REGISTERED_ELSEWHERE = (Kind.FORBIDDEN, "The device was registered for another label: enrol under that one.")
     NOT_BOUND = (Kind.FORBIDDEN, "The device is bound to another bootstrap certificate, or to none.")
     OTHER_TENANT = (Kind.FORBIDDEN, "This label does not enrol that device.")
     OTHER_LABEL = (Kind.FORBIDDEN, "The device was enrolled under another label: renew under that one.")
@@ -61,6 +65,10 @@ class Refusal(Enum):
     NAME_TAKEN = (Kind.FORBIDDEN, "Another identity of the group has the device's name.")
     NO_ROLE = (Kind.FORBIDDEN, "The device's group lacks the role that this label gives.")
     NOT_THE_DEVICE = (Kind.FORBIDDEN, "The client certificate is not of a device that is registered now.")
+    PROVES_SOMEBODY = (Kind.CONFLICT, "The certificate proves an identity already.")
+    NOT_ACTIVE = (Kind.CONFLICT, "The certificate is not active, or its period does not include now.")
+    OTHER_AUTHORITY = (Kind.CONFLICT, "The certificate was not issued by the authority of the label.")
+    OTHER_DEVICE = (Kind.CONFLICT, "The certificate does not name this device.")
     TOO_EARLY = (Kind.FORBIDDEN, "It is too early to renew the client certificate.")
     KEY_MUST_CHANGE = (Kind.FORBIDDEN, "This label renews only with a new key.")
     KEY_MUST_STAY = (Kind.FORBIDDEN, "This label renews only with the same key.")

@@ -7,10 +7,11 @@ Enrolling (RFC 7030 4.2.1), by whatever credentials the label asks for, all of t
    is ours: a maker's own revocations are not asked for, so his label is changed instead. Nor was its key ever
    compromised in a certificate of ours. An enrolment secret has uses left.
 2. The request names one device: by its common name, and by no alternative name but the URI of the same device.
-3. That device is the one that each credential names, or one that the label's pattern covers where it names none or
-   another; under `pre_registered`, one that was registered before and bound to the certificate, or named by a
-   credential that is no certificate. A binding to a certificate counts under any mode.
-4. It belongs to the label's tenant or one below it, and nothing there is blocked, suspended or decommissioned.
+3. That device is the one that each credential names; for a bootstrap certificate, and a secret that names none, also
+   one that the label's pattern covers. Under `pre_registered` it was registered before, and bound to the certificate or
+   named by a credential that is none. A binding to a certificate counts under any mode.
+4. It belongs to the label's tenant or one below it, was not registered for another label, and nothing there is
+   blocked, suspended or decommissioned.
 5. A device that has an identity is not taken over, unless an operator has allowed a replacement: once, and only where
    the label replaces at all.
 6. One public key belongs to one device, never to an authority, and never again once it was compromised.
@@ -28,6 +29,11 @@ Re-enrolling (4.2.2), by the device's own certificate:
 11. Subject and alternative name of the request are identical to the certificate's. The same key renews, another rekeys,
     as far as the label allows either, and within its window; 6 holds. A predecessor that asks again with its
     successor's key gets the successor (7), at any time.
+
+Binding a certificate that was issued here for a device, and proves nobody yet:
+
+12. The label's authority issued it; it names the device, is active, and its period includes now. The device is
+    registered, by this label if by any, and has no identity. 4 and 6 hold.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,9 +43,9 @@ from uuid import UUID
 
 from cryptography import x509
 
-from ca.inventory import stored_serial
+from ca.inventory import CertificateStatus, StoredCertificate, stored_serial
 from certs.chain import Anchor, Purpose, ValidChain, validate_chain
-from certs.csr import CertificateRequest
+from certs.csr import NamedRequest
 from certs.errors import CertificateRefused, RefusalKind
 from certs.names import (
     DeviceIdentifier,
@@ -62,7 +68,7 @@ from est.facts import (
 )
 from est.profiles import EnrolmentMode, EnrolmentProfile, Way
 from est.refusals import PROCEED, REPEAT, Decision, Proceed, Refusal, Refuse
-from iam.model import NONE, Extent
+from iam.model import NONE, Device, DeviceStatus, Extent
 
 # --- Who is asking --------------------------------------------------------------------------------------------------
 
@@ -113,6 +119,8 @@ class Entitlement:
         by: Who or what it is, for the audit: `secret <id>`, `token of <subject>`; never a secret itself.
         devices: Those that it names.
         otherwise: What a request for another device is refused for.
+        goes_by_pattern: Whether it also speaks for what the label's pattern covers: a bootstrap certificate does, and a
+            secret that is bound to no device.
         chain: The certificate and its path, where it is one.
         secret: The id of the enrolment secret, where it is one.
     """
@@ -121,12 +129,13 @@ class Entitlement:
     by: str
     devices: Extent
     otherwise: Refusal
+    goes_by_pattern: bool = False
     chain: ValidChain | None = None
     secret: UUID | None = None
 
     def decide_identifier(self, profile: EnrolmentProfile, wanted: str) -> Proceed | Refuse:
         """Decide whether it speaks for the device `wanted` (rule 3)."""
-        if wanted in self.devices or profile.covers(wanted):
+        if wanted in self.devices or (self.goes_by_pattern and profile.covers(wanted)):
             return PROCEED
         if profile.mode is EnrolmentMode.PRE_REGISTERED and self.way is Way.CERTIFICATE:
             return PROCEED  # it is the binding that decides, with the facts
@@ -145,7 +154,7 @@ def entitled_by_certificate(chain: ValidChain) -> Entitlement:
     except CertificateRefused:
         named = NONE
     by = f"certificate {stored_serial(chain.leaf.serial_number).hex()}"
-    return Entitlement(Way.CERTIFICATE, by, named, Refusal.NOT_NAMED, chain)
+    return Entitlement(Way.CERTIFICATE, by, named, Refusal.NOT_NAMED, goes_by_pattern=True, chain=chain)
 
 
 # --- What is asked for ----------------------------------------------------------------------------------------------
@@ -157,7 +166,7 @@ def judge_request(refusal: CertificateRefused) -> Refuse:
     return Refuse(Refusal.REQUEST_AGAINST_POLICY if against_policy else Refusal.REQUEST_MALFORMED, refusal.reason)
 
 
-def requested_device(request: CertificateRequest) -> DeviceIdentifier | Refuse:
+def requested_device(request: NamedRequest) -> DeviceIdentifier | Refuse:
     """Return the device that a request names (rule 2)."""
     try:
         identifier = subject_identifier(request.subject)
@@ -168,7 +177,7 @@ def requested_device(request: CertificateRequest) -> DeviceIdentifier | Refuse:
     return identifier
 
 
-def decide_names(request: CertificateRequest, presented: x509.Certificate) -> Proceed | Refuse:
+def decide_names(request: NamedRequest, presented: x509.Certificate) -> Proceed | Refuse:
     """Decide whether a request may renew the certificate presented (rule 11)."""
     # RFC 7030 4.2.2: the Subject field and SubjectAltName extension MUST be identical.
     compared = compare_names(
@@ -210,6 +219,7 @@ def decide_enrol(profile: EnrolmentProfile, facts: EnrolmentFacts, *, is_bound: 
         (facts.device is DeviceState.DECOMMISSIONED, Refusal.DECOMMISSIONED),
         (not facts.is_identity_active, Refusal.IDENTITY_SUSPENDED),
         (_lacks_registration(profile, facts), Refusal.NOT_REGISTERED),
+        (facts.is_registered_elsewhere, Refusal.REGISTERED_ELSEWHERE),
         (_lacks_binding(profile, facts, is_bound=is_bound), Refusal.NOT_BOUND),
         (facts.key_owner is KeyOwner.COMPROMISED, Refusal.KEY_COMPROMISED),
     ):
@@ -275,6 +285,31 @@ def decide_reenrol(profile: EnrolmentProfile, facts: RenewalFacts, asked: Renewi
         if stands_against:
             return Refuse(refusal)
     return _decide_key(facts.key_owner)
+
+
+def decide_bind(
+    profile: EnrolmentProfile, device: Device, certificate: StoredCertificate, owner: KeyOwner, now: datetime
+) -> Proceed | Refuse:
+    """Decide whether a certificate becomes the identity of a device that has none (rule 12)."""
+    subject = read_certificate(certificate.der).subject
+    try:
+        names_it = subject_identifier(subject) == device.identifier
+    except CertificateRefused:
+        names_it = False
+    is_active = certificate.status is CertificateStatus.ACTIVE
+    for stands_against, refusal in (
+        (certificate.identity is not None, Refusal.PROVES_SOMEBODY),
+        (not is_active or not certificate.not_before <= now <= certificate.not_after, Refusal.NOT_ACTIVE),
+        (certificate.authority != profile.authority, Refusal.OTHER_AUTHORITY),
+        (not names_it, Refusal.OTHER_DEVICE),
+        (device.status is DeviceStatus.DECOMMISSIONED, Refusal.DECOMMISSIONED),
+        (device.identity is not None, Refusal.HAS_IDENTITY),
+        (device.enrolment_profile not in (None, profile.name), Refusal.REGISTERED_ELSEWHERE),
+    ):
+        if stands_against:
+            return Refuse(refusal)
+    decided = _decide_key(owner)
+    return decided if isinstance(decided, Refuse) else PROCEED
 
 
 def _lacks_registration(profile: EnrolmentProfile, facts: EnrolmentFacts) -> bool:

@@ -20,11 +20,17 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
 from ca.inventory import AuthorityKind, stored_serial
 from ca.issue import SERIAL_BYTES, device
 from certs.chain import ValidChain
-from certs.csr import CertificateRequest, decode_base64_request, parse_request
+from certs.csr import (
+    CertificateRequest,
+    NamedRequest,
+    decode_base64_request,
+    parse_keyless_request,
+    parse_request,
+)
 from certs.errors import CertificateRefused
 from certs.names import DeviceIdentifier, subject_identifier
 from certs.pkcs7 import certs_only
@@ -34,7 +40,7 @@ from est.authentication.table import Authentication, requester
 from est.facts import EnrolmentFacts, RenewalFacts
 from est.labels import Labels
 from est.possession import decide_possession
-from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile
+from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile, ProofOfPossession
 from est.refusals import Decision, Refuse, Repeat, Wait
 from est.rules import (
     Entitlement,
@@ -48,12 +54,14 @@ from est.rules import (
     judge_request,
     requested_device,
 )
+from est.server_keys import REDELIVERY, KeyAndCertificate, KeyMaking, ServerKeys, with_key
 from est.store.enrolments import (
     Attempt,
     Credentials,
     MeanwhileChanged,
     PresentedCertificate,
     Recorded,
+    Redelivery,
     StatementDatabase,
     enrol_device,
     reenrol_device,
@@ -80,12 +88,14 @@ class EstService:
         database: StatementDatabase,
         authorities: Authorities,
         authentication: Authentication,
+        server_keys: ServerKeys,
         clock: Clock,
         random: Random,
     ) -> None:
         self._database = database
         self._authorities = authorities
         self._authentication = authentication
+        self._server_keys = server_keys
         self._clock = clock
         self._random = random
         self._labels = Labels(database, clock)
@@ -122,26 +132,25 @@ class EstService:
         """Return the authorities that the label shows (RFC 7030 4.1.3), as certs-only in DER: each up to its root."""
         profile = await self._labels.profile(label)
         shown = profile.settings.distribution
-        found = [self._authorities.by_id(profile.authority)] if shown.own else []
+        named = [profile.authority] if shown.own else []
         if shown.system:
-            found.append(self._authorities.current(AuthorityKind.ISSUING))
-        found += [self._authorities.by_id(one) for one in shown.others]
-        for one in found:  # it grows: every certificate chains to a self-signed one in the same answer
-            if one.parent is not None:
-                found.append(self._authorities.by_id(one.parent))
-        return certs_only(dict.fromkeys(one.der for one in found))
+            named.append(self._authorities.current(AuthorityKind.ISSUING).id)
+        named += shown.others
+        chains = (self._authorities.published_chain(one) for one in named)
+        return certs_only(dict.fromkeys(der for chain in chains for der in chain))
 
     async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
         """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
         profile = await self._labels.profile(label)
-        issuer = self._authorities.by_id(profile.authority)
+        issuer = self._authorities.issuer(profile.authority)
         template = self._authorities.template(issuer, profile.certificate_profile)
-        return csr_attributes(profile, template.profile, self._named(profile, issuer, chain))
+        return csr_attributes(profile, template.profile, self._named(profile, chain))
 
-    def _named(self, profile: EnrolmentProfile, issuer: Authority, chain: Sequence[bytes]) -> DeviceIdentifier | None:
+    def _named(self, profile: EnrolmentProfile, chain: Sequence[bytes]) -> DeviceIdentifier | None:
         """Return the one device that a client can become by what it showed, if there is just one."""
         now = self._clock()
-        presented = judge_peer(chain, (issuer.anchor,), now, expired_is_allowed=profile.expired_may_renew)
+        anchors = self._authorities.anchors([profile.authority])
+        presented = judge_peer(chain, anchors, now, expired_is_allowed=profile.expired_may_renew)
         if isinstance(presented, Refuse) and profile.names_by_certificate:
             presented = judge_peer(chain, profile.anchors, now)
         if isinstance(presented, Refuse):
@@ -175,11 +184,19 @@ class EstService:
             Refused: By one of `est.refusals.Refusal`; (not found) no such label; (unavailable) nothing is known;
                 (throttled) too many attempts.
         """
+        asking = await self._asking(label, chain, evidence)
+        return await self._enrol(asking, body, channel_binding)
+
+    async def _asking(self, label: str, chain: Sequence[bytes], evidence: Evidence) -> Asking:
         profile = await self._labels.profile(label)
-        now = self._clock()
-        asking = _accepted(self._authentication.asking(profile, chain, evidence, now))
+        return _accepted(self._authentication.asking(profile, chain, evidence, self._clock()))
+
+    async def _enrol(
+        self, asking: Asking, body: bytes, channel_binding: bytes | None, making: KeyMaking | None = None
+    ) -> bytes | Wait:
+        profile, now = asking.profile, asking.now
         entitled = _accepted(await self._authentication.judge(asking))
-        request = _linked(asking, _parsed(body), channel_binding)
+        request = _linked(asking, _parsed(body, making), channel_binding)
         wanted = _accepted(requested_device(request))
         for one in entitled:
             _accepted(one.decide_identifier(profile, wanted))
@@ -189,12 +206,14 @@ class EstService:
         entitled += said
         is_bound = any(one.binds(wanted) for one in entitled)
         credentials = _credentials(entitled)
-        attempt = self._attempt(profile, request, wanted, now)
+        keyed = await with_key(request, wanted, asking.chain, making)
+        attempt = self._attempt(profile, keyed, wanted, now)
+        redelivery = None if making is None else making.redelivery(entitled, credentials, wanted)
         return await _settle(
             expected_enrolment(profile, is_bound=is_bound, by_secret=credentials.secret is not None),
             lambda facts: decide_enrol(profile, facts, is_bound=is_bound),
             lambda facts: enrol_device(
-                self._database, profile, credentials, attempt, facts, identity_id(now, self._random)
+                self._database, profile, credentials, attempt, facts, identity_id(now, self._random), redelivery
             ),
             attempt,
         )
@@ -208,21 +227,61 @@ class EstService:
         evidence: Evidence = NO_EVIDENCE,
     ) -> bytes:
         """Renew or rekey a device's certificate (RFC 7030 4.2.2); arguments, answer and errors as for `enrol`."""
-        profile = await self._labels.profile(label)
-        now = self._clock()
-        asking = _accepted(self._authentication.asking(profile, chain, evidence, now))
-        anchors = (self._authorities.by_id(profile.authority).anchor, *profile.renewal_anchors)
-        judged = _accepted(judge_peer(asking.chain, anchors, now, expired_is_allowed=profile.expired_may_renew))
-        request = _linked(asking, _parsed(body), channel_binding)
+        asking = await self._asking(label, chain, evidence)
+        return await self._reenrol(asking, _accepted(self._judge_own(asking)), body, channel_binding)
+
+    async def generate(
+        self,
+        label: str,
+        chain: Sequence[bytes],
+        body: bytes,
+        channel_binding: bytes | None = None,
+        evidence: Evidence = NO_EVIDENCE,
+    ) -> KeyAndCertificate | Wait:
+        """Make a key for a device, and its certificate (RFC 7030 4.4): the first one, or the next of the one presented.
+
+        Arguments and errors are as for `enrol`; (unsupported) the label makes no keys.
+        """
+        asking = await self._asking(label, chain, evidence)
+        kind = asking.profile.server_key_generation
+        if kind is None:
+            raise Refused(Kind.UNSUPPORTED, "This label makes no keys: make one on the device.")
+        making = self._server_keys.begin(asking.profile, kind)
+        own = self._judge_own(asking)
+        if isinstance(own, Refuse):
+            given = await self._enrol(asking, body, channel_binding, making)
+        else:
+            given = await self._reenrol(asking, own, body, channel_binding, making)
+        return given if isinstance(given, Wait) else making.finish(given)
+
+    def _judge_own(self, asking: Asking) -> ValidChain | Refuse:
+        """Return the certificate presented and its path if it is one that renews under the label."""
+        profile = asking.profile
+        # Earlier keys of the authority too: a rollover shuts nobody out.
+        anchors = (*self._authorities.anchors([profile.authority]), *profile.renewal_anchors)
+        return judge_peer(asking.chain, anchors, asking.now, expired_is_allowed=profile.expired_may_renew)
+
+    async def _reenrol(
+        self,
+        asking: Asking,
+        judged: ValidChain,
+        body: bytes,
+        channel_binding: bytes | None,
+        making: KeyMaking | None = None,
+    ) -> bytes:
+        profile, now = asking.profile, asking.now
+        request = _linked(asking, _parsed(body, making), channel_binding)
         _accepted(decide_names(request, judged.leaf))
         wanted = _accepted(requested_device(request))
         presented = _presented(judged)
-        attempt = self._attempt(profile, request, wanted, now)
-        asked = Renewing(now, judged.leaf.not_valid_after_utc, presented.spki_sha256 == request.spki_sha256)
+        keyed = await with_key(request, wanted, asking.chain, making)
+        attempt = self._attempt(profile, keyed, wanted, now)
+        asked = Renewing(now, judged.leaf.not_valid_after_utc, presented.spki_sha256 == keyed.spki_sha256)
+        redelivery = None if making is None else Redelivery(presented.sha256, REDELIVERY)
         return await _settle(
             expected_renewal(same_key=asked.is_same_key),
             lambda facts: decide_reenrol(profile, facts, asked),
-            lambda facts: reenrol_device(self._database, profile, presented, attempt, facts),
+            lambda facts: reenrol_device(self._database, profile, presented, attempt, facts, redelivery),
             attempt,
         )
 
@@ -238,7 +297,7 @@ class EstService:
     def _attempt(
         self, profile: EnrolmentProfile, request: CertificateRequest, wanted: DeviceIdentifier, now: datetime
     ) -> Attempt:
-        issuer = self._authorities.by_id(profile.authority)
+        issuer = self._authorities.issuer(profile.authority)
         template = self._authorities.template(issuer, profile.certificate_profile)
         try:
             issued = template.issue(device(wanted, request.spki_der), now, self._random(SERIAL_BYTES))
@@ -302,17 +361,21 @@ async def _settle(
     )
 
 
-def _parsed(body: bytes) -> CertificateRequest:
+def _parsed(body: bytes, making: KeyMaking | None) -> NamedRequest:
+    parse = parse_request if making is None else parse_keyless_request
     try:
-        return parse_request(decode_base64_request(body))
+        return parse(decode_base64_request(body))
     except CertificateRefused as refusal:
         raise judge_request(refusal).as_error() from refusal
 
 
-def _linked(asking: Asking, request: CertificateRequest, channel_binding: bytes | None) -> CertificateRequest:
+def _linked(asking: Asking, request: NamedRequest, channel_binding: bytes | None) -> NamedRequest:
     """Return the request if it is linked to its connection as far as the label wants."""
     known = None if asking.is_passed_on else channel_binding  # behind a proxy it is the proxy's connection
-    _accepted(decide_possession(asking.profile.proof_of_possession, request.challenge_password, known))
+    # Who brings no key has none to prove; a link that is there is verified all the same.
+    brings_key = isinstance(request, CertificateRequest)
+    policy = asking.profile.proof_of_possession if brings_key else ProofOfPossession.OFF
+    _accepted(decide_possession(policy, request.challenge_password, known))
     return request
 
 

@@ -30,6 +30,8 @@ TYPES: Final[Mapping[str, DeviceEventType]] = {
     "device.renewed": DeviceEventType.RENEWED,
     "device.updated": DeviceEventType.SHADOW_UPDATED,
     "device.status_changed": DeviceEventType.STATUS_UPDATED,
+    "certificate.held": DeviceEventType.STATUS_UPDATED,
+    "certificate.released": DeviceEventType.STATUS_UPDATED,
     "certificate.revoked": DeviceEventType.STATUS_UPDATED,
     "device.decommissioned": DeviceEventType.DECOMMISSIONED,
 }
@@ -42,7 +44,9 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "device.status_changed": "{before} became {after}",
     "device.bound": "bound to a bootstrap certificate",
     "device.unbound": "bound to a bootstrap certificate no more",
+    "certificate.held": "a certificate is revoked for the time being",
     "certificate.issued": "a certificate was issued",
+    "certificate.released": "a certificate that was held is good again",
     "certificate.revoked": "a certificate was revoked: {reason}",
     "enrolment.requested": "asks to enrol under the label {label}",
     "enrolment.approved": "may enrol under the label {label}",

@@ -37,6 +37,10 @@ _TYPE_PREFIX = "doorward."
 _SPECIFICATION = "1.0"
 
 
+FOR_NODES = ("authority.", "certificate.", "device.renewed", "issuance_profile.")
+"""How the kinds begin that nodes act on although they touch nobody's access."""
+
+
 class Affected(StrEnum):
     """The kinds of thing whose holders' access a change may touch."""
 
@@ -79,6 +83,11 @@ class Event:
 def effects_of(data: Mapping[str, Any]) -> tuple[Effect, ...]:
     """Return whose access a change with this data touches."""
     return tuple(Effect(Affected(kind), identifier) for kind, identifier in data.get("affects", ()))
+
+
+def is_for_nodes(kind: str, data: Mapping[str, Any]) -> bool:
+    """Tell whether nodes act on a change: it touches somebody's access, a certificate or an authority."""
+    return "affects" in data or kind.startswith(FOR_NODES)
 
 
 def affects(*effects: Effect) -> dict[str, Any]:

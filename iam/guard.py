@@ -377,6 +377,11 @@ def _too_large(limit: int) -> Refused:
 
 async def _read_within(request: web.Request, limit: int) -> bytes:
     """Read the whole body, up to `limit` bytes and `BODY_DEADLINE_SECONDS`."""
+    if request.content.is_eof() and request.content.exception() is None:  # it came whole with its headers
+        content = request.content.read_nowait()
+        if len(content) > limit:
+            raise _too_large(limit)
+        return content
     deadline = asyncio.get_running_loop().time() + BODY_DEADLINE_SECONDS
     parts: list[bytes] = []
     size = 0

@@ -1,5 +1,6 @@
 """OpenAPI 3.1 from the routes: the values that the guard serves, so that the description cannot differ from them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +11,8 @@ from pydantic.json_schema import models_json_schema
 from iam.guard import Needs, Public, RawBody, Route, SignedIn, Speech
 
 _REFERENCE = "#/components/schemas/{model}"
+_VARIABLE = re.compile(r"\{(\w+)\}")
+_PATTERN = re.compile(r"(\{\w+):[^}]*(?=\})")
 _MODES = {"body": "validation", "answer": "serialization"}
 
 _PROBLEM = {
@@ -58,7 +61,7 @@ def describe(
         elif isinstance(route.answers, str):
             done["content"] = {route.answers: {"schema": {"type": "string", "format": "binary"}}}
         operation["responses"] = {str(route.status): done, "default": {"$ref": _error_of(route)}}
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
+        paths.setdefault(_shown(route.path), {})[route.method.lower()] = operation
     for path, operations in paths.items():
         for beginning, other in (elsewhere or {}).items():
             if path.startswith(beginning):
@@ -97,7 +100,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "tags": [route.tag],
         "summary": route.summary,
         "description": _need(route),
-        "operationId": f"{route.method.lower()}{_identifier(route.path)}",
+        "operationId": f"{route.method.lower()}{_identifier(_shown(route.path))}",
         "parameters": [*_path_parameters(route), *_query_parameters(route)],
     }
     operation["security"] = [] if isinstance(route.need, Public) else [{"token": []}]
@@ -115,7 +118,7 @@ def _need(route: Route) -> str:
 
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:
-    names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+    names = _VARIABLE.findall(_shown(route.path))
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
@@ -154,6 +157,11 @@ def _models(routes: Sequence[Route]) -> tuple[list[type[BaseModel]], list[type[B
 def _error_of(route: Route) -> str:
     name = "PlainProblem" if route.speaks is Speech.PLAIN else "Problem"
     return f"#/components/responses/{name}"
+
+
+def _shown(path: str) -> str:
+    """Return a path without the patterns of its variables."""
+    return _PATTERN.sub(r"\1", path)
 
 
 def _identifier(path: str) -> str:

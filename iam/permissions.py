@@ -30,6 +30,8 @@ class Resource(StrEnum):
 
     CA_AUTHORITIES = "ca.authorities"
     CA_CERTIFICATES = "ca.certificates"
+    CA_PROFILES = "ca.profiles"
+    CA_SIGNATURES = "ca.signatures"
     DEVICES = "devices"
     DEVICES_GROUPS = "devices.groups"
     EST_APPROVALS = "est.approvals"
@@ -43,6 +45,7 @@ class Resource(StrEnum):
     IAM_PAIR_USER = "iam.pair.user"
     IAM_ROLES = "iam.roles"
     IAM_USERS = "iam.users"
+    KMS_KEYS = "kms.keys"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -14,7 +14,7 @@ from ca.revocation import RevocationService
 from ca.search import CertificateSearch
 from ca.store.certificate_lists import reason_shown
 from iam.access import visible_devices
-from iam.errors import malformed, not_found
+from iam.errors import conflict, malformed, not_found
 from iam.guard import Answer, Call, Needs, Route
 from iam.json_patch import read_patch
 from iam.listing import Listed, ListQuery
@@ -87,6 +87,8 @@ class _Handlers:
     async def change_status(self, call: Call) -> Answer:
         body: StatusChange = call.body
         found = await self._reached(call, Action.UPDATE)
+        if self.authorities.has_certificate(found.serial):
+            raise conflict("The certificate is an authority's: change the status of that.")
         actor = call.caller.access.identity.id
         if body.status == "ACTIVE":
             await self.revocation.release(call.tenant.id, found.serial, actor=actor)
@@ -115,10 +117,7 @@ class _Handlers:
         return found
 
     def _authority(self, call: Call) -> UUID:
-        try:
-            return self.authorities.by_id(UUID(call.path["authority"])).id
-        except ValueError as error:
-            raise not_found("such authority") from error
+        return self.authorities.find(call.path["authority"]).id
 
     def _show(self, one: StoredCertificate) -> ShownCertificate:
         return show_certificate(one, self.authorities, self.search.now)

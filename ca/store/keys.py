@@ -11,7 +11,10 @@ import orjson
 from ca.keystore import Backend, StoredKey
 from certs.keys import KeyAlgorithm
 from iam.errors import conflict
+from iam.listing import FieldKind, FilterQuery, ListQuery, read_filters
+from iam.paging import Page
 from iam.store.database import Row, Transaction
+from iam.store.listing import Column, Listing, counts_of_list, page_of_list
 
 KEY_COLUMNS = """
     k.id, k.tenant_id, k.name, k.tags, k.metadata, k.algorithm, k.bits, k.backend, k.sealed, k.spki, k.spki_sha256,
@@ -84,7 +87,7 @@ async def name_key(transaction: Transaction, one: StoredKey, aliases: Sequence[s
     return replace(one, aliases=tuple(aliases))
 
 
-_SIGNED_RAW = "UPDATE kms_key SET signed_raw_at = $2 WHERE id = $1 AND signed_raw_at IS NULL"
+_SIGNED_RAW = "UPDATE kms_key SET signed_raw_at = $2 WHERE id = $1"
 
 
 async def mark_as_signed_raw(transaction: Transaction, key: UUID) -> None:
@@ -128,3 +131,55 @@ def key_from(row: Row) -> StoredKey:
         metadata=metadata,
         signed_raw=row["signed_raw_at"],
     )
+
+
+_ALGORITHM_NAME = """
+    (CASE WHEN k.algorithm LIKE 'P-%' THEN 'ECDSA'
+          WHEN k.algorithm LIKE 'ML-DSA-%' THEN 'ML-DSA' ELSE k.algorithm END)"""
+_KEYS = Listing(
+    KEY_COLUMNS,
+    "FROM kms_key k",
+    {
+        "key_id": Column(FieldKind.UUID, sql="k.id"),
+        "name": Column(FieldKind.TEXT, sql="k.name"),
+        "engine_id": Column(FieldKind.ENUM, sql="k.backend", values=tuple(Backend)),
+        "algorithm": Column(FieldKind.ENUM, sql=_ALGORITHM_NAME, values=("RSA", "ECDSA", "Ed25519", "ML-DSA")),
+        "size": Column(FieldKind.NUMBER, sql="k.bits"),
+        "creation_ts": Column(FieldKind.DATE, sql="k.created_at"),
+        "aliases": Column(
+            FieldKind.TEXTS, sql="ARRAY(SELECT alias FROM kms_key_alias a WHERE a.key_id = k.id)", is_sortable=False
+        ),
+        "tags": Column(FieldKind.TEXTS, sql="k.tags", is_sortable=False),
+        "metadata": Column(FieldKind.JSON, sql="k.metadata"),
+    },
+    "key_id",
+)
+_OF_TENANT = "k.tenant_id = $1"
+
+
+async def page_of_keys(transaction: Transaction, tenant: UUID, query: ListQuery) -> Page[StoredKey]:
+    """Return a page of a tenant's keys."""
+    page = await page_of_list(transaction, _KEYS, query, _OF_TENANT, tenant)
+    return Page(tuple(key_from(row) for row in page.items), page.next)
+
+
+async def count_keys(transaction: Transaction, tenant: UUID, query: FilterQuery, field: str) -> dict[str, int]:
+    """Return how many of a tenant's keys pass the filters, by `engine_id` or `algorithm`."""
+    filters = read_filters(query.filter, _KEYS.columns)
+    return await counts_of_list(transaction, _KEYS, field, filters, _OF_TENANT, tenant)
+
+
+_IS_A_DEVICES = "SELECT EXISTS (SELECT FROM device_key WHERE spki_sha256 = $1)"
+
+
+async def is_key_of_device(transaction: Transaction, spki_sha256: bytes) -> bool:
+    """Tell whether a device has, or ever had, this key; sees every tenant's devices only in a transaction that does."""
+    return bool(await transaction.fetchval(_IS_A_DEVICES, spki_sha256))
+
+
+_FILE_KEYS = f"SELECT {KEY_COLUMNS} FROM kms_key k WHERE k.backend = 'file' ORDER BY k.id"
+
+
+async def file_keys(transaction: Transaction) -> list[StoredKey]:
+    """Return the keys that lie in files, which may be away."""
+    return [key_from(row) for row in await transaction.fetch(_FILE_KEYS)]

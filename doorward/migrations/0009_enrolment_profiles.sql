@@ -91,7 +91,7 @@ CREATE FUNCTION enrol_device(
     label_tenant uuid,
     label_name text,
     label_role text,
-    label_defaults jsonb,           -- labels and metadata of a device that is registered by this
+    label_defaults jsonb,           -- what a device that is registered by this begins with, by its columns
     credentials text[],             -- by what the device was entitled, for the audit
     presented_secret uuid,          -- the enrolment secret, if one was presented
     presented_serial bytea,         -- of the bootstrap certificate, if one was presented; so are the next three
@@ -153,6 +153,8 @@ BEGIN
                 OR EXISTS (SELECT FROM identity i WHERE i.id = enrol_device.identity AND i.status = 'active'),
             'is_name_taken', EXISTS (SELECT FROM identity i WHERE i.tenant_id = t.id AND i.name = wanted
                                      AND i.id IS DISTINCT FROM enrol_device.identity),
+            'is_registered_elsewhere', known.identity_id IS NULL AND EXISTS (
+                SELECT FROM enrolment_profile p WHERE p.name = known.enrolment_profile AND p.name <> label_name),
             'has_role', r.id IS NOT NULL,
             'is_replacement_allowed', coalesce(known.replacement_allowed, false),
             'is_bootstrap_revoked', EXISTS (SELECT FROM certificate c WHERE c.serial = presented_serial
@@ -196,11 +198,11 @@ BEGIN
         INSERT INTO identity_role (identity_id, role_id, tenant_id) VALUES (new_identity, label_role_id, tenant);
     END IF;
     IF known.device_identifier IS NULL THEN
-        INSERT INTO device (device_identifier, tenant_id, identity_id, status, labels, metadata, enrolment_profile,
-                            created_at)
-        VALUES (wanted, tenant, enrol_device.identity, 'ACTIVE',
-                label_defaults -> 'labels', label_defaults -> 'metadata',
-                label_name, moment);
+        -- The defaults name columns; what a later migration adds to a device has to be among them.
+        INSERT INTO device SELECT d.* FROM jsonb_populate_record(NULL::device, label_defaults || jsonb_build_object(
+            'device_identifier', wanted, 'tenant_id', tenant, 'identity_id', enrol_device.identity,
+            'status', 'ACTIVE', 'enrolment_profile', label_name, 'replacement_allowed', false,
+            'created_at', moment)) AS d;
     ELSE
         UPDATE device SET identity_id = enrol_device.identity, status = 'ACTIVE', enrolment_profile = label_name,
                           replacement_allowed = false

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from certs.csr import CertificateRequest
+from certs.csr import NamedRequest
 from est.profiles import EnrolmentProfile
 
 CLIENT_CERT = "Client-Cert"
@@ -56,5 +56,5 @@ class Wanted:
     """
 
     device: str
-    request: CertificateRequest
+    request: NamedRequest
     requester: str

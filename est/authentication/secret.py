@@ -99,4 +99,11 @@ class Secrets:
 
 def _entitled(found: FoundSecret) -> Entitlement:
     named = NONE if found.device is None else Extent(names=frozenset({found.device}))
-    return Entitlement(Way.SECRET, f"secret {found.id}", named, Refusal.SECRET_NOT_NAMED, secret=found.id)
+    return Entitlement(
+        Way.SECRET,
+        f"secret {found.id}",
+        named,
+        Refusal.SECRET_NOT_NAMED,
+        goes_by_pattern=found.device is None,
+        secret=found.id,
+    )

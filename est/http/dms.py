@@ -1,5 +1,6 @@
 """Enrolment profiles over REST, for operators, in the paths of Lamassu's DMS Manager."""
 
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import Field
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind, stored_serial
 from certs.names import device_identifier
+from certs.pem import read_certificate, write_certificates
 from est.administration import ProfileService
 from est.http.dms_mapping import profile_settings, shown_settings
 from est.http.dms_shapes import (
@@ -20,6 +22,7 @@ from est.http.dms_shapes import (
     ShownStats,
     ShownWebhookSecret,
 )
+from est.identities import IdentityBinder
 from est.profiles import EnrolmentProfile, label
 from est.store.profiles import BootstrapBinding, IssuerAndSerial
 from iam.errors import malformed
@@ -63,6 +66,41 @@ class BindingBody(SnakeModel):
         if self.serial is None or self.issuer_public_key_sha256 is None:
             raise malformed("A serial number is one issuer's: give serial and issuer_public_key_sha256 together.")
         return IssuerAndSerial(bytes.fromhex(self.issuer_public_key_sha256), stored_serial(int(self.serial, 16)))
+
+
+class BindIdentity(SnakeModel):
+    """A certificate that was issued here, to become the identity of a device."""
+
+    device_id: str = Field(max_length=128)
+    certificate_serial_number: str = Field(pattern="^([0-9A-Fa-f]{2}[-:]?){1,20}$", description="In hexadecimal.")
+    dms_id: str | None = Field(None, max_length=63, description="Whose device it becomes; its own label if not said.")
+
+
+class BoundCertificate(SnakeShown):
+    """The certificate of a device."""
+
+    serial_number: str
+    status: str
+    valid_from: datetime
+    valid_to: datetime
+    certificate: str = Field(description="PEM")
+
+
+class BoundDevice(SnakeShown):
+    """The device that has it."""
+
+    id: str
+    status: str
+    identity: str | None
+    dms_owner: str | None
+
+
+class ShownIdentity(SnakeShown):
+    """What was bound to what."""
+
+    certificate: BoundCertificate
+    dms: ShownDms
+    device: BoundDevice
 
 
 class ShownBinding(SnakeShown):
@@ -186,6 +224,42 @@ def binding_routes(service: ProfileService) -> list[Route]:
         ),
         Route("GET", _BINDING, get_binding, may_read, "Get what a device is bound to", DMS_TAG, answers=ShownBinding),
         Route("DELETE", _BINDING, unbind, may_update, "Take a device's binding away", DMS_TAG, status=204),
+    ]
+
+
+def identity_routes(service: IdentityBinder, authorities: Authorities) -> list[Route]:
+    """Return the route that makes a certificate a device's identity."""
+
+    async def bind_identity(call: Call) -> Answer:
+        body: BindIdentity = call.body
+        identifier = str(device_identifier(body.device_id))
+        call.require_device(Action.CREATE, Resource.EST_ENROLMENTS, identifier)
+        name = None if body.dms_id is None else label(body.dms_id)
+        serial = stored_serial(int(body.certificate_serial_number.replace("-", "").replace(":", ""), 16))
+        device, certificate, profile = await service.bind(call.caller.access, call.tenant, identifier, serial, name)
+        shown = BoundCertificate(
+            serial_number=certificate.serial.hex(),
+            status=certificate.status,
+            valid_from=certificate.not_before,
+            valid_to=certificate.not_after,
+            certificate=write_certificates([read_certificate(certificate.der)]).decode(),
+        )
+        owner = BoundDevice(
+            id=device.identifier, status=device.status, identity=device.identity, dms_owner=device.enrolment_profile
+        )
+        return Answer(content=ShownIdentity(certificate=shown, dms=_show(authorities, profile), device=owner))
+
+    return [
+        Route(
+            "POST",
+            DMS + "/bind-identity",
+            bind_identity,
+            Needs(Action.CREATE, Resource.EST_ENROLMENTS),
+            "Make a certificate that was issued here the identity of a device",
+            DMS_TAG,
+            body=BindIdentity,
+            answers=ShownIdentity,
+        )
     ]
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from ca.authorities import Authorities, Authority
+from ca.authorities import Authorities
+from ca.authority import Authority
 from certs.pem import read_certificate, write_certificates
 from est.durations import duration, shown_duration
 from est.http.dms_shapes import (

@@ -7,10 +7,12 @@ from est.authentication.asking import FORWARDING_HEADERS, Evidence
 from est.codec import (
     CERTS_ONLY,
     CSRATTRS,
+    MULTIPART,
     PKCS7,
     PKCS10,
     answer_headers,
     encode_base64,
+    encode_parts,
 )
 from est.profiles import DEFAULT_LABEL
 from est.refusals import Wait
@@ -44,6 +46,13 @@ def routes(service: EstService) -> list[Route]:
         given = await service.reenrol(_label(call), call.peer_chain, call.body, call.channel_binding, _evidence(call))
         return _encoded(given, CERTS_ONLY)
 
+    async def serverkeygen(call: Call) -> Answer:
+        made = await service.generate(_label(call), call.peer_chain, call.body, call.channel_binding, _evidence(call))
+        if isinstance(made, Wait):
+            return _pending(made)
+        parts = ((made.key.content_type, made.key.der), (CERTS_ONLY, made.certificate))
+        return Answer(content=encode_parts(parts), headers={"Content-Type": MULTIPART})
+
     async def unsupported(call: Call) -> Answer:
         await service.require_label(_label(call))
         raise Refused(Kind.UNSUPPORTED, "This operation of EST is not offered here.")
@@ -53,7 +62,7 @@ def routes(service: EstService) -> list[Route]:
         ("GET", "csrattrs", csrattrs, _BY_NOBODY, None, "Fetch what a request should hold", CSRATTRS),
         ("POST", "simpleenroll", simpleenroll, _BY_CERTIFICATE, _REQUEST, "Enrol a device", CERTS_ONLY),
         ("POST", "simplereenroll", simplereenroll, _BY_CERTIFICATE, _REQUEST, "Renew or rekey", CERTS_ONLY),
-        ("POST", "serverkeygen", unsupported, _BY_CERTIFICATE, None, "Not offered: make keys on the device", None),
+        ("POST", "serverkeygen", serverkeygen, _BY_CERTIFICATE, _REQUEST, "Have a key made, and enrol", MULTIPART),
         ("POST", "fullcmc", unsupported, _BY_CERTIFICATE, None, "Not offered", None),
     )
     return [

@@ -6,7 +6,7 @@ with those that the decision was made on, and writes if they are the same. Its a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -89,14 +89,30 @@ class Credentials:
     secret: UUID | None
 
 
+@dataclass(frozen=True, slots=True)
+class Redelivery:
+    """Who may have another key made after an answer that was lost, None being nobody, and for how long."""
+
+    asked_by: bytes | None
+    within: timedelta
+
+
 class MeanwhileChanged(Exception):
     """Somebody else wrote the same at the same time; nothing was written, and the facts are to be found again."""
 
 
-_ENROL = """
-    SELECT facts, is_written, tenant, identity, existing, replaced FROM enrol_device(
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
-        $24)"""
+_ENROL_ARGUMENTS = (
+    "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24"
+)
+_ENROL = f"""
+    SELECT facts, is_written, tenant, identity, existing, replaced FROM enrol_device($1, {_ENROL_ARGUMENTS})"""
+
+# Each function needs what the one before gives, which keeps them in this order.
+_ENROL_GENERATED = f"""
+    SELECT e.facts, e.is_written, e.tenant, e.identity, e.existing, e.replaced
+    FROM begin_generated_enrolment($1, $2, $3, $25, $26) AS b,
+         LATERAL enrol_device(b.expected, {_ENROL_ARGUMENTS}) AS e,
+         LATERAL end_generated_enrolment(e.is_written, b.is_opened, $2, $3, $25, $16, e.tenant, b.began) AS done"""
 
 
 async def enrol_device(
@@ -106,8 +122,12 @@ async def enrol_device(
     attempt: Attempt,
     expected: EnrolmentFacts,
     identity: str,
+    redelivery: Redelivery | None = None,
 ) -> Recorded[EnrolmentFacts]:
     """Record a first enrolment if the facts are as expected; `identity` is the id of a new one, if one is made.
+
+    Args:
+        redelivery: For a key that was made here: who may have another one.
 
     Raises:
         MeanwhileChanged: Ask again.
@@ -125,7 +145,7 @@ async def enrol_device(
 
     return await _record(
         database,
-        _ENROL,
+        _ENROL if redelivery is None else _ENROL_GENERATED,
         expected,
         decode_enrolment_facts,
         changes,
@@ -142,12 +162,21 @@ async def enrol_device(
         *_new(attempt),
         identity,
         attempt.change,
+        *_of_redelivery(redelivery),
     )
 
 
-_REENROL = """
-    SELECT facts, is_written, tenant, identity, existing FROM reenrol_device(
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"""
+_REENROL_ARGUMENTS = "$6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19"
+_REENROL = f"""
+    SELECT facts, is_written, tenant, identity, existing
+    FROM reenrol_device($1, $2, $3, $4, $5, {_REENROL_ARGUMENTS})"""
+
+_REENROL_GENERATED = f"""
+    SELECT e.facts, e.is_written, e.tenant, e.identity, e.existing
+    FROM begin_generated_renewal($1, $2, $9, $7, $20, $5, $21) AS b,
+         LATERAL reenrol_device(b.expected, $2, $3, $4, b.grace, {_REENROL_ARGUMENTS}) AS e,
+         LATERAL end_generated_renewal(
+             e.is_written, b.undelivered, $2, $9, $20, $12, e.tenant, e.identity, b.began) AS done"""
 
 
 async def reenrol_device(
@@ -156,8 +185,12 @@ async def reenrol_device(
     presented: PresentedCertificate,
     attempt: Attempt,
     expected: RenewalFacts,
+    redelivery: Redelivery | None = None,
 ) -> Recorded[RenewalFacts]:
     """Record a re-enrolment if the facts are as expected.
+
+    Args:
+        redelivery: For a key that was made here: who may have another one.
 
     Raises:
         MeanwhileChanged: Ask again.
@@ -173,7 +206,7 @@ async def reenrol_device(
 
     return await _record(
         database,
-        _REENROL,
+        _REENROL if redelivery is None else _REENROL_GENERATED,
         expected,
         decode_renewal_facts,
         changes,
@@ -188,6 +221,7 @@ async def reenrol_device(
         attempt.request.sha256,
         *_new(attempt),
         attempt.change,
+        *_of_redelivery(redelivery),
     )
 
 
@@ -226,6 +260,10 @@ def _of_certificate(presented: PresentedCertificate | None) -> tuple[bytes | Non
     if presented is None:
         return (None, None, None, None)
     return (presented.serial, presented.sha256, presented.spki_sha256, presented.issuer_spki_sha256)
+
+
+def _of_redelivery(redelivery: Redelivery | None) -> tuple[object, ...]:
+    return () if redelivery is None else (redelivery.asked_by, redelivery.within)
 
 
 def _new(attempt: Attempt) -> tuple[object, ...]:

@@ -5,13 +5,13 @@ The rules:
 1. An attempt is charged before it is judged, by one statement; so of many at once only the free ones are judged.
 2. The first failures are free. After that each one doubles the wait, up to `LONGEST_WAIT`.
 3. A proof that holds forgives the account everything, and the address this one attempt.
-4. An IPv6 address counts by its /64, which one customer has whole.
+4. An address counts as `iam.addresses` says.
 """
 
 import hashlib
 from datetime import timedelta
-from ipaddress import IPv6Address, ip_address, ip_network
 
+from iam.addresses import counted_address
 from iam.errors import Kind, Refused
 from iam.store import throttle
 from iam.store.database import Transaction
@@ -20,7 +20,6 @@ FREE_FAILURES = 5
 FREE_FAILURES_OF_ADDRESS = 50
 LONGEST_WAIT = timedelta(minutes=15)
 MEMORY = timedelta(hours=1)
-_CUSTOMER_BITS = 64
 
 
 def by_account(name: str) -> throttle.Account:
@@ -30,13 +29,7 @@ def by_account(name: str) -> throttle.Account:
 
 def by_address(address: str) -> throttle.Account:
     """Return the account of a peer's address."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return throttle.Account(f"address:{address}", FREE_FAILURES_OF_ADDRESS)
-    if isinstance(parsed, IPv6Address):
-        parsed = parsed.ipv4_mapped or ip_network((parsed, _CUSTOMER_BITS), strict=False).network_address
-    return throttle.Account(f"address:{parsed}", FREE_FAILURES_OF_ADDRESS)
+    return throttle.Account(f"address:{counted_address(address)}", FREE_FAILURES_OF_ADDRESS)
 
 
 async def charge(transaction: Transaction, accounts: list[throttle.Account]) -> None:

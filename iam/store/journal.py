@@ -24,15 +24,15 @@ _SEQUENCE = re.compile(r"[0-9]{1,18}")
 FIRST = bytes(32)
 """What stands for the hash before the first line."""
 
-# What brokers and memories of access act on. The index `outbox_urgent` is made of the same expression.
-_URGENT = "(data ? 'affects' OR kind IN ('certificate.revoked', 'device.renewed'))"
+# `iam.events.is_for_nodes`, in SQL. The index `outbox_urgent` of migration 0012 is made of the same expression.
+_URGENT = r"(data ? 'affects' OR kind ~ '^(authority\.|certificate\.|device\.renewed|issuance_profile\.)')"
 _WAITING = f"""
     SELECT id, tenant_id, at, actor, kind, subject, data FROM outbox ORDER BY (NOT {_URGENT}), id LIMIT $1"""
 _PUBLISHED = "DELETE FROM outbox WHERE id = ANY ($1)"
 
 
 async def waiting_events(transaction: Transaction, limit: int) -> list[Event]:
-    """Return events that are not published yet: first what touches access or a certificate; of each, oldest first."""
+    """Return events that are not published yet: first what nodes act on; of each, oldest first."""
     return [_event_from(row) for row in await transaction.fetch(_WAITING, limit)]
 
 

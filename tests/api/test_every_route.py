@@ -16,18 +16,24 @@ _FILLED = {
     "credential": "01a20178-f90f-7bba-a235-94678758872d",
     "serial": "00" * 16,
     "secret": "01a20178-f90f-7bba-a235-94678758872d",
+    "keyIdentifier": "6b31",
     "approval": "01a20178-f90f-7bba-a235-94678758872d",
     "authority": "root",
+    "commonName": "root",
+    "request": "01a20178-f90f-7bba-a235-94678758872d",
+    "profile": "device",
     "status": "active",
     "revocation": "01a20178-f90f-7bba-a235-94678758872d",
     "partitions": "2",
     "partition": "0",
+    "ocspRequest": "MAA=",
     "label": "default",
+    "key": "01a20178-f90f-7bba-a235-94678758872d",
 }
 
 
 def path_of(route: Route, *, tenant: str | None = None) -> str:
-    path = re.sub(r"\{(\w+)\}", lambda found: _FILLED[found[1]], route.path)
+    path = re.sub(r"\{(\w+)(?::[^}]*)?\}", lambda found: _FILLED[found[1]], route.path)
     return f"{path}?tenant={tenant}" if tenant and "{groupName}" not in route.path else path
 
 
@@ -174,6 +180,8 @@ async def test_the_public_routes_are_these_and_no_others(api: Api) -> None:
         ("GET", "/crl/{authority}/{partitions}/{partition}.crl"),
         ("GET", "/crl/{authority}/{partitions}/{partition}/delta.crl"),
         ("GET", "/ca/{authority}.crt"),
+        ("POST", "/ocsp"),
+        ("GET", "/ocsp/{request:.+}"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
         ("GET", "/openapi.json"),

@@ -14,16 +14,22 @@ import asyncpg
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
+from ca.intake import AuthorityIntake
 from ca.keystore import Keystore
 from ca.proof import CertificateProver
 from ca.publishing import ListPublisher, ListTerms
+from ca.responders import Responders, ResponderTerms
+from ca.responding import StatusService
 from ca.revocation import RevocationService
 from ca.service import AuthorityService
 from ca.shelf import ListShelf
 from doorward.database import Pool, migrate
 from doorward.embedded.postgres import EmbeddedPostgres, PostgresAddresses
-from iam.access import Authenticated, Denied
+from doorward.listener import ListenerLimits, listening_sockets
+from doorward.plain import serve_http
+from iam.access import Access, Authenticated, Denied
 from iam.errors import unauthenticated
 from iam.guard import Guard, Route
 from iam.identifiers import identity_id
@@ -35,6 +41,7 @@ from iam.store.standing import read_standing
 from iam.store.tenants import tenant_by_name
 
 MASTER_KEY = MasterKey(bytes(range(32)))
+EVERYTHING = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
 BASE_URL = "http://pki.test"
 
 
@@ -98,7 +105,11 @@ class World:
     revocation: RevocationService
     publisher: ListPublisher
     shelf: ListShelf
+    responders: Responders
+    status: StatusService
     prover: CertificateProver
+    administration: AuthorityAdministration
+    intake: AuthorityIntake
     fresh_for: list[timedelta]
     changes: list[Change] = field(default_factory=list)
 
@@ -157,6 +168,19 @@ class World:
         await self.execute("INSERT INTO identity_role VALUES ($1, $2, $3)", identifier, role, tenant)
         return {"Authorization": f"Bearer {identifier}"}
 
+    async def access(self, tenant: UUID) -> Access:
+        """Make somebody who may do everything in a tenant, and give what he may do."""
+        headers = await self.identity(tenant, EVERYTHING)
+        standing = await read_standing(self.pool, headers["Authorization"].removeprefix("Bearer "))
+        assert isinstance(standing.access, Access)
+        return standing.access
+
+    async def named_tenant(self, name: str) -> Tenant:
+        async with self.pool.transaction(EVERYWHERE) as transaction:
+            found = await tenant_by_name(transaction, name)
+        assert found is not None
+        return found
+
     async def device(self, identifier: str, tenant: UUID) -> None:
         await self.execute(
             "INSERT INTO device (device_identifier, tenant_id, status, labels, metadata, created_at)"
@@ -195,6 +219,19 @@ async def serving(world: World, routes: Sequence[Route]) -> AsyncIterator[TestCl
 
 
 @asynccontextmanager
+async def serving_plainly(world: World, routes: Sequence[Route]) -> AsyncIterator[str]:
+    """Serve routes on the plain listener, and give its address."""
+    runner = web.AppRunner(Guard(StoreGate(world)).application(routes))
+    await runner.setup()
+    listener = await serve_http(runner, listening_sockets("127.0.0.1", 0), limits=ListenerLimits())
+    try:
+        yield f"http://127.0.0.1:{listener.addresses[0][1]}"
+    finally:
+        await listener.close(grace_seconds=2)
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> AsyncIterator[World]:
     """Start what `doorward.app` starts of the authority, on a database that is migrated."""
     clock = clock or Clock()
@@ -205,6 +242,11 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
         authorities = Authorities(database, keystore, clock, urandom, base_url=BASE_URL)
         await authorities.ensure()
         fresh_for = [timedelta(minutes=5)]
+        ticks = count(step=60)
+        responders = Responders(
+            database, authorities, keystore, clock, urandom, ResponderTerms(), monotonic=ticks.__next__
+        )
+        administration = AuthorityAdministration(database, authorities, keystore, clock, urandom, base_url=BASE_URL)
         world = World(
             url=url,
             pool=database,
@@ -217,8 +259,12 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
             revocation=RevocationService(database),
             # As if each list took no time to make: the next one need not wait.
             publisher=ListPublisher(database, authorities, clock, ListTerms(), monotonic=lambda: 0.0),
-            shelf=ListShelf(database, monotonic=count(step=10).__next__),
+            shelf=ListShelf(database, monotonic=ticks.__next__),
+            responders=responders,
+            status=StatusService(database, authorities, responders, clock, life=timedelta(hours=1)),
             prover=CertificateProver(database, authorities, clock, lambda: fresh_for[0]),
+            administration=administration,
+            intake=AuthorityIntake(database, authorities, administration, keystore, clock, urandom),
             fresh_for=fresh_for,
         )
 

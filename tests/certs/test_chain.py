@@ -533,3 +533,56 @@ def test_openssl_agrees(
     at = ("-attime", str(int(now.timestamp())), "-x509_strict", "-purpose", "sslclient")
     printed = openssl("verify", *at, "-CAfile", "root.pem", "-untrusted", "issuing.pem", "leaf.pem")
     assert printed == b"leaf.pem: OK\n"
+
+
+class TestRemembered:
+    """A path that was found once is found again only as far as the same would be found anew (rule 9)."""
+
+    def test_it_is_looked_for_once(
+        self, root: "Authority", check: Callable[..., ValidChain], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        issuing = root.authority("issuing")
+        leaf = issuing.sign("meter-001")
+        first = check(leaf, anchors(root), [issuing])
+        monkeypatch.setattr("certs.chain.verify_signature", None)
+        assert check(leaf, anchors(root), [issuing]) == first
+
+    def test_it_ends_with_the_authority_that_ends_first(
+        self,
+        new_root: Callable[..., "Authority"],
+        now: datetime,
+        check: Callable[..., ValidChain],
+        refusal: Callable[..., CertificateRefused],
+    ) -> None:
+        long_lived = new_root(begin=now - 9 * DAY, end=now + 9 * DAY)
+        issuing = long_lived.authority("issuing", begin=now - 9 * DAY, end=now + SECOND)
+        leaf = issuing.sign("meter-001")
+        assert check(leaf, anchors(long_lived), [issuing])
+        assert refusal(leaf, anchors(long_lived), [issuing], at=now + 2 * SECOND).kind is RefusalKind.EXPIRED
+
+    def test_it_leads_to_no_anchor_that_is_not_one_any_more(
+        self, root: "Authority", check: Callable[..., ValidChain], refusal: Callable[..., CertificateRefused]
+    ) -> None:
+        leaf = root.sign("meter-001")
+        assert check(leaf, anchors(root))
+        assert refusal(leaf, []).kind is RefusalKind.CHAIN_UNTRUSTED
+
+    def test_it_does_not_outlive_what_its_anchor_restricts(
+        self,
+        new_root: Callable[..., "Authority"],
+        now: datetime,
+        check: Callable[..., ValidChain],
+        refusal: Callable[..., CertificateRefused],
+    ) -> None:
+        theirs = new_root()
+        leaf = theirs.sign("meter-001")
+        assert check(leaf, anchors(theirs))
+        ended = new_root(key=theirs.key, end=now - SECOND)
+        assert refusal(leaf, anchors(ended)).kind is RefusalKind.EXPIRED
+
+    def test_it_serves_no_other_purpose(
+        self, root: "Authority", check: Callable[..., ValidChain], refusal: Callable[..., CertificateRefused]
+    ) -> None:
+        leaf = root.sign("meter-001")
+        assert check(leaf, anchors(root))
+        assert refusal(leaf, anchors(root), purpose=Purpose.SERVER_AUTH).kind is RefusalKind.EKU

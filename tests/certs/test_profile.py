@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -31,13 +31,14 @@ PROFILES = ("root", "issuing", "factory", "bootstrap", "device", "server", "resp
 DEVICE = """
 name = "device"
 authority = false
-validity_days = 90
+validity = "90d"
 backdate_minutes = 5
 key_algorithms = ["P-256", "RSA"]
 rsa_minimum_bits = 2048
 rsa_maximum_bits = 4096
 key_usage = ["digital_signature"]
 extended_key_usage = ["client_auth"]
+certificate_policies = []
 subject = "device_identifier"
 subject_alternative_name = "device_uri"
 subject_key_identifier = true
@@ -103,18 +104,27 @@ def test_a_profile_is_read_strictly() -> None:
 @pytest.mark.parametrize(
     ("line", "instead", "reason"),
     [
-        ("validity_days = 90", "validty_days = 90", "unknown key 'validty_days', the nearest known is 'validity_days'"),
-        ("validity_days = 90", "", "validity_days is missing"),
-        ("validity_days = 90", "validity_days = true", "not of type int"),
-        ("validity_days = 90", 'validity_days = "90"', "not of type int"),
-        ("validity_days = 90", "validity_days = 0", "between 1 and"),
-        ("validity_days = 90", "validity_days = 9_999_999_999", "between 1 and"),
+        ("validity =", "validty =", "unknown key 'validty', the nearest known is 'validity'"),
+        ('validity = "90d"', "", "validity is missing"),
+        ('validity = "90d"', "validity = 90", "not of type str"),
+        ('"90d"', '"90"', "no period"),
+        ('"90d"', '"0d"', "no period between 1s and"),
+        ('"90d"', '"9999999999d"', "no period between 1s and"),
+        ('"90d"', '"2040-13-01T00:00:00Z"', "a moment that there is not"),
         ("backdate_minutes = 5", "backdate_minutes = -1", "between 0 and"),
         ('["client_auth"]', '["client_aut"]', "the nearest known is 'client_auth'"),
         ('["client_auth"]', '["client_auth", "client_auth"]', "twice"),
         ('["client_auth"]', '"client_auth"', "not a list"),
         ('["client_auth"]', "[1]", "not a word"),
         ('["client_auth"]', "[]", "means any"),
+        ('["client_auth"]', '["client_auth", "1.3.6.1.5.5.7.3.2"]', "twice"),
+        ('["client_auth"]', '["2.5.29.37.0"]', "lists any"),
+        ('["client_auth"]', '["3.1.1"]', "known are"),
+        ("certificate_policies = []", 'certificate_policies = ["2.5.29.32.0"]', "lists any"),
+        ("certificate_policies = []", 'certificate_policies = ["policy"]', "holds 'policy'"),
+        ('["digital_signature"]', '["digital_signature", "crl_sign"]', "crl_sign is for authorities"),
+        ('["digital_signature"]', '["digital_signature", "key_encipherment"]', "for RSA keys alone"),
+        ('["digital_signature"]', '["digital_signature", "key_agreement"]', "P-521 keys alone"),
         ('["P-256", "RSA"]', "[]", "no key would do"),
         ('["P-256", "RSA"]', '["P-255"]', "the nearest known is 'P-256'"),
         ("rsa_minimum_bits = 2048", "rsa_minimum_bits = 1024", "between 2048 and 8192"),
@@ -142,6 +152,14 @@ def test_a_profile_that_is_not_sound_is_refused_with_its_fault(line: str, instea
     with pytest.raises(ProfileRefused) as refused:
         parse_profile(text)
     assert reason in refused.value.reason
+
+
+def test_a_profile_may_end_on_one_day_for_all_and_name_policies_and_purposes_by_number() -> None:
+    text = DEVICE.replace('"90d"', '"2040-01-01T00:00:00+01:00"').replace("policies = []", 'policies = ["1.2.3.4"]')
+    profile = parse_profile(text.replace('["client_auth"]', '["client_auth", "1.3.6.1.5.5.7.3.17"]'))
+    assert profile.end(datetime(2030, 1, 1, tzinfo=UTC)) == datetime(2039, 12, 31, 23, tzinfo=UTC)
+    assert [each.policy_identifier.dotted_string for each in profile.certificate_policies or ()] == ["1.2.3.4"]
+    assert [each.dotted_string for each in profile.extended_key_usage or ()][1] == "1.3.6.1.5.5.7.3.17"
 
 
 class Plan:

@@ -32,7 +32,7 @@ def opened(
     audience: str = AUDIENCE,
     now: datetime = NOW,
 ) -> Nonce:
-    return open_challenge(SECRET, text, spki=spki, purpose=purpose, audience=audience, now=now)
+    return open_challenge([SECRET], text, spki=spki, purpose=purpose, audience=audience, now=now)
 
 
 def refused(text: str, **how: object) -> str:

@@ -99,7 +99,7 @@ def test_a_shell_with_openssl_can_prove_a_key(tmp_path: Path) -> None:
         if private is P256:
             command = ["openssl", "dgst", "-sha256", "-sign", secret, "-out", signature, message]
         subprocess.run(command, check=True, capture_output=True, timeout=20)
-        nonce = open_challenge(SECRET, text, spki=key.spki, purpose=Purpose.LOGIN, audience=AUDIENCE, now=NOW)
+        nonce = open_challenge([SECRET], text, spki=key.spki, purpose=Purpose.LOGIN, audience=AUDIENCE, now=NOW)
         assert len(nonce.value) == 16
         assert check_proof(key, b64(signature.read_bytes()), text) == VALID
         assert check_proof(key, b64(load_private_key(secret.read_bytes()).sign(signed_message(text))), text) == VALID

@@ -10,10 +10,14 @@ import pytest
 from ca.http import authorities as authority_routes
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
+from ca.http import keys as key_routes
+from ca.http import profiles as issuance_routes
 from ca.http import publication
+from ca.http import status as status_routes
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
 from est.http import credentials, dms, operations
+from est.http import decryption_keys as decryption_key_routes
 from iam.guard import Needs, Public, Route, SignedIn
 from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.permissions import Resource
@@ -36,12 +40,18 @@ def _all_routes() -> Sequence[Route]:
         *device_manager.routes(nothing, nothing),
         *device_groups.routes(nothing),
         *challenge_routes(nothing, nothing),
-        *authority_routes.routes(nothing),
+        *authority_routes.routes(nothing, nothing, nothing, nothing, nothing),
+        *issuance_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
         *publication.routes(nothing, nothing),
+        *publication.partition_routes(nothing, nothing),
+        *key_routes.routes(nothing),
+        *status_routes.routes(nothing, nothing),
         *dms.profile_routes(nothing, nothing),
         *dms.binding_routes(nothing),
+        *decryption_key_routes.routes(nothing),
+        *dms.identity_routes(nothing, nothing),
         *credentials.secret_routes(nothing),
         *credentials.approval_routes(nothing),
         *audit.routes(nothing),

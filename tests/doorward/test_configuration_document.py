@@ -4,10 +4,10 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
-from doorward.config import ENVIRONMENT_PREFIX, Configuration, known_keys
+from doorward.config import ENVIRONMENT_MASTER_KEY, ENVIRONMENT_PIN, ENVIRONMENT_PREFIX, Configuration, known_keys
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
-ROW = re.compile(r"^\| `([a-z]+\.[a-z_]+)` \| `([A-Z_]+)` \| ([^|]*) \| [^|]+ \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([a-z0-9]+\.[a-z_]+)` \| `([A-Z0-9_]+)` \| ([^|]*) \| [^|]+ \|$", re.MULTILINE)
 MENTION = re.compile(rf"\b({'|'.join(known_keys())})\.([a-z]+(?:_[a-z]+)*)\b(?!\.)")
 PROSE = re.sub(r"^```console$.*?^```$", "", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
 """All but what terminals show: there a mistyped key stands on purpose."""
@@ -56,5 +56,5 @@ def test_no_key_is_spoken_of_that_is_not_there() -> None:
 
 
 def test_every_variable_that_is_spoken_of_is_one() -> None:
-    variables = {variable for variable, _ in _expected().values()}
-    assert set(re.findall(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+", PROSE)) <= variables
+    variables = {variable for variable, _ in _expected().values()} | {ENVIRONMENT_MASTER_KEY, ENVIRONMENT_PIN}
+    assert set(re.findall(rf"\b{ENVIRONMENT_PREFIX}[A-Z0-9_]+", PROSE)) <= variables

@@ -14,12 +14,11 @@ import nats
 import pytest
 from nats.aio.msg import Msg
 
-from ca.proof import CERTIFICATE_EVENTS
 from doorward.bus import HEARTBEAT, Bus, NatsAccount
 from doorward.database import Pool
 from doorward.jobs import Leader
-from doorward.outbox import Relay, is_urgent
-from iam.events import EVENT_SUBJECTS, MEDIA_TYPE, Event, affects_identity, decode_event
+from doorward.outbox import Relay
+from iam.events import EVENT_SUBJECTS, FOR_NODES, MEDIA_TYPE, Event, affects_identity, decode_event, is_for_nodes
 from iam.service.foundation import lay_foundation
 from iam.store import journal
 from iam.store.database import EVERYWHERE, Change
@@ -79,13 +78,13 @@ async def waiting(pool: Pool) -> list[Event]:
 async def test_what_touches_access_or_a_certificate_waits_behind_nothing_else(pool: Pool, clock: TurnableClock) -> None:
     tenant = await system_of(pool, clock)
     await logins(pool, tenant, 20)
-    kinds = sorted(CERTIFICATE_EVENTS)
+    kinds = sorted(f"{kind}happened" if kind.endswith(".") else kind for kind in FOR_NODES)
     suspended = Change(tenant, "me", "identity.suspended", "i", affects_identity("i"))
     await record(pool, *(Change(tenant, "me", kind, "d", {"identity": "i"}) for kind in kinds), suspended)
     found = await waiting(pool)
     urgent = len(kinds) + 1
     assert [event.kind for event in found[:urgent]] == [*kinds, "identity.suspended"]
-    assert [is_urgent(event) for event in found] == [True] * urgent + [False] * 20
+    assert [is_for_nodes(event.kind, event.data) for event in found] == [True] * urgent + [False] * 20
     assert [event.subject for event in found[urgent:]] == [f"s-{number}" for number in range(20)]
 
 

@@ -229,6 +229,21 @@ def test_a_certificate_whose_key_is_not_proved_is_refused(asking: ServerTLS, tmp
     assert not talk.server.is_established
 
 
+def test_a_client_of_today_agrees_on_a_key_that_a_quantum_computer_does_not_find(asking: ServerTLS) -> None:
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    client, server = SSL.Connection(context, None), ServerSession(asking.context)
+    client.set_connect_state()
+    for _ in range(4):
+        with suppress(SSL.WantReadError):
+            client.do_handshake()
+        with suppress(SSL.WantReadError):
+            server.receive(memoryview(client.bio_read(65_536)))
+        if answer := server.take_outgoing():
+            client.bio_write(answer)
+    assert server.is_established
+    assert client.get_group_name() == "X25519MLKEM768"  # RFC 9794's hybrid, as draft-ietf-tls-ecdhe-mlkem names it
+
+
 def test_tls_unique_is_the_same_at_both_ends(asking: ServerTLS) -> None:
     talk = Conversation(asking, client_context(ssl.TLSVersion.TLSv1_2)).shake_hands()
     assert talk.server.channel_binding() == talk.client.get_channel_binding("tls-unique")

@@ -1,21 +1,27 @@
 """Enrolment profiles over REST, behind the guard, on a real store."""
 
 from copy import deepcopy
+from dataclasses import replace
 from datetime import timedelta
+from os import urandom
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate
+from ca.store.certificates import insert_certificate
 from certs.pem import write_certificates
 from certs.pkcs7 import parse_certs_only
+from est.authentication.forwarded import spki_sha256
 from est.durations import duration, shown_duration
 from est.http import dms
+from est.identities import IdentityBinder
 from est.profiles import EnrolmentMode
 from iam.errors import Refused
 from iam.guard import Route
 from tests.ca.world import World, serving
-from tests.est.world import EstWorld, b64, only, request
+from tests.est.world import EstWorld, Holder, b64, only, request
 
 ALL = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
 PROFILES = '[{"resource": "est.profiles", "actions": ["create", "read", "update", "delete"]}]'
@@ -334,3 +340,79 @@ def test_periods(text: str, period: timedelta) -> None:
 def test_periods_that_are_none(text: str) -> None:
     with pytest.raises(Refused):
         duration(text)
+
+
+# --- Binding identities ---------------------------------------------------------------------------------------------
+
+
+async def signed_here(est: EstWorld, identifier: str, **columns: Any) -> Holder:
+    """Have a certificate that was issued here and proves nobody, as an operator signs one."""
+    holder = est.signed_by(est.authority(AuthorityKind.ISSUING), identifier)
+    issuing, certificate = est.world.authorities.by_name("issuing"), holder.certificate
+    stored = StoredCertificate(
+        serial=holder.serial,
+        authority=issuing.id,
+        tenant=est.world.system.id,
+        profile="device",
+        device=None,
+        identity=None,
+        subject=certificate.subject.rfc4514_string(),
+        spki_sha256=spki_sha256(certificate),
+        request_sha256=None,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        der=holder.der,
+        status=CertificateStatus.ACTIVE,
+        issued=est.world.clock(),
+    )
+    async with est.world.pool.transaction(est.world.system.id) as transaction:
+        await insert_certificate(transaction, replace(stored, **columns))
+    return holder
+
+
+async def test_a_certificate_that_was_issued_here_becomes_a_devices_identity(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    await est.world.device("meter-001", est.world.system.id)
+    holder = await signed_here(est, "meter-001")
+    body = {"device_id": "meter-001", "certificate_serial_number": holder.serial.hex("-")}
+    routes = dms.identity_routes(IdentityBinder(est.world.pool, urandom), est.world.authorities)
+    limited = await est.world.identity(est.world.system.id, ALL, ["meter-002"])
+    async with serving(est.world, routes) as client:
+        where = f"{PATH}/bind-identity"
+        assert (await client.post(where, headers=limited, json=body)).status == 404
+        bound = await client.post(where, headers=headers, json=body)
+        shown = await bound.json()
+        assert (bound.status, shown["device"]["status"], shown["dms"]["id"]) == (200, "ACTIVE", "default"), shown
+        assert (await client.post(where, headers=headers, json=body)).status == 409
+    assert (await est.world.prover.identity_of_certificate((holder.der,))).identity == shown["device"]["identity"]
+    renewed = await est.service.reenrol("default", (holder.der,), b64(request(holder.key, "meter-001")))
+    assert only(renewed)
+    kinds = await est.world.rows("SELECT kind FROM audit_pending WHERE kind = 'device.identity_bound'")
+    assert len(kinds) == 1
+
+
+async def test_certificates_and_devices_that_do_not_fit(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    for name in ("meter-001", "meter-002"):
+        await est.world.device(name, est.world.system.id)
+    enrolled = await est.enrolled("meter-003")
+    factory = est.world.authorities.by_name("factory")
+    ended = await signed_here(est, "meter-001", not_after=est.world.clock() - timedelta(seconds=1))
+    before = await est.written()
+    routes = dms.identity_routes(IdentityBinder(est.world.pool, urandom), est.world.authorities)
+    async with serving(est.world, routes) as client:
+        for device, holder, status in (
+            ("meter-002", enrolled, 409),
+            ("meter-003", await signed_here(est, "meter-003"), 409),
+            ("meter-002", await signed_here(est, "meter-001"), 409),
+            ("meter-001", await signed_here(est, "meter-001", authority=factory.id), 409),
+            ("meter-001", ended, 409),
+            ("meter-009", await signed_here(est, "meter-009"), 404),
+            ("meter-001", await est.bootstrap("meter-001"), 409),
+        ):
+            body = {"device_id": device, "certificate_serial_number": holder.serial.hex()}
+            answer = await client.post(f"{PATH}/bind-identity", headers=headers, json=body)
+            assert answer.status == status, (device, await answer.text())
+        missing = {"device_id": "meter-001", "certificate_serial_number": "00" * 16}
+        assert (await client.post(f"{PATH}/bind-identity", headers=headers, json=missing)).status == 404
+    assert (await est.written())[:4] == before[:4]

@@ -1,14 +1,39 @@
 """Our own client against the real listener."""
 
 import asyncio
+import subprocess
+from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
 
+from certs.csrattrs import WantedExtension
 from certs.errors import CertificateRefused
 from certs.pem import write_certificates
-from est.client import EstClient, EstFailure, Failure, Identification, make_key, make_request, write_key
+from est.client import (
+    BasicSecret,
+    BearerToken,
+    EstClient,
+    EstFailure,
+    Failure,
+    Identification,
+    KeyKind,
+    enrolment_request,
+    make_key,
+    make_request,
+    read_key,
+    renewal_request,
+    write_key,
+)
+from est.client.keys import kind_of, public_bytes
+from est.client.tls import client_context
+from est.profiles import ProofOfPossession
 from tests.est.world import EstWorld, Holder
 
 
@@ -137,3 +162,75 @@ def test_a_request_names_a_device_or_is_not_made() -> None:
     with pytest.raises(CertificateRefused):
         make_request(ec.generate_private_key(ec.SECP256R1()), "meter/+")
     assert write_key(make_key()).startswith(b"-----BEGIN PRIVATE KEY-----")
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION], ids=["TLS 1.2", "TLS 1.3"])
+async def test_a_label_that_wants_possession_proved(
+    est: EstWorld, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    def context(*arguments: Any) -> SSL.Context:
+        made = client_context(*arguments)
+        made.set_max_proto_version(version)
+        return made
+
+    monkeypatch.setattr("est.client.client.client_context", context)
+    await est.label("linked", proof_of_possession=ProofOfPossession.REQUIRED)
+    key, bootstrap = make_key(), await est.bootstrap("meter-001")
+    asks = client_of(est, bootstrap, label="linked")
+    template = enrolment_request(key, "meter-001")
+    assert (await failure_of(asks.enroll, template)).status == 403
+    first = await asyncio.to_thread(asks.enroll, template.proving())
+    renews = client_of(est, est.hold([first], key), label="linked")
+    next_key = make_key(KeyKind.P384)
+    second = await asyncio.to_thread(renews.reenroll, renewal_request(next_key, first).proving())
+    assert (second.public_key(), second.subject) == (next_key.public_key(), first.subject)
+
+
+@pytest.mark.parametrize("kind", KeyKind)
+async def test_every_kind_of_key(est: EstWorld, kind: KeyKind) -> None:
+    key = make_key(kind)
+    asks = client_of(est, await est.bootstrap("meter-001"))
+    first = await asyncio.to_thread(asks.enroll, enrolment_request(key, "meter-001").proving())
+    held = est.hold([first], key)
+    assert public_bytes(read_key(held.key_file.read_bytes())) == public_bytes(key)
+    assert kind_of(key) is kind
+    second = await asyncio.to_thread(client_of(est, held).reenroll, renewal_request(key, first).proving())
+    assert second.serial_number != first.serial_number
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KeyKind if not kind.startswith("ML-DSA")])
+def test_requests_are_what_openssl_reads(kind: KeyKind, tmp_path: Path) -> None:
+    file = tmp_path / "request.der"
+    template = enrolment_request(make_key(kind), "meter-001").proving()
+    signs = WantedExtension(x509.KeyUsage.oid, x509.KeyUsage(True, *[False] * 8).public_bytes(), critical=True)
+    template = replace(template, extensions=(*template.extensions, signs))
+    file.write_bytes(template.sign(b"\x01" * 32))
+    said = openssl("req", "-in", file, "-inform", "DER", "-noout", "-verify", "-text")
+    for line in ("CN = meter-001", "URI:urn:doorward:device:meter-001", "Digital Signature", "challengePassword"):
+        assert line in said, said
+    assert b64encode(b"\x01" * 32).decode() in said
+
+
+def openssl(*arguments: str | Path) -> str:
+    return subprocess.run(["openssl", *map(str, arguments)], capture_output=True, check=True).stdout.decode()
+
+
+def test_a_proof_needs_a_connection() -> None:
+    with pytest.raises(ValueError, match="needs a connection"):
+        enrolment_request(make_key(), "meter-001").proving().sign()
+
+
+@pytest.mark.parametrize("wrong", ["", "a b", "a\r\nX: y", "ü"])
+def test_what_is_no_bearer_token(wrong: str) -> None:
+    with pytest.raises(ValueError, match="bearer"):
+        EstClient("https://127.0.0.1", root_sha256="00" * 32, authorization=BearerToken(wrong))
+
+
+@pytest.mark.parametrize(("user", "secret"), [("a:b", "c"), ("a", "b\r\nX: y"), ("a\0", "b")])
+def test_what_basic_cannot_carry(user: str, secret: str) -> None:
+    with pytest.raises(ValueError, match="control"):
+        EstClient("https://127.0.0.1", root_sha256="00" * 32, authorization=BasicSecret(user, secret))
+
+
+def test_secrets_do_not_show() -> None:
+    assert "hunter2" not in repr((BasicSecret("meter-001", "hunter2"), BearerToken("hunter2")))

@@ -16,12 +16,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.inventory import AuthorityKind, RevocationReason
 from certs.profile import check_against_profile, load_profile
-from est.profiles import EnrolmentMode
+from est.profiles import Bootstrap, EnrolmentMode, Settings
 from est.refusals import Refusal
 from est.store.profiles import BootstrapBinding, IssuerAndSerial, bind_bootstrap
 from iam.errors import Refused
 from iam.store.database import EVERYWHERE
-from tests.est.world import Answer, EstWorld, Holder, b64, only, request
+from tests.est.world import DAY, Answer, EstWorld, Holder, b64, makers_chain, only, request
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -261,6 +261,15 @@ async def test_a_label_serves_the_tenants_below_its_own(est: EstWorld) -> None:
     assert await est.world.value("SELECT tenant_id FROM identity WHERE type = 'device'") == below
 
 
+async def test_a_device_that_was_registered_for_a_label_enrols_under_no_other(est: EstWorld) -> None:
+    await est.label("meters")
+    await est.world.device("meter-001", est.world.system.id)
+    await est.world.execute("UPDATE device SET enrolment_profile = 'meters'")
+    csr = request(new_key(), "meter-001")
+    assert await refusal_of(est, "default", await est.bootstrap("meter-001"), csr) == Refusal.REGISTERED_ELSEWHERE.name
+    await est.enrolled("meter-001", label="meters")
+
+
 async def test_a_tenant_below_a_blocked_one_is_blocked(est: EstWorld) -> None:
     acme = await est.world.tenant("acme")
     below = await est.world.tenant("acme-north", acme)
@@ -462,6 +471,35 @@ async def test_a_binding_counts_under_any_mode(est: EstWorld) -> None:
     await bind_serial(est, (await est.bootstrap("meter-001")).serial)
     csr = request(new_key(), "meter-001")
     assert await refusal_of(est, "default", await est.bootstrap("meter-001"), csr) == Refusal.NOT_BOUND.name
+
+
+async def test_a_label_says_how_far_below_an_anchor_a_bootstrap_certificate_may_be(est: EstWorld) -> None:
+    maker, below, leaf = makers_chain(est)
+    for level in (1, 2):
+        bootstrap = Bootstrap(longest_path=level)
+        await est.label(f"level-{level}", bootstrap_anchors=(maker.der,), settings=Settings(bootstrap=bootstrap))
+    chain, csr = (leaf.der, below.der), b64(request(new_key(), "meter-001"))
+    with pytest.raises(Refused) as refused:
+        await est.service.enrol("level-1", chain, csr)
+    assert refused.value.reason.startswith(Refusal.PATH_TOO_LONG.name)
+    assert only(await est.service.enrol("level-2", chain, csr))
+
+
+async def test_a_bootstrap_certificate_that_has_ended_enrols_only_where_the_label_says_so(est: EstWorld) -> None:
+    ended = {"begins": -3 * DAY, "ends": -2 * DAY}
+    holder = est.signed_by(est.authority(AuthorityKind.FACTORY), "meter-001", **ended)
+    csr = request(new_key(), "meter-001")
+    assert await refusal_of(est, "default", holder, csr) == Refusal.EXPIRED.name
+    await est.label("late", settings=Settings(bootstrap=Bootstrap(expired_is_allowed=True)))
+    assert only(await est.service.enrol("late", (holder.der,), b64(csr)))
+
+
+async def test_a_label_that_replaces_none_does_not_even_where_an_operator_allows_it(est: EstWorld) -> None:
+    await est.label("once", settings=Settings(replaces=False))
+    await est.enrolled("meter-001", label="once")
+    await est.world.execute("UPDATE device SET replacement_allowed = true")
+    csr = request(new_key(), "meter-001")
+    assert await refusal_of(est, "once", await est.bootstrap("meter-001"), csr) == Refusal.NEVER_REPLACED.name
 
 
 async def test_a_change_of_a_label_takes_effect_within_two_seconds(est: EstWorld) -> None:

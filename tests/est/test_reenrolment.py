@@ -4,6 +4,7 @@ import asyncio
 import json
 from base64 import b64decode
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from cryptography import x509
@@ -11,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.inventory import AuthorityKind, RevocationReason
 from ca.store.certificates import lock_certificate, revoke_certificate
+from est.profiles import Renewal, Settings
 from est.refusals import Refusal
-from iam.errors import Refused
+from iam.errors import Kind, Refused
 from iam.store.database import EVERYWHERE
 from tests.est.world import DAY, EstWorld, Holder, b64, only, request
 
@@ -286,3 +288,100 @@ async def test_revoking_and_renewing_wait_for_each_other_in_one_order(est: EstWo
     with pytest.raises(Refused) as refused:
         await renewing
     assert refused.value.reason.startswith(Refusal.REVOKED.name)
+
+
+# --- What a label says of renewing ----------------------------------------------------------------------------------
+
+
+async def test_a_window_opens_some_time_before_the_end(est: EstWorld) -> None:
+    await est.label("meters", settings=Settings(renewal=Renewal(opens=30 * DAY)))
+    device = await est.enrolled("meter-001", label="meters")
+    assert await refusal_of(est, device, label="meters") == Refusal.TOO_EARLY.name
+    est.world.clock.move(device.certificate.not_valid_after_utc - 29 * DAY - est.world.clock())
+    key = new_key()
+    successor = await renewed(est, device, key, "meters")
+    again = await est.service.reenrol("meters", (device.der,), b64(request(key, "meter-001")))
+    assert only(again) == successor.certificate  # a lost answer is given again, though its successor is young
+    assert await refusal_of(est, successor, label="meters") == Refusal.TOO_EARLY.name
+
+
+async def test_a_label_may_want_new_keys_only_or_the_same_one(est: EstWorld) -> None:
+    await est.label("fresh", settings=Settings(renewal=Renewal(with_same_key=False)))
+    await est.label("fixed", settings=Settings(renewal=Renewal(with_new_key=False)))
+    fresh, fixed = await est.enrolled("meter-001", label="fresh"), await est.enrolled("meter-002", label="fixed")
+    same = request(fresh.key, "meter-001")
+    assert await refusal_of(est, fresh, same, "fresh") == Refusal.KEY_MUST_CHANGE.name
+    assert await refusal_of(est, fixed, request(new_key(), "meter-002"), "fixed") == Refusal.KEY_MUST_STAY.name
+    await renewed(est, fresh, new_key(), "fresh")
+    assert only(await est.service.reenrol("fixed", (fixed.der,), b64(request(fixed.key, "meter-002"))))
+
+
+async def test_a_predecessor_is_revoked_when_its_grace_is_over(est: EstWorld) -> None:
+    terms = Settings(renewal=Renewal(revokes_previous=True))
+    await est.label("meters", settings=terms, previous_grace=timedelta(hours=1))
+    device = await est.enrolled("meter-001", label="meters")
+    key = new_key()
+    successor = await renewed(est, device, key, "meters")
+    assert await est.profiles.revoke_predecessors() == 0
+    est.world.clock.move(timedelta(hours=1))
+    assert await est.profiles.revoke_predecessors() == 1
+    assert (await status_of(est, device), await status_of(est, successor)) == ("revoked", "active")
+    (found,) = await est.world.rows("SELECT revocation_reason FROM certificate WHERE status = 'revoked'")
+    assert found == {"revocation_reason": "superseded"}
+    assert await est.profiles.revoke_predecessors() == 0
+    assert await refusal_of(est, device, label="meters") == Refusal.REVOKED.name
+
+
+async def test_a_lost_answer_is_given_again_before_the_predecessor_is_revoked(est: EstWorld) -> None:
+    await est.label("meters", settings=Settings(renewal=Renewal(revokes_previous=True)))
+    device = await est.enrolled("meter-001", label="meters")
+    csr = b64(request(new_key(), "meter-001"))
+    first = await est.service.reenrol("meters", (device.der,), csr)
+    assert await est.profiles.revoke_predecessors() == 0
+    assert await est.service.reenrol("meters", (device.der,), csr) == first
+    est.world.clock.move(timedelta(minutes=1))
+    assert await est.profiles.revoke_predecessors() == 1
+
+
+async def test_a_label_that_keeps_predecessors_revokes_none(est: EstWorld) -> None:
+    device = await est.enrolled("meter-001")
+    await renewed(est, device, new_key())
+    est.world.clock.move(DAY)
+    assert await est.profiles.revoke_predecessors() == 0
+    assert await status_of(est, device) == "superseded"
+
+
+async def test_additional_authorities_renew_what_is_on_record(est: EstWorld) -> None:
+    """As after a change of the authority that issues: what the earlier one issued is on record, and renews."""
+    earlier = est.world.authorities.by_name("issuing")
+    await est.label("meters")
+    device = await est.enrolled("meter-001", label="meters")
+    factory = est.world.authorities.by_name("factory")
+    await est.world.execute("UPDATE enrolment_profile SET authority_id = $1 WHERE name = 'meters'", factory.id)
+    est.world.clock.move(timedelta(seconds=2))
+    assert await refusal_of(est, device, label="meters") == Refusal.FOREIGN.name
+    await est.world.execute("UPDATE enrolment_profile SET additional_anchors = $1", [earlier.der])
+    est.world.clock.move(timedelta(seconds=2))
+    unknown = est.signed_by(est.authority(AuthorityKind.ISSUING), "meter-001")
+    assert await refusal_of(est, unknown, label="meters") == Refusal.NOT_ON_RECORD.name
+    await renewed(est, device, new_key(), "meters")
+
+
+async def test_a_renewal_that_fails_half_way_leaves_the_old_certificate_valid(
+    est: EstWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Issuing, recording and superseding are one statement: where its last part fails, none of it has happened."""
+    device = await est.enrolled("meter-001")
+    before = await est.written()
+    outbox = "INSERT INTO outbox SELECT $1, $2, now(), '', '', '', '{}'"
+    taken = uuid4()
+    await est.world.execute(outbox, taken, est.world.system.id)  # the change cannot be recorded: its id is taken
+    monkeypatch.setattr("est.service.uuid7", lambda *_: taken)
+    with pytest.raises(Refused) as refused:
+        await est.service.reenrol("default", (device.der,), b64(request(new_key(), "meter-001")))
+    assert refused.value.kind is Kind.UNAVAILABLE
+    await est.world.execute("DELETE FROM outbox WHERE id = $1", taken)
+    assert await est.written() == before
+    assert await status_of(est, device) == "active"
+    monkeypatch.undo()
+    await renewed(est, device, new_key())

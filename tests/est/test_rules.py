@@ -46,6 +46,7 @@ JITP = EnrolmentProfile(
     previous_grace=timedelta(0),
     created=datetime(2030, 1, 1, tzinfo=UTC),
 )
+METERS = replace(JITP, identifier_pattern="meter-*")
 UNREPLACED = replace(JITP, settings=Settings(replaces=False))
 STRICT = replace(JITP, mode=EnrolmentMode.PRE_REGISTERED)
 
@@ -89,6 +90,7 @@ ENROL: list[tuple[EnrolmentProfile, EnrolmentFacts, Decision]] = [
     (JITP, replace(NEW, is_tenant_active=False), Refuse(Refusal.TENANT_BLOCKED)),
     (JITP, replace(NEW, is_name_taken=True), Refuse(Refusal.NAME_TAKEN)),
     (JITP, replace(NEW, has_role=False), Refuse(Refusal.NO_ROLE)),
+    (JITP, replace(REGISTERED, is_registered_elsewhere=True), Refuse(Refusal.REGISTERED_ELSEWHERE)),
     (JITP, replace(KNOWN, is_replacement_allowed=True, has_role=False), PROCEED),
     (JITP, replace(NEW, key_owner=KeyOwner.THIS), PROCEED),
     (JITP, replace(NEW, key_owner=KeyOwner.OTHER), Refuse(Refusal.KEY_TAKEN)),
@@ -167,22 +169,27 @@ def test_what_a_label_says_of_renewing(
 
 
 @pytest.mark.parametrize(
-    ("profile", "way", "named", "decision"),
+    ("profile", "way", "named", "goes_by_pattern", "proceeds"),
     [
-        (JITP, Way.SECRET, "meter-001", PROCEED),
-        (JITP, Way.SECRET, "meter-002", Refuse(Refusal.SECRET_NOT_NAMED)),
-        (JITP, Way.SECRET, None, Refuse(Refusal.SECRET_NOT_NAMED)),
-        (replace(JITP, identifier_pattern="meter-*"), Way.SECRET, None, PROCEED),
-        (STRICT, Way.SECRET, None, Refuse(Refusal.SECRET_NOT_NAMED)),
-        (STRICT, Way.CERTIFICATE, None, PROCEED),
+        (JITP, Way.SECRET, "meter-001", False, True),
+        (JITP, Way.SECRET, "meter-002", False, False),
+        (JITP, Way.SECRET, None, True, False),
+        (METERS, Way.SECRET, None, True, True),
+        (METERS, Way.SECRET, "meter-002", False, False),
+        (METERS, Way.TOKEN, None, False, False),
+        (METERS, Way.CERTIFICATE, "batch-7", True, True),
+        (STRICT, Way.SECRET, None, True, False),
+        (STRICT, Way.CERTIFICATE, None, True, True),
     ],
 )
 def test_whom_a_credential_speaks_for(
-    profile: EnrolmentProfile, way: Way, named: str | None, decision: Decision
+    profile: EnrolmentProfile, way: Way, named: str | None, *, goes_by_pattern: bool, proceeds: bool
 ) -> None:
     devices = NONE if named is None else Extent(names=frozenset({named}))
-    found = Entitlement(way, "it", devices, Refusal.SECRET_NOT_NAMED).decide_identifier(profile, "meter-001")
-    assert found == decision or (isinstance(found, Refuse) and found.refusal is decision.refusal)
+    one = Entitlement(way, "it", devices, Refusal.SECRET_NOT_NAMED, goes_by_pattern=goes_by_pattern)
+    found = one.decide_identifier(profile, "meter-001")
+    assert (found == PROCEED) is proceeds
+    assert proceeds or (isinstance(found, Refuse) and found.refusal is Refusal.SECRET_NOT_NAMED)
 
 
 def test_a_registered_device_is_bound_by_what_names_it_and_is_no_certificate() -> None:

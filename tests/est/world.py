@@ -22,6 +22,7 @@ from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 
 from ca.inventory import AuthorityKind
 from ca.keystore import SoftwareSigner
+from certs.cms import SigningIdentity
 from certs.pem import write_certificates
 from certs.pkcs7 import parse_certs_only
 from doorward.listener import ListenerLimits, listening_sockets, serve_https
@@ -36,9 +37,11 @@ from est.authentication.secret import Secrets
 from est.authentication.table import Authentication
 from est.authentication.token import Tokens
 from est.authentication.webhook import Webhooks
+from est.decryption_keys import DecryptionKeys
 from est.http.operations import routes
 from est.profiles import EnrolmentMode, EnrolmentProfile
 from est.secrets import SecretService
+from est.server_keys import ServerKeys
 from est.service import EstService
 from est.store.profiles import insert_profile
 from iam.access import Authenticated
@@ -88,6 +91,7 @@ class EstWorld:
     world: World
     service: EstService
     profiles: ProfileService
+    decryption_keys: DecryptionKeys
     secrets: SecretService
     approvals: ApprovalService
     url: str
@@ -123,10 +127,11 @@ class EstWorld:
         usage: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
         is_authority: bool = False,
         serial: int | None = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
     ) -> Holder:
         """Make a certificate that our own code would not make, in files."""
         name, authority_key = authority
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         now = self.world.clock()
         builder = (
             x509.CertificateBuilder()
@@ -212,6 +217,15 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+def makers_chain(est: EstWorld, **fields: Any) -> tuple[Holder, Holder, Holder]:
+    """Make a maker's root, an authority below it, and a bootstrap certificate below that."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Maker")])
+    maker = est.signed_by((name, key), "Maker", is_authority=True, usage=None, key=key)
+    below = est.signed_by((name, key), "Line", is_authority=True, usage=None)
+    return maker, below, est.signed_by((below.certificate.subject, below.key), "meter-001", **fields)
+
+
 def request(
     key: ec.EllipticCurvePrivateKey,
     identifier: str,
@@ -270,10 +284,15 @@ async def running_est(
         Approvals(world.pool, urandom),
         proxies,
     )
-    service = EstService(world.pool, world.authorities, authentication, world.clock, urandom)
-    await service.ensure_default_profile(world.system.id)
     made = await world.service.server_certificate(["localhost"], [ip_address("127.0.0.1")])
-    tls = ServerTLS(ServerIdentity.from_pem(made.chain, made.private_key), ask_client_certificate=True)
+    identity = ServerIdentity.from_pem(made.chain, made.private_key)
+    assert isinstance(identity.private_key, ec.EllipticCurvePrivateKey)
+    signer = SigningIdentity(identity.certificates, identity.private_key)
+    decryption_keys = DecryptionKeys(world.pool, MASTER_KEY, world.clock, urandom)
+    server_keys = ServerKeys(decryption_keys, lambda: signer, urandom)
+    service = EstService(world.pool, world.authorities, authentication, server_keys, world.clock, urandom)
+    await service.ensure_default_profile(world.system.id)
+    tls = ServerTLS(identity, ask_client_certificate=True)
     runner = web.AppRunner(Guard(NoGate()).application(routes(service)))
     await runner.setup()
     sockets = listening_sockets("127.0.0.1", 0)
@@ -284,7 +303,8 @@ async def running_est(
     secrets = SecretService(world.pool, passwords, world.clock, urandom)
     url = f"https://127.0.0.1:{listener.addresses[0][1]}"
     try:
-        yield EstWorld(world, service, profiles, secrets, ApprovalService(world.pool), url, root_file, folder)
+        approvals = ApprovalService(world.pool)
+        yield EstWorld(world, service, profiles, decryption_keys, secrets, approvals, url, root_file, folder)
     finally:
         passwords.close()
         await listener.close(grace_seconds=2)

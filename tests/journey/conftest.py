@@ -23,10 +23,11 @@ class RunningNode:
     """A node in processes of its own."""
 
     def __init__(self, data: Path, *, workers: int = 2, keepalive: dict[str, str] | None = None) -> None:
-        ports = free_ports(8)
+        ports = free_ports(9)
         self.data = data
         self.api = f"https://127.0.0.1:{ports[0]}"
         self.est = f"https://127.0.0.1:{ports[1]}"
+        self.publication = f"http://127.0.0.1:{ports[8]}"
         self.nats_port, self.mqtt_certificate_port, self.mqtt_password_port, self.websocket_port = ports[2:6]
         self.environment = {
             **os.environ,
@@ -41,6 +42,7 @@ class RunningNode:
             "DOORWARD_NATS_WEBSOCKET_PORT": str(ports[5]),
             "DOORWARD_NATS_EDGE_PORT": str(ports[6]),
             "DOORWARD_NATS_LEAFNODE_PORT": str(ports[7]),
+            "DOORWARD_PUBLICATION_PORT": str(ports[8]),
             **(keepalive or {}),
         }
         self.log = data.with_name(data.name + ".log")

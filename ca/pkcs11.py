@@ -1,0 +1,281 @@
+"""Keys in a PKCS#11 token: made there, used there, and never out of it.
+
+The rules:
+
+1. A key is made sensitive and not extractable, and the token says that it always was so; else it is destroyed at once.
+   It signs once before anybody hears of it, and the signature verifies.
+2. A key is found by its id: CKA_ID is the 16 bytes of the UUID. Its public half is what the store has.
+3. Every hash is made here and the token signs hashes, so that messages and digests take the same way: ECDSA over a
+   hash, RSA over a DigestInfo (RFC 8017 9.2) or by PSS.
+4. One session, logged in, does everything, and of all that speak with a module in this process one at a time: the
+   library that we use initializes modules without locks, and what comes from two threads at once ends the process.
+   Workers are processes, each with a session of its own.
+5. When something fails, the module is initialized anew, once, and the same thing is tried once more: so a token that
+   was away, or whose sessions ended, serves again. What fails then is refused (unavailable).
+6. A PIN that the token refuses is not tried again until a new start: after a few wrong ones a token locks itself.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pkcs11
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import Hash, HashAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11.exceptions import PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked, PKCS11Error
+from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
+
+from ca.keystore import RSA_BITS, SignatureScheme, signature_scheme
+from ca.signing import Message, Scheme, SigningAlgorithm, Way, check_fits, verify_message
+from certs.keys import KeyAlgorithm, PublicKey, key_algorithm
+from iam.errors import Kind, Refused
+
+_CURVES = {KeyAlgorithm.P256: "secp256r1", KeyAlgorithm.P384: "secp384r1", KeyAlgorithm.P521: "secp521r1"}
+_PSS = {
+    "sha256": (Mechanism.SHA256, MGF.SHA256),
+    "sha384": (Mechanism.SHA384, MGF.SHA384),
+    "sha512": (Mechanism.SHA512, MGF.SHA512),
+}
+# RFC 8017 9.2, note 1: the DER of a DigestInfo up to the digest.
+_DIGEST_INFO = {
+    "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
+    "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
+    "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
+}
+_NEVER_OUT = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.PRIVATE: True, Attribute.SIGN: True}
+_WRONG_PIN = (PinIncorrect, PinInvalid, PinLenRange, PinLocked, PinExpired)
+_TEST_MESSAGE = Message(b"doorward makes sure that a key of a token signs")
+
+_LOCKS: dict[Path, threading.RLock] = {}
+"""One for each module (rule 4)."""
+
+_log = logging.getLogger("doorward.pkcs11")
+
+T = TypeVar("T")
+
+
+class Pkcs11Token:
+    """A token, reached through a vendor's module.
+
+    Args:
+        module: The shared library.
+        label: The token's label.
+        pin: Of its user.
+    """
+
+    def __init__(self, module: Path, label: str, pin: str) -> None:
+        self._module = module
+        self._label = label
+        self._pin = pin
+        self._lock = _LOCKS.setdefault(module, threading.RLock())
+        self._library: Any = None
+        self._session: Any = None
+        self._keys: dict[UUID, Any] = {}
+        self._refused_pin = False
+
+    def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> PublicKey:
+        """Make a key of a curve or RSA, by rule 1.
+
+        Raises:
+            Refused: (invalid) The token does not make such keys. (unavailable) It cannot be reached, or would let keys
+                out.
+        """
+        if algorithm not in _CURVES and (algorithm is not KeyAlgorithm.RSA or bits not in RSA_BITS):
+            raise Refused(Kind.INVALID, f"Keys of {algorithm.value} are not made in a token; RSA and the curves are.")
+        return self._do("make a key", lambda session: self._make(session, identifier, algorithm, bits))
+
+    def signer(self, identifier: UUID, public_key: PublicKey) -> "Pkcs11Signer":
+        """Return the signer of a key; the token is reached when it signs."""
+        return Pkcs11Signer(self, identifier, public_key)
+
+    def destroy(self, identifier: UUID) -> None:
+        """Destroy both halves of a key; raise `Refused` (unavailable) if the token cannot be reached.
+
+        A token that is away may look like an empty one until it is opened anew: so nothing found is looked for twice.
+        """
+        with self._lock:
+            if not self._do("destroy a key", lambda session: self._destroy(session, identifier)):
+                self._forget()
+                self._do("destroy a key", lambda session: self._destroy(session, identifier))
+
+    def check(self) -> str:
+        """Reach the token and return what it says of itself; raise `Refused` (unavailable)."""
+
+        def describe(session: Any) -> str:  # noqa: ANN401 - the library's own
+            token = session.token
+            return f"{self._label} by {token.manufacturer_id.strip() or 'an unnamed maker'}, {token.model.strip()}"
+
+        return self._do("be reached", describe)
+
+    def close(self) -> None:
+        """Leave the token: log out, and let go of the module."""
+        with self._lock:
+            self._forget()
+
+    def sign_hash(self, identifier: UUID, way: Way, digest: bytes) -> bytes:
+        """Sign a hash, by rule 3; raise `Refused` (unavailable) if the key or the token is gone."""
+        name = way.hash_algorithm.name
+
+        def sign(session: Any) -> bytes:  # noqa: ANN401 - the library's own
+            key = self._key(session, identifier)
+            match way.scheme:
+                case Scheme.ECDSA:
+                    raw: bytes = key.sign(digest, mechanism=Mechanism.ECDSA)
+                    half = len(raw) // 2
+                    return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
+                case Scheme.PKCS1:
+                    return bytes(key.sign(_DIGEST_INFO[name] + digest, mechanism=Mechanism.RSA_PKCS))
+                case _:
+                    parameters = (*_PSS[name], way.hash_algorithm.digest_size)
+                    return bytes(key.sign(digest, mechanism=Mechanism.RSA_PKCS_PSS, mechanism_param=parameters))
+
+        return self._do("sign", sign)
+
+    def _make(self, session: Any, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> PublicKey:  # noqa: ANN401 - the library's own
+        self._destroy(session, identifier)  # what an attempt that failed half way has left
+        named = {"id": identifier.bytes, "label": f"doorward {identifier}", "store": True}
+        if algorithm is KeyAlgorithm.RSA:
+            made, private = session.generate_keypair(KeyType.RSA, bits, private_template=_NEVER_OUT, **named)
+        else:
+            curve = {Attribute.EC_PARAMS: encode_named_curve_parameters(_CURVES[algorithm])}
+            domain = session.create_domain_parameters(KeyType.EC, curve, local=True)
+            made, private = domain.generate_keypair(private_template=_NEVER_OUT, **named)
+        try:
+            public_key = _public_key(made, algorithm)
+            self._keys[identifier] = private
+            self._check_made(identifier, private, public_key)
+        except BaseException:
+            self._destroy(session, identifier)
+            raise
+        return public_key
+
+    def _check_made(self, identifier: UUID, private: Any, public_key: PublicKey) -> None:  # noqa: ANN401 - the library's own
+        if private[Attribute.EXTRACTABLE] or not private[Attribute.ALWAYS_SENSITIVE]:
+            raise _unavailable(self._label, "make a key", "it says that its keys may leave it")
+        is_rsa = isinstance(public_key, rsa.RSAPublicKey)
+        algorithm = SigningAlgorithm.RSASSA_PKCS1_V1_5_SHA_256 if is_rsa else SigningAlgorithm.ECDSA_SHA_256
+        signature = self.signer(identifier, public_key).sign_message(algorithm, _TEST_MESSAGE)
+        if not verify_message(public_key, algorithm, _TEST_MESSAGE, signature):
+            raise _unavailable(self._label, "make a key", "the key that it made does not sign")
+
+    def _destroy(self, session: Any, identifier: UUID) -> int:  # noqa: ANN401 - the library's own
+        """Destroy what has this id and return how many objects that were."""
+        self._keys.pop(identifier, None)
+        destroyed = 0
+        for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+            for one in list(session.get_objects({Attribute.CLASS: kind, Attribute.ID: identifier.bytes})):
+                one.destroy()
+                destroyed += 1
+        return destroyed
+
+    def _key(self, session: Any, identifier: UUID) -> Any:  # noqa: ANN401 - the library's own
+        found = self._keys.get(identifier)
+        if found is None:
+            found = session.get_key(object_class=ObjectClass.PRIVATE_KEY, id=identifier.bytes)
+            self._keys[identifier] = found
+        return found
+
+    def _do(self, what: str, act: Callable[[Any], T]) -> T:
+        """Do one thing in the session, by rules 4 to 6."""
+        with self._lock:
+            if self._refused_pin:
+                raise _unavailable(self._label, what, "its PIN was refused, and is not tried again before a new start")
+            was_open = self._session is not None
+            try:
+                return act(self._opened())
+            except PKCS11Error as error:
+                self._forget()
+                self._judge(what, error, is_last=not was_open)
+                _log.warning("the token %s is opened anew: it could not %s: %s", self._label, what, _said(error))
+            try:
+                return act(self._opened())
+            except PKCS11Error as error:
+                self._forget()
+                self._judge(what, error, is_last=True)
+                raise
+
+    def _judge(self, what: str, error: PKCS11Error, *, is_last: bool) -> None:
+        """Refuse what is not worth another try."""
+        if isinstance(error, _WRONG_PIN):
+            self._refused_pin = True
+        if self._refused_pin or is_last:
+            raise _unavailable(self._label, what, _said(error)) from error
+
+    def _opened(self) -> Any:  # noqa: ANN401 - the library's own
+        if self._session is None:
+            if self._library is None:
+                self._library = pkcs11.lib(str(self._module))
+            with suppress(PKCS11Error):
+                self._library.finalize()
+            self._library.initialize()
+            token = self._library.get_token(token_label=self._label)
+            self._session = token.open(rw=True, user_pin=self._pin)
+        return self._session
+
+    def _forget(self) -> None:
+        self._keys.clear()
+        session, self._session = self._session, None
+        if session is not None:
+            with suppress(PKCS11Error):
+                session.close()
+        if self._library is not None:
+            with suppress(PKCS11Error):
+                self._library.finalize()
+
+
+class Pkcs11Signer:
+    """A key of a token."""
+
+    def __init__(self, token: Pkcs11Token, identifier: UUID, public_key: PublicKey) -> None:
+        self._token = token
+        self._identifier = identifier
+        self.public_key = public_key
+        scheme: SignatureScheme = signature_scheme(public_key)
+        self.algorithm = scheme.identifier
+        kind = Scheme.PKCS1 if isinstance(public_key, rsa.RSAPublicKey) else Scheme.ECDSA
+        self._way = Way(frozenset(), kind, scheme.hash_algorithm)
+
+    def sign(self, data: bytes) -> bytes:
+        """Sign `data` in the key's one way; raise `Refused` (unavailable) if the token is gone."""
+        return self._token.sign_hash(self._identifier, self._way, _digest(self._way.hash_algorithm, data))
+
+    def sign_message(self, algorithm: SigningAlgorithm, message: Message) -> bytes:
+        """Sign a message by a named algorithm; raise `Refused` (unavailable) if the token is gone."""
+        way = check_fits(algorithm, key_algorithm(self.public_key), message)
+        digest = message.content if message.is_digest else _digest(way.hash_algorithm, message.content)
+        return self._token.sign_hash(self._identifier, way, digest)
+
+
+def _public_key(made: Any, algorithm: KeyAlgorithm) -> PublicKey:  # noqa: ANN401 - the library's own
+    if algorithm is KeyAlgorithm.RSA:
+        exponent, modulus = (int.from_bytes(made[name]) for name in (Attribute.PUBLIC_EXPONENT, Attribute.MODULUS))
+        return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    key = load_der_public_key(encode_ec_public_key(made))
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key_algorithm(key) is not algorithm:
+        raise PKCS11Error("the token made a key of another curve")
+    return key
+
+
+def _digest(algorithm: HashAlgorithm, data: bytes) -> bytes:
+    hashed = Hash(algorithm)
+    hashed.update(data)
+    return hashed.finalize()
+
+
+def _said(error: PKCS11Error) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _unavailable(label: str, what: str, why: str) -> Refused:
+    return Refused(
+        Kind.UNAVAILABLE,
+        "A key of the hardware token cannot be used now.",
+        reason=f"the token {label} could not {what}: {why}",
+    )

@@ -1,0 +1,119 @@
+"""What the options of a device command say: the server, what to show it, whom to trust, what to ask for.
+
+Server and label of an enrolment are remembered in `est.json`, since a device renews where and as what it enrolled.
+"""
+
+import argparse
+import json
+import shlex
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from certs.pem import read_certificates
+from doorward.commands.login import trusted_root
+from est.client import BasicSecret, BearerToken, EstClient, KeyKind
+from est.client.client import Authorization
+from est.client.device import Server, Wish
+from est.client.files import write_whole
+from est.client.folder import DeviceFolder, FolderUnusable, read
+from est.client.keys import read_key
+from est.client.opening import Opener, SecretOpener, opener_of
+from est.client.watch import Command
+from est.profiles import DEFAULT_LABEL
+
+_URL = "https://127.0.0.1:9443"
+_SETTINGS = "est.json"
+
+
+def stranger(parsed: argparse.Namespace) -> EstClient:
+    """Return a client for what may be asked by anybody."""
+    url, label = _place(parsed, parsed.out)
+    seconds = parsed.timeout.total_seconds()
+    if parsed.fingerprint is not None:
+        return EstClient(url, root_sha256=parsed.fingerprint, label=label, timeout_seconds=seconds)
+    root = trusted_root(parsed.root, parsed.out or Path())
+    return EstClient(url, anchors=read(root), label=label, timeout_seconds=seconds)
+
+
+def server_of(parsed: argparse.Namespace) -> Server:
+    """Return where the device asks, and with what."""
+    url, label = _place(parsed, parsed.out)
+    authorization = _authorization(parsed, label)
+    return Server(url, label, authorization, parsed.timeout.total_seconds())
+
+
+def _place(parsed: argparse.Namespace, folder: Path | None) -> tuple[str, str | None]:
+    """Return URL and label: as said, as remembered, or as it is usual (rule 2)."""
+    remembered: dict[str, str | None] = {}
+    if folder is not None:
+        with suppress(OSError, ValueError):
+            remembered = json.loads((folder / _SETTINGS).read_bytes())
+    label = parsed.label if parsed.label is not None else remembered.get("label")
+    return parsed.url or remembered.get("url") or _URL, label or None
+
+
+def remember(folder: DeviceFolder, server: Server) -> None:
+    """Write down where the device has a certificate from."""
+    content = json.dumps({"url": server.url, "label": server.label}).encode() + b"\n"
+    file = folder.path / _SETTINGS
+    if not file.exists() or file.read_bytes() != content:
+        write_whole(file, content)
+
+
+def keep_root(parsed: argparse.Namespace, folder: DeviceFolder, server: Server) -> None:
+    """See to it that the folder says whom to trust."""
+    if parsed.fingerprint is not None:
+        client = EstClient(server.url, root_sha256=parsed.fingerprint, label=server.label)
+        folder.keep_roots(client.anchors())
+    elif parsed.root is not None:
+        folder.keep_roots(read(parsed.root))
+    elif not folder.root.exists():
+        folder.keep_roots(read(trusted_root(None, folder.path)))
+
+
+def _authorization(parsed: argparse.Namespace, label: str | None) -> Authorization | None:
+    if getattr(parsed, "secret_file", None) is not None:
+        return BasicSecret(parsed.user or label or DEFAULT_LABEL, _line(parsed.secret_file))
+    if getattr(parsed, "token_file", None) is not None:
+        return BearerToken(_line(parsed.token_file))
+    return None
+
+
+def _line(file: Path) -> str:
+    return read(file).decode("utf-8", "replace").strip()
+
+
+def wish_of(parsed: argparse.Namespace) -> Wish:
+    """Return what is wanted of a request."""
+    kind = KeyKind(parsed.key_type) if parsed.key_type else None
+    return Wish(kind, getattr(parsed, "prove", None), follows_roots=not getattr(parsed, "keep_root", False))
+
+
+def opener_for(parsed: argparse.Namespace, folder: DeviceFolder) -> Opener | None:
+    """Return what a key is to be encrypted under; None if it is not to be."""
+    identifier = bytes.fromhex(parsed.decrypt_id.replace(":", "")) if parsed.decrypt_id else None
+    if parsed.decrypt_secret is not None:
+        if identifier is None:
+            raise FolderUnusable("Say with --decrypt-id how the server knows that secret.")
+        return SecretOpener(identifier, bytes.fromhex(_line(parsed.decrypt_secret)))
+    if parsed.decrypt_key is not None:
+        opener = opener_of(read_key(read(parsed.decrypt_key)))
+        return opener if identifier is None else replace(opener, identifier=identifier)
+    if parsed.encrypted:
+        certificate = read_certificates(read(folder.bootstrap.certificate))[0]
+        return opener_of(read_key(read(folder.bootstrap.key)), certificate)
+    return None
+
+
+def command_of(parsed: argparse.Namespace) -> Command | None:
+    """Return what runs after a success; None if nothing does."""
+    if parsed.shell_command is not None:
+        return Command(("/bin/sh", "-c", parsed.shell_command))
+    if parsed.command is not None:
+        try:
+            arguments = tuple(shlex.split(parsed.command))
+        except ValueError as error:
+            raise FolderUnusable(f"--exec: {error}.") from error
+        return Command(arguments) if arguments else None
+    return None

@@ -1,0 +1,52 @@
+"""A client of EST (RFC 7030), for devices, for the command line, and for demonstrations.
+
+It blocks, knows nothing of asyncio, and stands on `certs`, `cryptography` and pyOpenSSL alone. Begin with `client.py`
+(the operations) and `folder.py` (a device's keys on disk, through every crash); `trust.py` and `tls.py` say whom it
+believes, `request.py` what it asks for, `renewal.py` and `watch.py` when it renews by itself.
+"""
+
+from est.client.client import Authorization, BasicSecret, BearerToken, EstClient
+from est.client.device import Server, Wish, enrol, renew, until_approved
+from est.client.failure import EstFailure, Failure
+from est.client.files import FolderBusy
+from est.client.folder import DeviceFolder, FolderUnusable
+from est.client.keys import KeyKind, KeyUnusable, PrivateKey, Signer, make_key, read_key, write_key
+from est.client.renewal import Life, Moment, Window, life
+from est.client.request import RequestTemplate, enrolment_request, make_request, renewal_request
+from est.client.tls import Identification
+from est.client.watch import Command, Watch
+
+__all__ = [
+    "Authorization",
+    "BasicSecret",
+    "BearerToken",
+    "Command",
+    "DeviceFolder",
+    "EstClient",
+    "EstFailure",
+    "Failure",
+    "FolderBusy",
+    "FolderUnusable",
+    "Identification",
+    "KeyKind",
+    "KeyUnusable",
+    "Life",
+    "Moment",
+    "PrivateKey",
+    "RequestTemplate",
+    "Server",
+    "Signer",
+    "Watch",
+    "Window",
+    "Wish",
+    "enrol",
+    "enrolment_request",
+    "life",
+    "make_key",
+    "make_request",
+    "read_key",
+    "renew",
+    "renewal_request",
+    "until_approved",
+    "write_key",
+]

@@ -1,0 +1,192 @@
+"""A device's folder: its keys and certificates on disk, so that a crash at any moment loses nothing.
+
+| file | what it is |
+|---|---|
+| `device.id` | the device's identifier |
+| `root.pem` | the roots that are trusted |
+| `bootstrap.pem`, `bootstrap.key` | what it came out of the factory with |
+| `device.pem`, `device.key` | its own certificate and key: always a pair, to be used by whoever connects |
+| `next.key`, `next.csr`, `next.pem` | a key that is being certified, its request if it is kept, and the answer |
+
+The rules:
+
+1. A key is on the disk before anything about it is told to anybody, with mode 0600. The same key is asked with until it
+   is certified or given up, so that a lost answer is found again.
+2. The answer is on the disk, as `next.pem`, before the pair is touched. From then on the pair is replaced, key first,
+   by moves that can be repeated; whoever finds an answer finishes it (`recover`):
+
+   | `next.key` | `next.pem` | what is done |
+   |---|---|---|
+   | - | - | nothing |
+   | there | - | nothing: the key waits for its answer |
+   | there | there | the key becomes `device.key`, then the answer `device.pem` |
+   | - | there | the answer becomes `device.pem` |
+3. An answer that belongs to neither key never becomes a part of the pair: it is put aside.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from certs.errors import CertificateRefused
+from certs.names import subject_identifier
+from certs.pem import read_certificates, write_certificates
+from est.client.files import PRIVATE, locked, move, remove, write_whole
+from est.client.keys import KeyKind, KeyUnusable, PrivateKey, make_key, public_bytes, read_key, write_key
+from est.client.request import RequestTemplate
+from est.client.tls import Identification
+
+
+class FolderUnusable(Exception):
+    """A folder that lacks something, or holds what cannot be used; the sentence says what and what to do."""
+
+
+class DeviceFolder:
+    """The folder of one device. Whoever changes something holds its lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.root = path / "root.pem"
+        self.bootstrap = Identification(path / "bootstrap.pem", path / "bootstrap.key")
+        self.own = Identification(path / "device.pem", path / "device.key")
+        self.status = path / "status.json"
+        self._identifier = path / "device.id"
+        self._next = Identification(path / "next.pem", path / "next.key")
+        self._next_request = path / "next.csr"
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder; raise `FolderBusy` if another process does."""
+        if not self.path.is_dir():
+            raise FolderUnusable(f"There is no folder {self.path}.")
+        return locked(self.path)
+
+    def identifier(self) -> str:
+        """Return the device's identifier: as written down, or as the certificate says.
+
+        Raises:
+            FolderUnusable: Nothing says it.
+        """
+        if self._identifier.exists():
+            return read(self._identifier).decode("utf-8", "replace").strip()
+        certificate = self.certificate()
+        if certificate is None:
+            raise FolderUnusable(f"Nothing in {self.path} says which device this is: give --id.")
+        try:
+            return subject_identifier(certificate.subject)
+        except CertificateRefused as refusal:
+            raise FolderUnusable(f"{self.own.certificate} names no device: {refusal}") from refusal
+
+    def keep_identifier(self, identifier: str) -> None:
+        """Write the identifier down."""
+        write_whole(self._identifier, f"{identifier}\n".encode())
+
+    def keep_roots(self, roots: bytes) -> None:
+        """Write down whom to trust."""
+        write_whole(self.root, roots)
+
+    def certificate(self) -> x509.Certificate | None:
+        """Return the device's certificate; None if it has none yet.
+
+        Raises:
+            FolderUnusable: It cannot be read.
+        """
+        return _certificate(self.own.certificate) if self.own.certificate.exists() else None
+
+    def key(self) -> PrivateKey:
+        """Return the device's key; raise `FolderUnusable`."""
+        return _key(self.own.key)
+
+    def is_pair(self) -> bool:
+        """Say whether the device's certificate is that of its key."""
+        certificate = self.certificate()
+        return certificate is not None and self.own.key.exists() and is_for(certificate, self.key())
+
+    def pending_key(self) -> PrivateKey | None:
+        """Return the key that waits for its certificate, if there is one."""
+        return _key(self._next.key) if self._next.key.exists() else None
+
+    def begin(self, kind: KeyKind) -> PrivateKey:
+        """Return the key to ask with, by rule 1: the one that waits, or a new one of this kind, on disk already."""
+        pending = self.pending_key()
+        if pending is None:
+            pending = make_key(kind)
+            write_whole(self._next.key, write_key(pending), PRIVATE)
+        return pending
+
+    def resume(self, template: RequestTemplate) -> bytes | RequestTemplate:
+        """Return the request to send: the very one that was sent before, if it asks for the same.
+
+        One that proves possession is signed for each connection, so that nothing of it is kept.
+        """
+        if template.proves_possession:
+            return template
+        if self._next_request.exists():
+            kept = read(self._next_request)
+            if template.is_signed_as(kept):
+                return kept
+        signed = template.sign()
+        write_whole(self._next_request, signed)
+        return signed
+
+    def finish(self, certificate: x509.Certificate) -> None:
+        """Take the answer in, by rule 2."""
+        write_whole(self._next.certificate, write_certificates([certificate]))
+        self.recover()
+
+    def recover(self) -> None:
+        """Finish what was interrupted, by rules 2 and 3."""
+        if not self._next.certificate.exists():
+            return
+        answer = _certificate(self._next.certificate)
+        pending = self.pending_key()
+        if pending is not None and is_for(answer, pending):
+            move(self._next.key, self.own.key)
+        elif not (self.own.key.exists() and is_for(answer, self.key())):
+            move(self._next.certificate, self.path / "stray.pem")
+            return
+        move(self._next.certificate, self.own.certificate)
+        remove(self._next_request)
+
+    def give_up(self) -> bool:
+        """Give up the key that waits for its certificate; say whether there was one."""
+        found = self._next.key.exists()
+        remove(self._next.key)
+        remove(self._next_request)
+        return found
+
+    def take(self, key: PrivateKey, certificate: x509.Certificate) -> None:
+        """Take in a pair that was made elsewhere: by the server, at its `serverkeygen`."""
+        if not is_for(certificate, key):
+            raise FolderUnusable("The certificate is not that of the key.")
+        write_whole(self._next.key, write_key(key), PRIVATE)
+        self.finish(certificate)
+
+
+def is_for(certificate: x509.Certificate, key: PrivateKey) -> bool:
+    """Say whether a certificate is that of a key."""
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return spki == public_bytes(key)
+
+
+def read(file: Path) -> bytes:
+    """Return a file's content; raise `FolderUnusable`."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise FolderUnusable(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def _certificate(file: Path) -> x509.Certificate:
+    try:
+        return read_certificates(read(file))[0]
+    except CertificateRefused as refusal:
+        raise FolderUnusable(f"{file} holds no certificate: {refusal}.") from refusal
+
+
+def _key(file: Path) -> PrivateKey:
+    try:
+        return read_key(read(file))
+    except KeyUnusable as error:
+        raise FolderUnusable(f"{file}: {error}.") from error

@@ -1,0 +1,268 @@
+"""Keys in a hardware token, on SoftHSM: made and used there, and not to be had out of it."""
+
+import asyncio
+import base64
+import hashlib
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from os import urandom
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pkcs11
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ca.http import keys
+from ca.issue import Template, authority, device, encoded_key
+from ca.keystore import Backend, Keystore, SoftwareSigner, make_private_key
+from ca.kms import Description, KeyService
+from ca.pkcs11 import Pkcs11Token
+from ca.signing import WAYS, Message, SigningAlgorithm, verify_message
+from certs.chain import Anchor, Purpose, validate_chain
+from certs.keys import KeyAlgorithm
+from certs.names import device_identifier
+from certs.profile import load_profile
+from doorward.commands.check import check
+from doorward.config import Configuration, NodeSection, Pkcs11Section, load_configuration
+from doorward.keys import token as configured_token
+from iam.errors import Kind, Refused
+from tests.ca.softhsm import LABEL, PIN, make_token, needs_softhsm
+from tests.ca.test_keys import ALL, Kms
+from tests.ca.world import MASTER_KEY, World, serving
+
+pytestmark = needs_softhsm
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+KINDS = [
+    (KeyAlgorithm.P256, 256),
+    (KeyAlgorithm.P384, 384),
+    (KeyAlgorithm.P521, 521),
+    (KeyAlgorithm.RSA, 2048),
+    (KeyAlgorithm.RSA, 3072),
+    (KeyAlgorithm.RSA, 4096),
+]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_token(tmp_path / "hsm", monkeypatch)
+
+
+@pytest.fixture
+def token(module: Path) -> Iterator[Pkcs11Token]:
+    opened = Pkcs11Token(module, LABEL, PIN)
+    yield opened
+    opened.close()
+
+
+def service_with(world: World, token: Pkcs11Token) -> KeyService:
+    return KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, token), world.clock, urandom)
+
+
+@pytest.mark.parametrize(("algorithm", "bits"), KINDS)
+def test_a_key_of_the_token_is_an_authoritys(
+    token: Pkcs11Token, algorithm: KeyAlgorithm, bits: int, tmp_path: Path
+) -> None:
+    identifier = uuid4()
+    signer = token.signer(identifier, token.make(identifier, algorithm, bits))
+    root_template = Template(load_profile("root"), None, signer, None)
+    root = x509.load_der_x509_certificate(
+        root_template.issue(authority("Root", encoded_key(signer.public_key)), NOW, b"\x01" * 16).der
+    )
+    key = encoded_key(make_private_key(KeyAlgorithm.P256).public_key())
+    template = Template(load_profile("device"), root, signer, None)
+    leaf = x509.load_der_x509_certificate(
+        template.issue(device(device_identifier("meter-001"), key), NOW, b"\x02" * 16).der
+    )
+    assert validate_chain(leaf, [], [Anchor.from_certificate(root)], NOW, purpose=Purpose.CLIENT_AUTH)
+    for name, certificate in (("root.pem", root), ("leaf.pem", leaf)):
+        (tmp_path / name).write_bytes(certificate.public_bytes(Encoding.PEM))
+    command = ["openssl", "verify", "-attime", str(int(NOW.timestamp())), "-CAfile", "root.pem", "leaf.pem"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout == b"leaf.pem: OK\n"
+    software = SoftwareSigner(make_private_key(algorithm, bits))
+    assert signer.algorithm == software.algorithm
+
+
+@pytest.mark.parametrize("way", [one for one in SigningAlgorithm if one.startswith(("RSA", "ECDSA"))])
+def test_each_way_to_sign_verifies(token: Pkcs11Token, way: SigningAlgorithm) -> None:
+    identifier = uuid4()
+    algorithm, bits = (KeyAlgorithm.RSA, 2048) if way.startswith("RSA") else (KeyAlgorithm.P256, 256)
+    signer = token.signer(identifier, token.make(identifier, algorithm, bits))
+    digest = Message(hashlib.new(f"sha{way[-3:]}", b"a message").digest(), is_digest=True)
+    for message in (Message(b"a message"), digest):
+        signature = signer.sign_message(way, message)
+        assert verify_message(signer.public_key, way, Message(b"a message"), signature)
+    with pytest.raises(Refused) as refused:
+        signer.sign_message(SigningAlgorithm.ED25519, Message(b""))
+    assert refused.value.kind is Kind.INVALID
+
+
+def test_the_token_gives_no_key_out(token: Pkcs11Token, module: Path) -> None:
+    identifiers = {uuid4(): algorithm for algorithm in (KeyAlgorithm.P256, KeyAlgorithm.RSA)}
+    for identifier, algorithm in identifiers.items():
+        token.make(identifier, algorithm, 2048)
+    token.close()
+    session = pkcs11.lib(str(module)).get_token(token_label=LABEL).open(user_pin=PIN)
+    for identifier in identifiers:
+        key = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, id=identifier.bytes)
+        for attribute in (pkcs11.Attribute.VALUE, pkcs11.Attribute.PRIVATE_EXPONENT):
+            with pytest.raises((pkcs11.exceptions.AttributeSensitive, pkcs11.exceptions.AttributeTypeInvalid)):
+                key[attribute]
+        assert key[pkcs11.Attribute.NEVER_EXTRACTABLE]
+    session.close()
+
+
+@pytest.mark.parametrize("algorithm", [KeyAlgorithm.ED25519, KeyAlgorithm.ML_DSA_44])
+def test_other_kinds_of_keys_are_not_made(token: Pkcs11Token, algorithm: KeyAlgorithm) -> None:
+    with pytest.raises(Refused) as refused:
+        token.make(uuid4(), algorithm, 256)
+    assert refused.value.kind is Kind.INVALID
+
+
+def test_a_token_that_was_away_serves_again(token: Pkcs11Token, tmp_path: Path) -> None:
+    identifier = uuid4()
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256))
+    folder = tmp_path / "hsm" / "tokens"
+    folder.rename(tmp_path / "away")
+    for _ in range(3):
+        with pytest.raises(Refused) as refused:
+            signer.sign(b"a list")
+        assert refused.value.kind is Kind.UNAVAILABLE
+        assert PIN not in refused.value.reason
+    (tmp_path / "away").rename(folder)
+    signature = signer.sign(b"a list")
+    assert verify_message(signer.public_key, SigningAlgorithm.ECDSA_SHA_256, Message(b"a list"), signature)
+
+
+def test_sessions_that_ended_are_opened_again(token: Pkcs11Token, caplog: pytest.LogCaptureFixture) -> None:
+    identifier = uuid4()
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.RSA, 2048))
+    token._session.close()
+    with caplog.at_level(logging.WARNING):
+        assert signer.sign(b"a list")
+    assert "is opened anew" in caplog.text
+    assert PIN not in caplog.text
+
+
+def test_a_wrong_pin_is_tried_once(module: Path, token: Pkcs11Token, caplog: pytest.LogCaptureFixture) -> None:
+    identifier = uuid4()
+    public_key = token.make(identifier, KeyAlgorithm.P256, 256)
+    token.close()
+    wrong = Pkcs11Token(module, LABEL, "wrong-pin")
+    for _ in range(10):
+        with pytest.raises(Refused) as refused:
+            wrong.signer(identifier, public_key).sign(b"x")
+        assert refused.value.kind is Kind.UNAVAILABLE
+        assert "wrong-pin" not in refused.value.reason + refused.value.detail + caplog.text
+    assert token.signer(identifier, public_key).sign(b"x")  # not locked
+
+
+def test_many_threads_at_once_do_no_harm(token: Pkcs11Token) -> None:
+    identifier = uuid4()
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256))
+    signatures: list[bytes] = []
+
+    def sign() -> None:
+        signatures.extend(signer.sign(b"x") for _ in range(50))
+
+    threads = [threading.Thread(target=sign) for _ in range(6)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(signatures) == 300
+    assert all(
+        verify_message(signer.public_key, SigningAlgorithm.ECDSA_SHA_256, Message(b"x"), one) for one in signatures
+    )
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [("ECDSA", 256), ("ECDSA", 384), ("RSA", 2048)])
+async def test_the_kms_makes_keys_in_the_token(world: World, token: Pkcs11Token, algorithm: str, size: int) -> None:
+    async with serving(world, keys.routes(service_with(world, token))) as client:
+        kms = Kms(client, await world.identity(world.system.id, ALL))
+        engines = await (await client.get("/api/kms/v1/engines", headers=kms.headers)).json()
+        made = await kms.make(algorithm, size, engine_id="pkcs11", name="in the token")
+        way = "ECDSA_SHA_256" if algorithm == "ECDSA" else "RSASSA_PSS_SHA_256"
+        signature = await kms.sign(made["key_id"], way, b"a message")
+        assert await kms.verifies(made["key_id"], way, b"a message", signature)
+        row = (await world.rows("SELECT backend, sealed FROM kms_key WHERE id = $1", UUID(made["key_id"])))[0]
+        await kms.call("POST", "", {"algorithm": "Ed25519", "engine_id": "pkcs11"}, status=422)
+        await kms.call("DELETE", f"/{made['key_id']}")
+    assert [one["id"] for one in engines] == ["sealed", "pkcs11"]
+    assert engines[1]["supported_key_types"][0] == {"type": "RSA", "sizes": [2048, 3072, 4096]}
+    assert (made["engine_id"], row) == ("pkcs11", {"backend": "pkcs11", "sealed": None})
+    public = base64.b64decode(made["public_key"])
+    assert public.startswith(b"-----BEGIN PUBLIC KEY-----")
+    with pytest.raises(Refused):
+        await asyncio.to_thread(token.sign_hash, UUID(made["key_id"]), WAYS[SigningAlgorithm(way)], bytes(32))
+
+
+async def test_nothing_is_left_in_the_token_when_the_store_says_no(
+    world: World, token: Pkcs11Token, module: Path
+) -> None:
+    service = service_with(world, token)
+    nobody = uuid4()  # no such tenant: the row cannot be written
+    said = Description("", (), {})
+    with pytest.raises(Exception, match="violates"):
+        await service.create(nobody, KeyAlgorithm.P256, 256, Backend.PKCS11, said, actor="test")
+    token.close()
+    session = pkcs11.lib(str(module)).get_token(token_label=LABEL).open(user_pin=PIN)
+    assert list(session.get_objects()) == []
+    session.close()
+
+
+async def test_a_token_that_is_away_keeps_the_key_on_record(world: World, token: Pkcs11Token, tmp_path: Path) -> None:
+    service = service_with(world, token)
+    said = Description("", (), {})
+    made = await service.create(world.system.id, KeyAlgorithm.P256, 256, Backend.PKCS11, said, actor="test")
+    (tmp_path / "hsm" / "tokens").rename(tmp_path / "away")
+    with pytest.raises(Refused) as refused:
+        await service.delete(world.system.id, str(made.id), actor="test")
+    assert refused.value.kind is Kind.UNAVAILABLE
+    assert (await service.key(world.system.id, str(made.id))).id == made.id
+    without = KeyService(world.pool, world.keystore, world.clock, urandom)
+    with pytest.raises(Refused) as refused:
+        await without.sign(world.system.id, str(made.id), SigningAlgorithm.ECDSA_SHA_256, Message(b"x"), actor="test")
+    assert refused.value.kind is Kind.UNAVAILABLE
+
+
+def test_the_token_is_configured_and_its_pin_is_not_shown(
+    module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = Pkcs11Section(module=module, token=LABEL)
+    configuration = Configuration(node=NodeSection(data=tmp_path / "data"), pkcs11=section)
+    with pytest.raises(Refused, match="PIN"):
+        configured_token(configuration)
+    monkeypatch.setenv("DOORWARD_PKCS11_PIN", PIN)
+    assert PIN not in repr(load_configuration(None, os.environ))
+    found = configured_token(configuration)
+    assert found is not None
+    assert LABEL in found.check()
+    (tmp_path / "pin").write_text(PIN + "\n")
+    monkeypatch.setenv("DOORWARD_PKCS11_PIN", "another")
+    section = Pkcs11Section(module=module, token=LABEL, pin_file=tmp_path / "pin")
+    configuration = Configuration(node=NodeSection(data=tmp_path / "data"), pkcs11=section)
+    check(configuration, as_json=False)
+    said = capsys.readouterr().out
+    assert f"ok     hardware token: {LABEL} by SoftHSM" in said
+    assert PIN not in said
+    with pytest.raises(Refused, match="belong together"):
+        load_configuration(None, {"DOORWARD_PKCS11_TOKEN": LABEL})
+    nowhere = Pkcs11Token(Path("/nowhere/module.so"), LABEL, PIN)
+    with pytest.raises(Refused) as refused:
+        nowhere.check()
+    assert refused.value.kind is Kind.UNAVAILABLE
+
+
+def test_a_public_half_is_the_tokens_own(token: Pkcs11Token) -> None:
+    one, other = uuid4(), uuid4()
+    public_key = token.make(one, KeyAlgorithm.P256, 256)
+    assert token.make(other, KeyAlgorithm.P256, 256) != public_key
+    der = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert der == encoded_key(public_key)

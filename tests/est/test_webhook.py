@@ -1,0 +1,166 @@
+"""A webhook is asked, signed; whatever is no clear yes is no. And whom this node asks at all."""
+
+import hmac
+import json
+import time
+from base64 import b64decode, b64encode
+from datetime import timedelta
+from hashlib import sha256
+from ipaddress import ip_network
+from os import urandom
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from doorward.outbound import HttpsOutbound, is_allowed
+from est.authentication.asking import Evidence
+from est.authentication.outbound import Incoming, Outgoing, Unanswered
+from est.authentication.webhook import secret_context
+from est.profiles import Settings, Way, Webhook
+from est.refusals import Refusal
+from iam.errors import Refused
+from iam.sealing import seal
+from tests.ca.world import MASTER_KEY
+from tests.est.peers import Asked, Peer, Said, https_peer
+from tests.est.test_authentication import certificate_in, csr_for, enrol, refusal_of
+from tests.est.world import EstWorld
+
+SECRET = b"s" * 32
+
+
+async def webhook_label(est: EstWorld, peer: Peer, **fields: Any) -> None:
+    webhook = Webhook(**{"url": f"{peer.url}/ask", "authorities": peer.authority} | fields)
+    profile = await est.label("meters", settings=Settings(ways=(Way.WEBHOOK,), webhook=webhook))
+    sealed = seal(MASTER_KEY, SECRET, context=secret_context(str(profile.id)), random=urandom)
+    await est.world.execute("UPDATE enrolment_profile SET webhook_secret = $1 WHERE name = 'meters'", sealed)
+
+
+async def test_a_webhook_is_asked_and_its_yes_enrols(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+        bootstrap = await est.bootstrap("anything")
+        arguments = ("-H", "Authorization: Basic bWU6c2VjcmV0")
+        certificate_in(await enrol(est, csr_for("meter-001"), *arguments, holder=bootstrap))
+    (asked,) = peer.asked
+    document = json.loads(asked.body)
+    data = document["data"]
+    assert (asked.method, asked.path, document["type"]) == ("POST", "/ask", "enrolment.requested")
+    assert (data["label"], data["device_identifier"], data["requester"]) == ("meters", "meter-001", "anyone")
+    assert x509.load_der_x509_csr(b64decode(data["csr"])).is_signature_valid
+    assert x509.load_pem_x509_certificate(data["client_certificate"].encode()) == bootstrap.certificate
+    assert data["authorization"] == "Basic bWU6c2VjcmV0"
+    signed = f"{asked.headers['webhook-id']}.{asked.headers['webhook-timestamp']}.".encode() + asked.body
+    signature = "v1," + b64encode(hmac.digest(SECRET, signed, sha256)).decode()
+    assert asked.headers["webhook-signature"] == signature
+    assert abs(int(asked.headers["webhook-timestamp"]) - time.time()) < 60
+    assert data["id"] == asked.headers["webhook-id"]
+
+
+async def test_a_no_is_told_to_the_log_and_not_to_the_device(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": False, "reason": "stolen last week"})) as peer:
+        await webhook_label(est, peer)
+        answer = await enrol(est, csr_for("meter-001"))
+        assert (answer.status, b"stolen" in answer.body) == (403, False)
+        with pytest.raises(Refused) as refused:
+            await est.service.enrol("meters", (), csr_for("meter-001"))
+        assert refused.value.reason == "WEBHOOK_DENIED: 'stolen last week'"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Said({"authorized": True}, status=201),
+        Said({"authorized": True}, status=500),
+        Said({"authorized": "true"}),
+        Said({"authorized": 1}),
+        Said({}),
+        Said([True]),
+        Said(b"authorized"),
+        Said(b""),
+        Said(b'{"authorized": true}' + b" " * 70_000),
+    ],
+)
+async def test_what_is_no_clear_answer_is_no(est: EstWorld, said: Said) -> None:
+    with https_peer(lambda _: said) as peer:
+        await webhook_label(est, peer)
+        assert await refusal_of(est, Evidence(), csr_for("meter-001")) == Refusal.WEBHOOK_SILENT.name
+
+
+async def test_a_redirect_is_not_followed(est: EstWorld) -> None:
+    def answer(asked: Asked) -> Said:
+        is_first = asked.path == "/ask"
+        return Said({"authorized": True}, 307 if is_first else 200, {"Location": "/elsewhere"} if is_first else {})
+
+    with https_peer(answer) as peer:
+        await webhook_label(est, peer)
+        assert await refusal_of(est, Evidence(), csr_for("meter-001")) == Refusal.WEBHOOK_SILENT.name
+    assert [one.path for one in peer.asked] == ["/ask"]
+
+
+async def test_a_webhook_that_takes_too_long_is_no(est: EstWorld) -> None:
+    def answer(_: Asked) -> Said:
+        time.sleep(1.5)
+        return Said({"authorized": True})
+
+    with https_peer(answer) as peer:
+        await webhook_label(est, peer, deadline=timedelta(seconds=1))
+        began = time.monotonic()
+        answered = await enrol(est, csr_for("meter-001"))
+        assert (answered.status, answered.headers["Retry-After"]) == (503, "5")
+        assert time.monotonic() - began < 4
+
+
+async def test_a_webhook_with_another_root_is_not_believed(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as other, https_peer(lambda _: Said({})) as peer:
+        await webhook_label(est, other, authorities=peer.authority)
+        assert await refusal_of(est, Evidence(), csr_for("meter-001")) == Refusal.WEBHOOK_SILENT.name
+    assert other.asked == []
+
+
+async def test_a_webhook_that_is_not_there_is_no(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+    assert await refusal_of(est, Evidence(), csr_for("meter-001")) == Refusal.WEBHOOK_SILENT.name
+
+
+async def test_a_webhook_without_its_secret_is_not_asked(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+        await est.world.execute("UPDATE enrolment_profile SET webhook_secret = ''")
+        assert await refusal_of(est, Evidence(), csr_for("meter-001")) == Refusal.WEBHOOK_SILENT.name
+    assert peer.asked == []
+
+
+async def test_this_node_asks_no_address_that_is_not_everybodys() -> None:
+    """A label's operator must not reach the node's own network through it."""
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        port = peer.url.rpartition(":")[2]
+        for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"):
+            outgoing = Outgoing("GET", f"https://{host}:{port}/", timedelta(seconds=3), authorities=peer.authority)
+            assert isinstance(await HttpsOutbound([]).send(outgoing), Unanswered)
+        assert peer.asked == []
+        asked = Outgoing("GET", f"https://localhost:{port}/", timedelta(seconds=3), authorities=peer.authority)
+        assert isinstance(await HttpsOutbound([ip_network("127.0.0.0/8")]).send(asked), Incoming)
+    http = Outgoing("GET", f"http://localhost:{port}/", timedelta(seconds=3))
+    assert isinstance(await HttpsOutbound([ip_network("127.0.0.0/8")]).send(http), Unanswered)
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1:248:1893:25c8:1946", True),
+        ("169.254.169.254", False),
+        ("10.0.0.1", False),
+        ("192.168.1.1", False),
+        ("100.64.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("224.0.0.1", False),
+        ("10.1.2.3", True),
+    ],
+)
+def test_addresses(address: str, *, allowed: bool) -> None:
+    assert is_allowed(address, [ip_network("10.1.0.0/16")]) is allowed
