@@ -117,6 +117,14 @@ class Node:
             end(self._process)
             self._process = None
 
+    def kill(self) -> None:
+        """Kill its supervisor; the kernel ends the rest."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            close_output(self._process)
+            self._process = None
+
     def forget(self) -> None:
         """Remove all that it has kept: the next start is its first."""
         shutil.rmtree(self.configuration.node.data, ignore_errors=True)
@@ -125,7 +133,7 @@ class Node:
         """Return its processes, by what they are."""
         assert self._process is not None, "not started"  # noqa: S101 - a mistake of the benchmark's own
         found: dict[str, list[int]] = {"supervisor": [self._process.pid]}
-        for process in _descendants(self._process.pid):
+        for process in descendants(self._process.pid):
             found.setdefault(_part_of(process), []).append(process)
         return found
 
@@ -172,9 +180,17 @@ def end(process: "subprocess.Popen[str]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    close_output(process)
 
 
-def _descendants(root: int) -> list[int]:
+def close_output(process: "subprocess.Popen[str]") -> None:
+    """Let go of what it said."""
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def descendants(root: int) -> list[int]:
+    """Return the processes below one."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

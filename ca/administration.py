@@ -212,7 +212,7 @@ class AuthorityAdministration:
             await set_certificate(transaction, one.id, issued.der, parent.id if parent else None, ())
             issuer = parent.id if parent else one.id
             await record_issued(transaction, issued, issuer, tenant.id)
-            await set_serial(transaction, one.id, issued.serial)
+            await set_serial(transaction, one.id, issued.serial, issued.der)
             data = {"id": str(one.id), "serial": issued.serial.hex()}
             await transaction.record(_change(access, one, "reissued", data))
         return await self._shown(one.id)
@@ -327,9 +327,9 @@ class AuthorityAdministration:
 
     def usable_profile(self, tenant: Tenant, identifier: str) -> Profile:
         """Return a profile that a tenant may use: packaged, its own, or of a tenant above; raise `Refused`."""
-        owner = self._authorities.profile_owner(identifier)
+        stored = self._authorities.stored_profile(identifier)
         try:
-            if owner is None or owner in tenant.path:
+            if stored is None or stored.tenant in tenant.path:
                 return self._authorities.profile(identifier)
         except ProfileRefused as refused:
             raise not_found("such issuance profile") from refused

@@ -25,7 +25,7 @@ from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.founding import addresses_of, found_authorities
 from ca.inventory import AuthorityKind
 from ca.issue import Template
-from ca.keystore import Backend, Keystore, Signer
+from ca.keystore import Backend, Keystore, MessageSigner
 from ca.store.authorities import StoredAuthority, fingerprint, list_authorities
 from ca.store.issuance_profiles import StoredProfile, list_profiles
 from certs.chain import Anchor
@@ -34,6 +34,7 @@ from certs.pem import read_certificate
 from certs.profile import Profile, packaged_profiles, read_profile
 from iam.errors import Refused, not_found
 from iam.identifiers import Clock, Random
+from iam.model import Tenant
 from iam.store.database import EVERYWHERE, Database
 
 LOOK = 5.0
@@ -67,6 +68,7 @@ class Authorities:
         self._base_url = base_url
         self._by_id: dict[UUID, Authority] = {}
         self._by_name: dict[str, Authority] = {}
+        self._by_anchor: dict[Anchor, Authority] = {}
         self._lines: dict[str, tuple[Authority, ...]] = {}
         self._serials: frozenset[str] = frozenset()
         self._profiles: dict[str, Profile] = {}
@@ -191,6 +193,31 @@ class Authorities:
         known = [self._by_id[identifier].line for identifier in identifiers if identifier in self._by_id]
         return tuple(one.anchor for line in dict.fromkeys(known) for one in self._lines[line] if one.is_trusted)
 
+    def followed(self, pinned: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Return what pinned authorities' certificates (DER) stand for now: ours by their trusted generations.
+
+        So what was pinned before a rollover covers the next key too, and one of ours that is trusted no more is gone.
+        Others stay as they are.
+        """
+        found: dict[bytes, None] = {}
+        for der in pinned:
+            anchor = Anchor.from_certificate(read_certificate(der))
+            ours = self._by_anchor.get(anchor)
+            line = self._lines[ours.line] if ours is not None else ()
+            found |= dict.fromkeys(one.der for one in line if one.is_trusted) if ours is not None else {der: None}
+        return tuple(found)
+
+    def usable(self, tenant: Tenant, caller: Tenant, reference: str) -> Authority:
+        """Return an authority that somebody may use for a tenant; raise `Refused` (not found) for any other.
+
+        That is the tenant's own, one of a tenant between the caller's and this one, and the node's own for devices.
+        """
+        found = self.find(reference)
+        is_between = found.tenant in tenant.path[tenant.path.index(caller.id) :] if caller.id in tenant.path else False
+        if found.tenant == tenant.id or is_between or found.line == AuthorityKind.ISSUING:
+            return found
+        raise not_found("such authority")
+
     @property
     def device_anchors(self) -> tuple[Anchor, ...]:
         """The authorities whose certificates prove devices."""
@@ -233,10 +260,9 @@ class Authorities:
             raise ProfileRefused(f"no profile has the id {identifier!r}")
         return found
 
-    def profile_owner(self, identifier: str) -> UUID | None:
-        """Return whose a profile is; None for the packaged ones, which are everybody's."""
-        found = self._stored_profiles.get(identifier)
-        return found.tenant if found else None
+    def stored_profile(self, identifier: str) -> StoredProfile | None:
+        """Return a profile that an operator wrote, as the store has it; None for the packaged ones."""
+        return self._stored_profiles.get(identifier)
 
     def template(self, issuer: Authority, profile: str) -> Template:
         """Return what the issuer makes certificates of that profile by.
@@ -271,6 +297,7 @@ class Authorities:
             line.sort(key=lambda one: one.generation)
         self._by_id = {one.id: _placed(one, opened, revoked) for one in opened.values()}
         self._by_name = {one.name: one for one in self._by_id.values()}
+        self._by_anchor = {one.anchor: one for one in self._by_id.values()}
         self._lines = {name: tuple(self._by_id[one.id] for one in line) for name, line in lines.items()}
         self._serials = frozenset(one.serial.hex() for one in stored if one.serial is not None)
         self._device_anchors = tuple(
@@ -303,7 +330,7 @@ class Authorities:
             addresses=addresses_of(self._base_url, one.name, one.list_partitions[-1]),
         )
 
-    def _open_key(self, one: StoredAuthority) -> Signer | None:
+    def _open_key(self, one: StoredAuthority) -> MessageSigner | None:
         if one.key is None or one.key.backend is Backend.FILE:
             return None
         try:
@@ -318,7 +345,7 @@ class Authorities:
 def _readable(profiles: Iterable[StoredProfile]) -> Iterator[tuple[str, Profile]]:
     for one in profiles:
         try:
-            yield str(one.id), read_profile(one.settings)
+            yield str(one.id), replace(read_profile(one.settings), name=str(one.id))
         except ProfileRefused as refused:  # an earlier version took what this one does not: nothing is issued by it
             _log.error("the issuance profile %s (%s) cannot be used: %s", one.name, one.id, refused.reason)
 

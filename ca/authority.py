@@ -21,7 +21,7 @@ from cryptography import x509
 
 from ca.inventory import AuthorityKind
 from ca.issue import Addresses
-from ca.keystore import Signer
+from ca.keystore import MessageSigner
 from certs.chain import Anchor
 from iam.errors import Kind, Refused, conflict
 
@@ -111,7 +111,7 @@ class Authority:
     links: Links | None
     status: AuthorityStatus
     profile: str
-    signer: Signer | None
+    signer: MessageSigner | None
     addresses: Addresses | None
     is_revoked_above: bool = False
 
@@ -135,11 +135,17 @@ class Authority:
         """How many authorities may stand below it; None: any number."""
         return self.anchor.path_length
 
+    def shown_status(self, now: datetime) -> str:
+        """Return its state in Lamassu's words: ACTIVE, INACTIVE, REVOKED, or EXPIRED by the clock."""
+        if self.status is not AuthorityStatus.REVOKED and self.has_expired(now):
+            return "EXPIRED"
+        return self.status.value.upper()
+
     def has_expired(self, now: datetime) -> bool:
         """Tell whether its period is over."""
         return now > self.certificate.not_valid_after_utc
 
-    def signing(self) -> Signer:
+    def signing(self) -> MessageSigner:
         """Return its key; raise `Refused` (unavailable) if that is not at hand."""
         if self.signer is None:
             mend = " Bring its file back to the folder `keys`, and ask again."
@@ -147,7 +153,7 @@ class Authority:
             raise Refused(Kind.UNAVAILABLE, detail + (mend if self.kind is AuthorityKind.ROOT else ""))
         return self.signer
 
-    def issuing(self, now: datetime) -> Signer:
+    def issuing(self, now: datetime) -> MessageSigner:
         """Return its key for issuing, by rule 3; raise `Refused` (unavailable) with what stands against it."""
         for stands_against, why in (
             (self.status is not AuthorityStatus.ACTIVE, f"it is {self.status}"),

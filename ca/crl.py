@@ -123,7 +123,7 @@ def build_revocation_list(
     """Sign a list; raise `Refused` (unavailable) if the key is gone.
 
     Args:
-        entries: What it holds, in DER; each piece is any number of entries.
+        entries: What it holds, in DER; each piece is one entry or more.
         base_number: Of the complete list that a delta list is about; None makes a complete one.
     """
     this_update = now.replace(microsecond=0)
@@ -135,7 +135,7 @@ def build_revocation_list(
         scope.issuer.subject.public_bytes(),
         encode_time(this_update),
         encode_time(next_update),
-        encode(SEQUENCE, *entries) if any(entries) else b"",  # 5.1.2.6: absent when there are none
+        encode(SEQUENCE, *entries) if entries else b"",  # 5.1.2.6: absent when there are none
         encode(CONTEXT_0, encode(SEQUENCE, *_extensions(scope, number, base_number))),
     )
     der = encode_signed(to_be_signed, signer.algorithm, signer.sign(to_be_signed))

@@ -5,9 +5,10 @@ The rules:
 1. A revocation that was acknowledged is in the next list of its authority and of its partition, complete or delta: a
    list has whatever is committed when it is begun. Nobody who revokes waits for one that is being made.
 2. Of each scope one list is made at a time, whichever node makes it, and numbers rise by one.
-3. An authority whose key is not at hand publishes nothing new; its last list stands, and the log says so until the key
-   is back. An authority whose key may be away (the root) has lists of a longer life and no deltas.
-4. An authority without news costs no more than being looked at.
+3. An authority whose key is not at hand publishes nothing new; its last list stands, and the log says so every hour
+   until the key is back. An authority whose key may be away (the root) has lists of a longer life and no deltas. One
+   whose period is over publishes nothing more.
+4. An authority without news costs no more than being looked at; one that cannot be served keeps no other from it.
 """
 
 import asyncio
@@ -19,8 +20,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from ca.authorities import Authorities
-from ca.authority import Authority
-from ca.crl import Head, Scope, Step, build_revocation_list, next_step
+from ca.authority import Authority, AuthorityOrigin
+from ca.crl import Scope, Step, build_revocation_list, next_step
 from ca.inventory import AuthorityKind
 from ca.keystore import Signer
 from ca.partition import COUNTS, SLOTS, WHOLE, Partition, counts_after, partitions_of
@@ -41,7 +42,7 @@ from ca.store.revocation_lists import (
     set_counts,
 )
 from iam.directory import Monotonic
-from iam.errors import conflict, malformed
+from iam.errors import Refused, conflict, malformed
 from iam.identifiers import Clock
 from iam.store.database import EVERYWHERE, Change, Database, Transaction
 
@@ -70,8 +71,13 @@ class ListTerms:
 
 
 def is_offline(authority: Authority) -> bool:
-    """Tell whether an authority's key may be away."""
-    return authority.kind is AuthorityKind.ROOT
+    """Tell whether an authority's key may be away: a root's that is not held in memory lies in a file."""
+    return authority.kind is AuthorityKind.ROOT and authority.signer is None
+
+
+def is_published(authority: Authority, now: datetime) -> bool:
+    """Tell whether we speak for an authority: its key is ours, and its period is not over."""
+    return authority.origin is not AuthorityOrigin.EXTERNAL and not authority.has_expired(now)
 
 
 def has_deltas(authority: Authority) -> bool:
@@ -128,8 +134,12 @@ class ListPublisher:
             standings = await list_standings(transaction)
         made = 0
         for one in self._authorities.all:
-            if one.id in standings:
+            if one.id not in standings or not is_published(one, self._clock()):
+                continue
+            try:
                 made += await self._look_at(one, standings[one.id])
+            except Refused as refused:
+                self._say(one, f"no new revocation list can be made: {refused.reason}")
         return made
 
     async def set_partitions(self, authority: Authority, count: int, *, actor: str) -> None:
@@ -169,14 +179,16 @@ class ListPublisher:
         signer = self._authorities.with_root_key(authority).signer
         if signer is None:
             if due:
-                self._say_that_the_key_is_away(authority, heads[WHOLE].complete)
+                last = heads[WHOLE].complete
+                until = f"the last one ends at {last.next_update:%F %H:%M} UTC" if last else "there is none"
+                self._say(authority, f"its key is away, so it has no new revocation list; {until}")
             return 0
-        self._said.pop(authority.id, None)
         made = [await self._publish(self._work(authority, signer, one), newest[one]) for one in due]
         async with self._database.transaction(EVERYWHERE) as transaction:  # as above
             if any(made):
                 await forget_ended(transaction, authority.id, _last_made(heads.values(), self._clock()))
             heads = await list_heads(transaction, authority.id, partitions)
+        self._said.pop(authority.id, None)
         watched.standing = standing
         watched.look_again = min(self._due(heads[one], newest[one], has_deltas=with_delta) for one in partitions)
         return sum(made)
@@ -245,13 +257,12 @@ class ListPublisher:
         seconds = self._monotonic() - began
         await insert_list(transaction, *scope, made, revocation_number=until, seconds=seconds)
 
-    def _say_that_the_key_is_away(self, authority: Authority, complete: Head | None) -> None:
+    def _say(self, authority: Authority, what: str) -> None:
+        """Write to the log what is wrong with an authority, once an hour."""
         now = self._clock()
-        if now - self._said.get(authority.id, now - _SAY_AGAIN) < _SAY_AGAIN:
-            return
-        self._said[authority.id] = now
-        until = f"its last one ends at {complete.next_update:%Y-%m-%d %H:%M} UTC" if complete else "there is none"
-        _log.warning("the key of the authority %s is away, so it has no new revocation list; %s", authority.name, until)
+        if now - self._said.get(authority.id, now - _SAY_AGAIN) >= _SAY_AGAIN:
+            self._said[authority.id] = now
+            _log.warning("authority %s: %s", authority.name, what)
 
 
 def _last_made(heads: Iterable[Heads], now: datetime) -> datetime:

@@ -23,7 +23,7 @@ async def put_on_record(transaction: Transaction, one: StoredAuthority, profile:
         spki_sha256=one.spki_sha256,
     )
     await record_issued(transaction, issued, one.parent or one.id, one.tenant)
-    await set_serial(transaction, one.id, issued.serial)
+    await set_serial(transaction, one.id, issued.serial, issued.der)
 
 
 async def record_issued(transaction: Transaction, issued: Issued, issuer: UUID, tenant: UUID) -> None:

@@ -5,13 +5,15 @@ The rules:
 1. Each authority has a responder, whose certificate the authority itself signed for OCSP alone (RFC 6960 4.2.2.2), and
    which nobody need check (id-pkix-ocsp-nocheck), since it is short-lived. The authority's own key signs no answer.
 2. A new one is made at half of the last one's life. Its key is sealed in the store, so that every worker can use it.
-3. Where the authority's key is away none is made, and the log says so. Since that is the rule for the root, its
-   responder lives longer.
+3. Where the authority's key is away none is made, and the log says so every hour. Since that is the rule for the root,
+   its responder lives longer. An authority whose period is over gets none; one that cannot be served keeps no other
+   from it.
 4. Certificate and key are on record before anybody uses them.
 """
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -24,20 +26,27 @@ from ca.inventory import CertificateStatus, StoredCertificate
 from ca.issue import SERIAL_BYTES, Template, encoded_key, responder
 from ca.keystore import Keystore, Signer
 from ca.ocsp import ResponderIdentity
-from ca.publishing import is_offline
+from ca.publishing import is_offline, is_published
 from ca.service import NODE
-from ca.store.authorities import system_tenant
 from ca.store.certificates import insert_certificate
-from ca.store.responders import StoredResponder, insert_responder, lock_responder, newest_responder
+from ca.store.responders import (
+    StoredResponder,
+    insert_responder,
+    lock_responder,
+    newest_responder,
+    responders_half,
+)
 from certs.pem import read_certificate
 from certs.profile import load_profile
 from iam.directory import Monotonic
+from iam.errors import Refused
 from iam.identifiers import Clock, Random, uuid7
 from iam.store.database import EVERYWHERE, Change, Database, Transaction
 
 _PROFILE = "responder"
 _LOOK_AGAIN_SECONDS = 30.0
 _LOOK_FOR_MISSING_SECONDS = 0.5
+_SAY_AGAIN = timedelta(hours=1)
 _COMMON_NAME_MAXIMUM = 64  # RFC 5280 appendix A.1: ub-common-name
 
 _log = logging.getLogger("ca.responders")
@@ -84,11 +93,21 @@ class Responders:
         self._terms = terms
         self._monotonic = monotonic
         self._held: dict[UUID, _Held] = {}
-        self._said: set[UUID] = set()
+        self._said: dict[UUID, datetime] = {}
 
     async def renew(self) -> int:
-        """Make the responders that are due and return how many that were; for a job that runs every few seconds."""
-        return sum([await self._renew_if_due(one) for one in self._authorities.all])
+        """Make the responders that are due and return how many that were; for a job that runs every second or so."""
+        async with self._database.transaction(EVERYWHERE) as transaction:  # an authority serves every tenant
+            halves = await responders_half(transaction)
+        made = 0
+        for one in self._authorities.all:
+            if not (self._is_due(one, halves) and is_published(one, self._clock())):
+                continue
+            try:
+                made += await self._renew(one)
+            except Refused as refused:
+                self._say(one, refused.reason)
+        return made
 
     async def of(self, authority: Authority) -> tuple[ResponderIdentity, datetime] | None:
         """Return who answers for an authority, and until when he can; None if there is nobody."""
@@ -106,7 +125,7 @@ class Responders:
 
     async def _look_up(self, authority: Authority) -> _Held:
         looked = self._monotonic()
-        async with self._database.transaction(EVERYWHERE) as transaction:  # an authority serves every tenant
+        async with self._database.transaction(EVERYWHERE) as transaction:  # as above
             stored = await newest_responder(transaction, authority.id)
         if stored is None:
             return _Held(None, None, looked)
@@ -114,26 +133,26 @@ class Responders:
         identity = ResponderIdentity(read_certificate(stored.certificate), stored.certificate, signer)
         return _Held(identity, stored.not_after, looked)
 
-    async def _renew_if_due(self, authority: Authority) -> bool:
+    async def _renew(self, authority: Authority) -> bool:
+        """Make a responder, unless the key is away or another node was first."""
+        signer = self._authorities.with_root_key(authority).signer
+        if signer is None:
+            self._say(authority, "its key is away")
+            return False
         async with self._database.transaction(EVERYWHERE) as transaction:  # as above
-            if not self._is_due(await newest_responder(transaction, authority.id)):
-                return False
-            signer = self._authorities.with_root_key(authority).signer
-            if signer is None:
-                self._say_that_the_key_is_away(authority)
-                return False
             await lock_responder(transaction, authority.id)
-            if not self._is_due(await newest_responder(transaction, authority.id)):  # another node was first
+            if not self._is_due(authority, await responders_half(transaction)):
                 return False
             await self._make(transaction, authority, signer)
-        self._said.discard(authority.id)
+        self._said.pop(authority.id, None)
         return True
 
-    def _is_due(self, newest: StoredResponder | None) -> bool:
-        return newest is None or self._clock() >= newest.half
+    def _is_due(self, authority: Authority, halves: Mapping[UUID, datetime]) -> bool:
+        half = halves.get(authority.id)
+        return half is None or self._clock() >= half
 
     async def _make(self, transaction: Transaction, authority: Authority, signer: Signer) -> None:
-        now, tenant = self._clock(), await system_tenant(transaction)
+        now = self._clock()
         identifier, key = uuid7(now, self._random), ec.generate_private_key(ec.SECP256R1())
         life = self._terms.offline_life if is_offline(authority) else self._terms.life
         template = Template(replace(load_profile(_PROFILE), validity=life), authority.certificate, signer, None)
@@ -144,7 +163,7 @@ class Responders:
             StoredCertificate(
                 serial=issued.serial,
                 authority=authority.id,
-                tenant=tenant,
+                tenant=authority.tenant,
                 profile=_PROFILE,
                 device=None,
                 identity=None,
@@ -164,9 +183,11 @@ class Responders:
             StoredResponder(identifier, authority.id, issued.der, sealed, issued.not_before, issued.not_after),
         )
         data = {"profile": _PROFILE, "authority": authority.name, "device": None}
-        await transaction.record(Change(tenant, NODE, "certificate.issued", issued.serial.hex(), data))
+        await transaction.record(Change(authority.tenant, NODE, "certificate.issued", issued.serial.hex(), data))
 
-    def _say_that_the_key_is_away(self, authority: Authority) -> None:
-        if authority.id not in self._said:
-            self._said.add(authority.id)
-            _log.warning("the key of the authority %s is away, so it gets no new OCSP responder", authority.name)
+    def _say(self, authority: Authority, why: str) -> None:
+        """Write to the log that an authority gets no new responder, once an hour."""
+        now = self._clock()
+        if now - self._said.get(authority.id, now - _SAY_AGAIN) >= _SAY_AGAIN:
+            self._said[authority.id] = now
+            _log.warning("authority %s gets no new OCSP responder: %s", authority.name, why)

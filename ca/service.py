@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -65,7 +66,7 @@ class AuthorityService:
         issuer = self._authorities.current(AuthorityKind.ISSUING)
         holder = host(names, addresses, encoded_key(key.public_key()))
         issued = await self._issue(issuer, "server", holder, device=None, actor=NODE)
-        return _credential(issued, issuer, key)
+        return _credential(issued, [issuer.certificate, *self._links_above(issuer)], key)
 
     async def issue_bootstrap(self, identifier: str, public_key: PublicKey | None = None, *, actor: str) -> Credential:
         """Make what a device is shipped with: a certificate that lets it ask for its first own one.
@@ -84,7 +85,16 @@ class AuthorityService:
         issuer = self._authorities.current(AuthorityKind.FACTORY)
         holder = device_to_be(named, encoded_key(check_public_key(public_key)))
         issued = await self._issue(issuer, "bootstrap", holder, device=named, actor=actor)
-        return _credential(issued, issuer, key)
+        return _credential(issued, [issuer.certificate, *self._links_above(issuer)], key)
+
+    def _links_above(self, issuer: Authority) -> list[x509.Certificate]:
+        """Return what leads from the keys above to those that they followed, for whoever trusts only those."""
+        found, one = [], issuer
+        while one.parent is not None:
+            one = self._authorities.by_id(one.parent)
+            if one.links is not None:
+                found.append(read_certificate(one.links.new_with_old))
+        return found
 
     async def _issue(
         self, issuer: Authority, profile: str, holder: Holder, *, device: str | None, actor: str
@@ -117,7 +127,9 @@ class AuthorityService:
         return issued
 
 
-def _credential(issued: Issued, issuer: Authority, key: ec.EllipticCurvePrivateKey | None) -> Credential:
+def _credential(
+    issued: Issued, above: Sequence[x509.Certificate], key: ec.EllipticCurvePrivateKey | None
+) -> Credential:
     private_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) if key else b""
-    chain = write_certificates([read_certificate(issued.der), issuer.certificate])
+    chain = write_certificates([read_certificate(issued.der), *above])
     return Credential(chain, private_key, issued.serial, issued.not_after)

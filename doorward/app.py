@@ -8,17 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.bulk_service import BulkRevocationService
+from ca.certification import Certification
 from ca.http import authorities as authority_routes
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
+from ca.http import profiles as issuance_routes
 from ca.http import publication
 from ca.http import status as status_routes
+from ca.intake import AuthorityIntake
+from ca.issuance_profiles import IssuanceProfiles
 from ca.kms import KeyService
 from ca.proof import CertificateHolders, CertificateProver
 from ca.publishing import ListPublisher, ListTerms
+from ca.register import AuthorityRegister
 from ca.responders import Responders, ResponderTerms
 from ca.responding import StatusService
 from ca.revocation import RevocationService
@@ -94,6 +100,8 @@ class App:
     login: LoginService
     certificates: AuthorityService
     authorities: Authorities
+    administration: AuthorityAdministration
+    intake: AuthorityIntake
     revocation: RevocationService
     enrolment: EstService
     audit: AuditService
@@ -162,14 +170,13 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
 
     # The authority.
     keys = keystore(configuration, master, random)
-    authorities = Authorities(
-        pool,
-        keys,
-        clock,
-        random,
-        base_url=configuration.publication_url,
-    )
+    published_at = configuration.publication_url
+    authorities = Authorities(pool, keys, clock, random, base_url=published_at)
     await authorities.ensure()
+    administration = AuthorityAdministration(pool, authorities, keys, clock, random, base_url=published_at)
+    intake = AuthorityIntake(pool, authorities, administration, keys, clock, random)
+    register = AuthorityRegister(pool, authorities, clock)
+    certification = Certification(pool, authorities, administration, clock, random)
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool)
     published = configuration.publication
@@ -280,15 +287,17 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *device_manager.routes(device_service, DeviceImport(pool, clock)),
         *device_groups.routes(groups),
         *challenge_routes(challenges, gate),
-        *authority_routes.routes(authorities),
+        *authority_routes.routes(authorities, administration, intake, register, certification),
+        *issuance_routes.routes(IssuanceProfiles(pool, authorities, clock, random)),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *bulk_routes.routes(bulk),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
         *publication_routes,
+        *publication.partition_routes(publisher, authorities),
         *dms.profile_routes(profiles, authorities),
         *dms.binding_routes(profiles),
+        *dms.identity_routes(IdentityBinder(pool, authorities, random), authorities),
         *decryption_key_routes.routes(decryption_keys),
-        *dms.identity_routes(IdentityBinder(pool, random), authorities),
         *credentials.secret_routes(enrolment_secrets),
         *credentials.approval_routes(approvals),
         *audit.routes(audit_service),
@@ -304,6 +313,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         login=login_service,
         certificates=certificates,
         authorities=authorities,
+        administration=administration,
+        intake=intake,
         revocation=revocation,
         enrolment=enrolment,
         audit=audit_service,
@@ -317,7 +328,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         jobs=(
             Job("audit chain", 1.0, audit_service.chain),
             Job("revocation lists", 1.0, publisher.publish_lists),
-            Job("OCSP responders", 5.0, responders.renew),
+            Job("OCSP responders", 1.0, responders.renew),
             Job("revocation of predecessors", 1.0, profiles.revoke_predecessors),
             Job("life cycle of devices", 5.0, life_cycle.advance),
             Job("bulk revocations", 1.0, bulk.work),

@@ -30,6 +30,8 @@ class Resource(StrEnum):
 
     CA_AUTHORITIES = "ca.authorities"
     CA_CERTIFICATES = "ca.certificates"
+    CA_PROFILES = "ca.profiles"
+    CA_SIGNATURES = "ca.signatures"
     DEVICES = "devices"
     DEVICES_GROUPS = "devices.groups"
     EST_APPROVALS = "est.approvals"

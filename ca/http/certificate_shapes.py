@@ -79,12 +79,12 @@ def show_certificate(one: StoredCertificate, authorities: Authorities, now: date
     return ShownCertificate(
         serial_number=one.serial.hex(),
         status=standing(one, now),
-        subject=_show_name(certificate.subject),
+        subject=show_name(certificate.subject),
         valid_from=one.not_before,
         valid_to=one.not_after,
         issuer_metadata=_show_issuer(one.authority, authorities),
         key_id=one.spki_sha256.hex(),
-        key_metadata=_show_key(certificate),
+        key_metadata=show_key(certificate),
         type="EXTERNAL",
         is_ca=_is_authority(certificate),
         revocation_timestamp=one.revoked,
@@ -109,7 +109,8 @@ def _show_issuer(identifier: UUID, authorities: Authorities) -> ShownIssuer:
     return ShownIssuer(id=str(identifier), serial_number=serial.hex(), level=level)
 
 
-def _show_key(certificate: x509.Certificate) -> ShownKey:
+def show_key(certificate: x509.Certificate) -> ShownKey:
+    """Return what kind of key a certificate has, in Lamassu's words."""
     key: Any = certificate.public_key()
     algorithm = key_algorithm(key).value
     if algorithm.startswith("P-"):
@@ -124,7 +125,9 @@ def _is_authority(certificate: x509.Certificate) -> bool:
     return any(isinstance(one.value, x509.BasicConstraints) and one.value.ca for one in certificate.extensions)
 
 
-def _show_name(name: x509.Name) -> ShownSubject:
+def show_name(name: x509.Name) -> ShownSubject:
+    """Return the attributes of a name; of several alike the first."""
+
     def first(kind: ObjectIdentifier) -> str | None:
         found: Sequence[x509.NameAttribute[str | bytes]] = name.get_attributes_for_oid(kind)
         return str(found[0].value) if found else None

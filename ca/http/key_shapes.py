@@ -39,7 +39,7 @@ class Family(StrEnum):
     ML_DSA = "ML-DSA"
 
 
-_FAMILIES: dict[KeyAlgorithm, Family] = {
+FAMILIES: dict[KeyAlgorithm, Family] = {
     KeyAlgorithm.RSA: Family.RSA,
     KeyAlgorithm.P256: Family.ECDSA,
     KeyAlgorithm.P384: Family.ECDSA,
@@ -49,7 +49,7 @@ _FAMILIES: dict[KeyAlgorithm, Family] = {
     KeyAlgorithm.ML_DSA_65: Family.ML_DSA,
     KeyAlgorithm.ML_DSA_87: Family.ML_DSA,
 }
-_KINDS: dict[tuple[Family, int], KeyAlgorithm] = {
+KINDS: dict[tuple[Family, int], KeyAlgorithm] = {
     **{(Family.RSA, bits): KeyAlgorithm.RSA for bits in RSA_BITS},
     (Family.ECDSA, 256): KeyAlgorithm.P256,
     (Family.ECDSA, 384): KeyAlgorithm.P384,
@@ -75,9 +75,9 @@ class NewKey(SnakeModel):
     @property
     def kind(self) -> KeyAlgorithm:
         """Which key that is; raise `Refused` (invalid) if there is none such."""
-        found = _KINDS.get((self.algorithm, self.size))
+        found = KINDS.get((self.algorithm, self.size))
         if found is None:
-            sizes = ", ".join(str(size) for family, size in _KINDS if family is self.algorithm)
+            sizes = ", ".join(str(size) for family, size in KINDS if family is self.algorithm)
             raise Refused(Kind.INVALID, f"A key of {self.algorithm} has size {sizes}.")
         return found
 
@@ -237,7 +237,7 @@ def show_key(one: StoredKey) -> ShownKey:
         aliases=list(one.aliases),
         engine_id=one.backend,
         has_private_key=True,
-        algorithm=_FAMILIES[one.algorithm],
+        algorithm=FAMILIES[one.algorithm],
         size=one.bits,
         public_key=base64.b64encode(pem(one)).decode(),
         creation_ts=one.created,
@@ -259,6 +259,6 @@ def show_engine(one: Backend) -> ShownEngine:
         default=one is Backend.SEALED,
         metadata={},
         supported_key_types=[
-            ShownKeyType(type=family, sizes=[size for known, size in _KINDS if known is family]) for family in families
+            ShownKeyType(type=family, sizes=[size for known, size in KINDS if known is family]) for family in families
         ],
     )

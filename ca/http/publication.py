@@ -9,11 +9,16 @@ import re
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 
+from pydantic import Field
+
 from ca.authorities import Authorities
-from ca.partition import WHOLE, Partition
+from ca.partition import SLOTS, WHOLE, Partition
+from ca.publishing import ListPublisher
 from ca.shelf import ListShelf
 from iam.errors import not_found
-from iam.guard import Answer, Call, Handler, Public, Route
+from iam.guard import Answer, Call, Handler, Needs, Public, Route
+from iam.permissions import Action, Resource
+from iam.schema import Model, Shown
 
 _TAG = "Publication"
 _RELYING_PARTIES = Public("whoever checks a certificate of ours fetches this, and it is signed")
@@ -70,6 +75,44 @@ def routes(shelf: ListShelf, authorities: Authorities) -> list[Route]:
             "Fetch an authority's certificate",
             _TAG,
             answers="application/pkix-cert",
+        ),
+    ]
+
+
+class Partitions(Model):
+    """Into how many partitions an authority's lists are cut, for certificates that are issued from now on."""
+
+    partitions: int = Field(ge=1, le=SLOTS, description="A power of two, 256 at most.")
+
+
+class ShownPartitions(Shown):
+    """The same, as it is now."""
+
+    authority: str
+    partitions: int
+
+
+def partition_routes(publisher: ListPublisher, authorities: Authorities) -> list[Route]:
+    """Return the route of those who rule an authority's lists."""
+
+    async def set_partitions(call: Call) -> Answer:
+        body: Partitions = call.body
+        found = authorities.find(call.path["authority"])
+        if found.tenant != call.tenant.id:
+            raise not_found("such authority")
+        await publisher.set_partitions(found, body.partitions, actor=call.caller.access.identity.id)
+        return Answer(content=ShownPartitions(authority=found.name, partitions=body.partitions))
+
+    return [
+        Route(
+            "PUT",
+            "/api/ca/v1/cas/{authority}/partitions",
+            set_partitions,
+            Needs(Action.UPDATE, Resource.CA_AUTHORITIES),
+            "Cut an authority's revocation lists into partitions",
+            _TAG,
+            body=Partitions,
+            answers=ShownPartitions,
         ),
     ]
 

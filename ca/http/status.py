@@ -35,7 +35,7 @@ def routes(service: StatusService, clock: Clock) -> list[Route]:
     """Return the routes of OCSP."""
 
     async def get(call: Call) -> Answer:
-        answer = await service.answer(decode_path(call.path["request"]))
+        answer = await service.answer(decode_path(call.path["ocspRequest"]))
         if answer.fresh_until is None or answer.this_update is None or answer.next_update is None:
             return _for_one(answer)
         seconds = max(0, int((answer.fresh_until - clock()).total_seconds()))
@@ -57,7 +57,7 @@ def routes(service: StatusService, clock: Clock) -> list[Route]:
     body = RawBody((REQUEST,), _REQUEST_BYTES)
     return [
         Route("POST", PATH, post, _RELYING_PARTIES, summary, _TAG, body=body, answers=RESPONSE),
-        Route("GET", f"{PATH}/{{request:.+}}", get, _RELYING_PARTIES, summary, _TAG, answers=RESPONSE),
+        Route("GET", f"{PATH}/{{ocspRequest:.+}}", get, _RELYING_PARTIES, summary, _TAG, answers=RESPONSE),
     ]
 
 

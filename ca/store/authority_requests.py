@@ -13,7 +13,10 @@ import orjson
 from ca.keystore import StoredKey
 from ca.store.keys import KEY_COLUMNS, key_from
 from iam.errors import conflict, not_found
+from iam.listing import FieldKind, ListQuery
+from iam.paging import Page
 from iam.store.database import Row, Transaction
+from iam.store.listing import Column, Listing, page_of_list
 
 
 class RequestStatus(StrEnum):
@@ -57,6 +60,26 @@ async def find_request(transaction: Transaction, identifier: UUID, *, lock: bool
     if row is None:
         raise not_found("such request")
     return request_from(row)
+
+
+REQUESTS = Listing(
+    select=REQUEST_COLUMNS,
+    source=REQUEST_SOURCE,
+    columns={
+        "id": Column(FieldKind.UUID, "r.id"),
+        "ca_id": Column(FieldKind.TEXT, "r.line"),
+        "status": Column(FieldKind.ENUM, "r.status", values=tuple(RequestStatus), is_sortable=False),
+        "creation_ts": Column(FieldKind.DATE, "r.created_at"),
+        "metadata": Column(FieldKind.JSON, "r.metadata"),
+    },
+    key="id",
+)
+
+
+async def page_of_requests(transaction: Transaction, tenant: UUID, query: ListQuery) -> Page[AuthorityRequest]:
+    """Return a page of a tenant's requests; errors as for `page_of_list`."""
+    page = await page_of_list(transaction, REQUESTS, query, "r.tenant_id = $1", tenant)
+    return Page(tuple(map(request_from, page.items)), page.next)
 
 
 _INSERT = """

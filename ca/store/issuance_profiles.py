@@ -1,6 +1,6 @@
 """Issuance profiles in SQL."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,10 @@ import asyncpg
 import orjson
 
 from iam.errors import conflict
+from iam.listing import FieldKind, ListQuery
+from iam.paging import Page
 from iam.store.database import Row, Transaction
+from iam.store.listing import Column, Listing, page_of_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,30 @@ _PROFILES = f"{_PROFILE} ORDER BY id"
 async def list_profiles(transaction: Transaction) -> list[StoredProfile]:
     """Return all profiles, oldest first."""
     return [profile_from(row) for row in await transaction.fetch(_PROFILES)]
+
+
+# `$2` are the packaged ones, which are nobody's rows.
+PROFILES = Listing(
+    select="p.id",
+    source="""
+    FROM (SELECT id::text AS id, name, description, tenant_id FROM issuance_profile
+          UNION ALL SELECT name, name, '', NULL FROM unnest($2::text[]) AS packaged (name)) p""",
+    columns={
+        "id": Column(FieldKind.TEXT, "p.id"),
+        "name": Column(FieldKind.TEXT, "p.name"),
+        "description": Column(FieldKind.TEXT, "p.description", is_sortable=False),
+    },
+    key="id",
+)
+
+
+async def page_of_profiles(
+    transaction: Transaction, tenant: UUID, packaged: Sequence[str], query: ListQuery
+) -> Page[str]:
+    """Return a page of the ids of packaged profiles and a tenant's own; errors as for `page_of_list`."""
+    where = "coalesce(p.tenant_id, $1) = $1"
+    page = await page_of_list(transaction, PROFILES, query, where, tenant, list(packaged))
+    return Page(tuple(row["id"] for row in page.items), page.next)
 
 
 _LOCK_PROFILE = f"{_PROFILE} WHERE id = $1 FOR UPDATE"

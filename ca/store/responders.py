@@ -25,11 +25,6 @@ class StoredResponder:
     not_before: datetime
     not_after: datetime
 
-    @property
-    def half(self) -> datetime:
-        """When half of its life is over."""
-        return self.not_before + (self.not_after - self.not_before) / 2
-
 
 async def newest_responder(transaction: Transaction, authority: UUID) -> StoredResponder | None:
     """Return the responder of an authority that ends last, if one has not ended."""
@@ -39,6 +34,24 @@ async def newest_responder(transaction: Transaction, authority: UUID) -> StoredR
     return StoredResponder(
         row["id"], authority, row["certificate"], row["key_sealed"], row["not_before"], row["not_after"]
     )
+
+
+_HALVES = """
+    SELECT authority_id, max(not_before + (not_after - not_before) / 2) AS half FROM status_responder
+    GROUP BY authority_id"""
+
+
+async def responders_half(transaction: Transaction) -> Mapping[UUID, datetime]:
+    """Return when half of the life of each authority's last responder is over; without those that never had any."""
+    return {row["authority_id"]: row["half"] for row in await transaction.fetch(_HALVES)}
+
+
+_ENDS = "SELECT authority_id, max(not_after) AS ends FROM status_responder GROUP BY authority_id"
+
+
+async def responders_end(transaction: Transaction) -> Mapping[UUID, datetime]:
+    """Return when each authority's last responder ends; without those that never had any."""
+    return {row["authority_id"]: row["ends"] for row in await transaction.fetch(_ENDS)}
 
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"

@@ -7,15 +7,19 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib import metadata
 
 import asyncpg
 import nats
 from nats.errors import Error as NatsError
 
+from ca.crl import Head
 from ca.keystore import Backend
+from ca.partition import WHOLE
 from ca.store.authorities import list_authorities
+from ca.store.responders import responders_end
+from ca.store.revocation_lists import list_heads
 from certs.pem import read_certificate
 from doorward.addresses import Addresses, nats_trust, read_addresses
 from doorward.clock import utc_now
@@ -33,6 +37,7 @@ PACKAGES = ("ca", "callout", "certs", "challenge", "doorward", "est", "iam")
 
 _CLOCK_SKEW = timedelta(seconds=2)
 _NATS_SECONDS = 5.0
+_OVERDUE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ async def _ask_all(configuration: Configuration) -> list[Finding]:
         ("clock", lambda: _clock(addresses)),
         ("NATS", lambda: _nats(configuration, addresses)),
         ("authorities", lambda: _authorities(configuration, addresses)),
+        ("revocation", lambda: _revocation(addresses)),
         ("audit chain", lambda: _audit(addresses)),
     )
     for question, ask in questions:
@@ -177,6 +183,32 @@ async def _authorities(configuration: Configuration, addresses: Addresses) -> st
     names = [f"{name} until {end:%Y-%m-%d}" for name, end in ends.items()]
     root = "here; it can be taken away" if (keys_folder(configuration) / "root.sealed").exists() else "taken away"
     return f"{', '.join(names)}; the root's key is {root}"
+
+
+async def _revocation(addresses: Addresses) -> str:
+    """Tell until when what relying parties are told counts, and what should have been made anew long ago."""
+    now = utc_now()
+    # Everywhere: lists belong to no tenant.
+    async with _pool(addresses) as pool, pool.transaction(EVERYWHERE) as transaction:
+        authorities = [one for one in await list_authorities(transaction) if one.key is not None]
+        heads = {one.id: (await list_heads(transaction, one.id, [WHOLE]))[WHOLE].complete for one in authorities}
+        responders = await responders_end(transaction)
+    found = [_standing_of(one.name, heads[one.id], responders.get(one.id), now) for one in authorities]
+    said = "; ".join(standing for _, standing in found)
+    if not found or not all(holds for holds, _ in found):
+        raise _Wrong(said or "there are no authorities yet")
+    return said
+
+
+def _standing_of(name: str, head: Head | None, responder: datetime | None, now: datetime) -> tuple[bool, str]:
+    if head is None or responder is None:
+        return False, f"{name} has no {'revocation list' if head is None else 'OCSP responder'} yet"
+    said = f"{name}: list {head.number} until {head.next_update:%F %H:%M}, OCSP until {responder:%F %H:%M}"
+    if head.next_update <= now or responder <= now:
+        return False, f"{said}, which is over: is its key away?"
+    if now > head.half + _OVERDUE:
+        said += ", and a new list is due: is its key away?"
+    return True, said
 
 
 async def _audit(addresses: Addresses) -> str:

@@ -26,7 +26,7 @@ class ApiClient:
     """
 
     def __init__(self, url: str, root: Path, token: str | None = None) -> None:
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._trust = ssl.create_default_context(cafile=str(root))
         self.token = token
 
@@ -42,16 +42,16 @@ class ApiClient:
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(self._url + path, data, headers, method=method)  # noqa: S310 - https, below
-        if not self._url.startswith("https://"):
-            raise Refused(Kind.INVALID, f"{self._url} is not an https URL.")
+        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 - https, below
+        if not self.url.startswith("https://"):
+            raise Refused(Kind.INVALID, f"{self.url} is not an https URL.")
         try:
             with urllib.request.urlopen(request, timeout=_SECONDS, context=self._trust) as answer:  # noqa: S310 - https
                 content = answer.read()
         except urllib.error.HTTPError as error:
             raise _refusal(error) from error
         except (OSError, urllib.error.URLError) as error:
-            raise Refused(Kind.UNAVAILABLE, f"{self._url} cannot be reached: {error}.") from error
+            raise Refused(Kind.UNAVAILABLE, f"{self.url} cannot be reached: {error}.") from error
         return json.loads(content) if content else None
 
     def prove(self, key: SigningKey) -> dict[str, Any]:
@@ -69,8 +69,8 @@ class ApiClient:
         line = read_challenge(challenge)
         if line.purpose is not purpose:
             raise forbidden(f"The server sent a challenge for something other than {purpose}; it is not signed.")
-        if line.audience != self._url:
-            raise forbidden(f"The challenge is for {line.audience}, not {self._url}: it is not signed. Use that URL.")
+        if line.audience != self.url:
+            raise forbidden(f"The challenge is for {line.audience}, not {self.url}: it is not signed. Use that URL.")
         signature = base64.b64encode(key.sign(signed_message(challenge))).decode()
         proof = {"public_key": public_key, "challenge": challenge, "signature": signature}
         answer: dict[str, Any] = self.request("POST", path, {**proof, **fields})

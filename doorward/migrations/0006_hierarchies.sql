@@ -24,6 +24,9 @@ CREATE TABLE authority_standing (
     -- RFC 4210 4.4: the key before this one, signed by this one, and the other way round.
     old_with_new      bytea,
     new_with_old      bytea,
+    -- What lists show of its certificate. It ends when its certificate does.
+    common_name       text NOT NULL,
+    not_after         timestamptz NOT NULL,
     -- What stands above it and is no authority here, the next one first.
     chain             bytea[] NOT NULL DEFAULT '{}',
     metadata          jsonb NOT NULL DEFAULT '{}',
@@ -38,9 +41,10 @@ CREATE INDEX authority_parent ON authority (parent_id);
 CREATE INDEX certificate_authority ON certificate (authority_id, status, not_after);
 
 -- The three that the first start made belong to the root tenant. Their certificates are put on record at the next start.
-INSERT INTO authority_standing (authority_id, tenant_id, origin, line, generation, status, issuance_profile)
+INSERT INTO authority_standing (authority_id, tenant_id, origin, line, generation, status, issuance_profile,
+                                common_name, not_after)
     SELECT a.id, t.id, 'MANAGED', a.name, 1, 'active',
-           CASE a.kind WHEN 'root' THEN 'issuing' WHEN 'factory' THEN 'bootstrap' ELSE 'device' END
+           CASE a.kind WHEN 'root' THEN 'issuing' WHEN 'factory' THEN 'bootstrap' ELSE 'device' END, a.name, 'infinity'
     FROM authority a, tenant t WHERE t.name = 'system';
 
 -- What certificates of a kind hold; those that come with the program are not here.

@@ -5,12 +5,7 @@ ALTER TABLE certificate
     -- RFC 4514 2.4, as far as what is issued here needs it: what `subject` says after CN=, with its escapes.
     ADD COLUMN common_name text GENERATED ALWAYS AS (substring(subject FROM 'CN=((?:[^,+\\]|\\.)*)')) STORED;
 
--- The wall of `certificate`, asked once for each statement and not for each row.
-CREATE OR REPLACE FUNCTION visible_tenant() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN CASE WHEN current_setting('doorward.tenant', true) IN ('', '*') THEN NULL
-                ELSE current_setting('doorward.tenant', true)::uuid END;
-CREATE OR REPLACE FUNCTION is_everything_visible() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN coalesce(current_setting('doorward.tenant', true) = '*', false);
+-- The wall of `certificate`, asked once for each statement and not for each row, as that of `device`.
 ALTER POLICY tenant_wall ON certificate
     USING (tenant_id = (SELECT visible_tenant()) OR (SELECT is_everything_visible()));
 

@@ -1,32 +1,20 @@
-"""The authority over HTTP, behind the guard, on a real store."""
+"""What relying parties fetch, over HTTP, behind the guard, on a real store."""
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.http import authorities, publication
+from ca.http import publication
 from tests.ca.world import World, serving
 
 ALL = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
 READ = '[{"resource": "ca.*", "actions": ["read"]}]'
-OTHER = '[{"resource": "devices", "actions": ["read"]}]'
 
 
 def all_routes(world: World) -> list:  # type: ignore[type-arg]
     return [
-        *authorities.routes(world.authorities),
         *publication.routes(world.shelf, world.authorities),
+        *publication.partition_routes(world.publisher, world.authorities),
     ]
-
-
-async def test_authorities(world: World) -> None:
-    headers = await world.identity(world.system.id, READ)
-    async with serving(world, all_routes(world)) as client:
-        answer = await client.get("/api/v1/ca/authorities", headers=headers)
-        items = {one["name"]: one for one in (await answer.json())["items"]}
-    root = world.authorities.by_name("root")
-    assert set(items) == {"root", "issuing", "factory"}
-    assert x509.load_pem_x509_certificate(items["root"]["certificate"].encode()) == root.certificate
-    assert (items["root"]["canSign"], items["issuing"]["canSign"]) == (False, True)
 
 
 async def test_lists_and_certificates_for_everyone(world: World) -> None:
@@ -59,3 +47,20 @@ async def test_lists_and_certificates_for_everyone(world: World) -> None:
         for path in ("none.crl", "issuing/2/0.crl", "issuing/2/0/delta.crl", "issuing/x/0.crl", "issuing/9999/1.crl"):
             assert (await client.get(f"/crl/{path}")).status == 404
         assert (await client.get("/ca/none.crt")).status == 404
+
+
+async def test_partitions_are_for_the_authoritys_own_tenant_to_set(world: World) -> None:
+    acme = await world.tenant("acme")
+    path = "/api/ca/v1/cas/issuing/partitions"
+    async with serving(world, all_routes(world)) as client:
+        for tenant, permissions, body, status in (
+            (acme, ALL, {"partitions": 8}, 404),
+            (world.system.id, READ, {"partitions": 8}, 403),
+            (world.system.id, ALL, {"partitions": 3}, 400),
+            (world.system.id, ALL, {"partitions": 512}, 400),
+            (world.system.id, ALL, {"partitions": 8}, 200),
+        ):
+            headers = await world.identity(tenant, permissions)
+            assert (await client.put(path, headers=headers, json=body)).status == status
+    query = "SELECT list_partitions FROM authority WHERE name = 'issuing'"
+    assert await world.value(query) == [1, 8]

@@ -1,8 +1,11 @@
 """pkilint reads what is issued and published: every finding is a failure unless the table below explains it."""
 
 import asyncio
+import json
+import shutil
 import subprocess
 import sys
+from importlib.resources import files
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from ca.issue import SERIAL_BYTES, device, encoded_key
 from ca.partition import WHOLE, Partition
 from certs.names import device_identifier
 from iam.store.database import EVERYWHERE
+from tests.ca.test_ocsp import altered, leaf, ready, request, revoke
 from tests.ca.world import World
 
 EXPLAINED = {
@@ -43,6 +47,10 @@ async def certificate_of(world: World, kind: str) -> bytes:
             return made.chain
         case "bootstrap":
             return (await world.service.issue_bootstrap("meter-001", actor="test")).chain
+        case "responder":
+            await world.responders.renew()
+            der = await world.value("SELECT certificate FROM certificate WHERE profile = 'responder' LIMIT 1")
+            return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
         case "device":
             key = ec.generate_private_key(ec.SECP256R1()).public_key()
             issuing = world.authorities.by_name("issuing")
@@ -53,12 +61,26 @@ async def certificate_of(world: World, kind: str) -> bytes:
             return world.authorities.by_name(kind).certificate.public_bytes(Encoding.PEM)
 
 
-@pytest.mark.parametrize("kind", ["root", "issuing", "factory", "server", "bootstrap", "device"])
+PROFILES = sorted(one.name.removesuffix(".toml") for one in (files("certs") / "profiles").iterdir())
+
+
+@pytest.mark.parametrize("kind", PROFILES)
 async def test_certificates(world: World, tmp_path: Path, kind: str) -> None:
     leaf = x509.load_pem_x509_certificate(await certificate_of(world, kind))
     (tmp_path / "certificate.pem").write_bytes(leaf.public_bytes(Encoding.PEM))
     explained = EXPLAINED | EXPLAINED_OF_DEVICES if kind == "device" else EXPLAINED
     assert await asyncio.to_thread(findings, "lint_pkix_cert", tmp_path / "certificate.pem") - explained == set()
+
+
+@pytest.mark.skipif(shutil.which("zlint") is None, reason="zlint is not installed here")
+@pytest.mark.parametrize("kind", PROFILES)
+async def test_certificates_by_zlint(world: World, tmp_path: Path, kind: str) -> None:
+    leaf = x509.load_pem_x509_certificate(await certificate_of(world, kind))
+    (tmp_path / "certificate.pem").write_bytes(leaf.public_bytes(Encoding.PEM))
+    command = ["zlint", "-includeSources", "RFC5280,RFC6960,RFC5480", tmp_path / "certificate.pem"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)
+    verdicts = {name: one["result"] for name, one in json.loads(done.stdout).items()}
+    assert {name for name, verdict in verdicts.items() if verdict in {"warn", "error", "fatal"}} == set()
 
 
 async def test_that_pkilint_finds_something_at_all(world: World, tmp_path: Path) -> None:
@@ -98,3 +120,23 @@ async def test_revocation_lists(
     (tmp_path / "list.pem").write_bytes(published.public_bytes(Encoding.PEM))
     kind = ["-t", "CRL", "-p", "PKIX"]
     assert await asyncio.to_thread(findings, "lint_crl", *kind, tmp_path / "list.pem") - EXPLAINED == set()
+
+
+@pytest.mark.parametrize("kind", ["good", "revoked", "held", "unknown", "nonce", "several", "malformed"])
+async def test_ocsp_answers(world: World, tmp_path: Path, kind: str) -> None:
+    one = await ready(world)
+    asked = request(world, one, bytes(32) if kind == "nonce" else None)
+    match kind:
+        case "revoked":
+            await revoke(world, one, RevocationReason.KEY_COMPROMISE)
+        case "held":
+            await revoke(world, one, RevocationReason.CERTIFICATE_HOLD)
+        case "unknown":
+            asked = request(world, one, of=world.authorities.by_name("issuing").certificate)
+        case "several":
+            asked = altered(asked, asked=[request(world, await leaf(world))])
+        case "malformed":
+            asked = b""
+    (tmp_path / "answer.der").write_bytes((await world.status.answer(asked)).der)
+    found = await asyncio.to_thread(findings, "lint_ocsp_response", tmp_path / "answer.der")
+    assert found - EXPLAINED == set()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,11 +22,12 @@ from cryptography.x509.ocsp import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from ca.authority import Authority, AuthorityOrigin
 from ca.inventory import RevocationReason
 from ca.ocsp import CERTIFICATES_MAXIMUM, issuer_names
 from ca.responders import ResponderTerms
 from ca.responding import BLIND_SECONDS, StatusService
-from iam.errors import Refused
+from iam.errors import Kind, Refused
 from iam.store.database import EVERYWHERE, Change
 from tests.ca.world import World
 
@@ -341,13 +343,49 @@ async def test_no_answer_outlives_its_responder(world: World) -> None:
 async def test_without_a_responder_one_is_asked_to_come_later(world: World, caplog: pytest.LogCaptureFixture) -> None:
     one = await leaf(world)
     assert (await ask(world, request(world, one))).response_status is TRY_LATER
+    await world.responders.renew()
     world.keystore.root_file.unlink()
+    world.clock.move(ResponderTerms().offline_life + timedelta(hours=1))
     with caplog.at_level(logging.WARNING, "ca.responders"):
         assert [await world.responders.renew() for _ in range(3)] == [2, 0, 0]
-    assert [each.message for each in caplog.records].count(
-        "the key of the authority root is away, so it gets no new OCSP responder"
-    ) == 1
+    said = "authority root gets no new OCSP responder: its key is away"
+    assert [each.message for each in caplog.records].count(said) == 1
     issuing = world.authorities.by_name("issuing").certificate
     of_root = request(world, issuing, of=world.authorities.by_name("root").certificate)
     assert (await ask(world, of_root)).response_status is TRY_LATER
     assert (await ask(world, request(world, one))).certificate_status is OCSPCertStatus.GOOD
+
+
+async def test_an_authority_that_cannot_sign_keeps_no_other_from_its_responder_and_lists(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Gone:
+        algorithm = b""
+        public_key = None
+
+        def sign(self, data: bytes) -> bytes:
+            raise Refused(Kind.UNAVAILABLE, "gone", reason=f"the token was taken out before {len(data)} bytes")
+
+    def with_root_key(one: Authority) -> Authority:
+        return replace(one, signer=Gone()) if one.name == "issuing" else one  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.authorities, "with_root_key", with_root_key)
+    with caplog.at_level(logging.WARNING):
+        assert [await world.responders.renew() for _ in range(2)] == [1, 0]
+        assert [await world.publisher.publish_lists() for _ in range(2)] == [1, 0]
+    assert sum("the token was taken out" in each.message for each in caplog.records) == 2
+
+
+async def test_an_authority_whose_period_is_over_gets_neither(world: World) -> None:
+    world.clock.move(timedelta(days=365 * 6))
+    assert await world.responders.renew() == 2  # not the issuing one
+    assert await world.publisher.publish_lists() == 2
+
+
+async def test_an_authority_that_is_only_known_by_its_certificate_is_not_spoken_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await ready(world)
+    known = replace(world.authorities.by_name("factory"), origin=AuthorityOrigin.EXTERNAL)
+    monkeypatch.setattr(type(world.authorities), "all", (known,))
+    assert (await ask(world, request(world, one))).response_status is UNAUTHORIZED

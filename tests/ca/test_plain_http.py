@@ -148,7 +148,7 @@ async def test_bodies_that_are_not_taken(place: Place) -> None:
     assert load_der_ocsp_response(garbage.content).response_status is OCSPResponseStatus.MALFORMED_REQUEST
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/api/v1/ca/authorities", "/.well-known/est/cacerts", "/healthz", "/x"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/api/ca/v1/cas", "/.well-known/est/cacerts", "/healthz", "/x"])
 async def test_nothing_else_is_there(place: Place, path: str) -> None:
     assert (await place.curl(path)).status == 404
 

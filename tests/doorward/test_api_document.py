@@ -11,6 +11,7 @@ from ca.http import authorities as authority_routes
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
+from ca.http import profiles as issuance_routes
 from ca.http import publication
 from ca.http import status as status_routes
 from challenge.http import routes as challenge_routes
@@ -39,16 +40,18 @@ def _all_routes() -> Sequence[Route]:
         *device_manager.routes(nothing, nothing),
         *device_groups.routes(nothing),
         *challenge_routes(nothing, nothing),
-        *authority_routes.routes(nothing),
+        *authority_routes.routes(nothing, nothing, nothing, nothing, nothing),
+        *issuance_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
         *publication.routes(nothing, nothing),
+        *publication.partition_routes(nothing, nothing),
         *key_routes.routes(nothing),
         *status_routes.routes(nothing, nothing),
         *dms.profile_routes(nothing, nothing),
         *dms.binding_routes(nothing),
-        *decryption_key_routes.routes(nothing),
         *dms.identity_routes(nothing, nothing),
+        *decryption_key_routes.routes(nothing),
         *credentials.secret_routes(nothing),
         *credentials.approval_routes(nothing),
         *audit.routes(nothing),

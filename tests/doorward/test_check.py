@@ -1,12 +1,14 @@
 """`doorward check`: it reads and asks, and makes nothing."""
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from doorward.commands.check import Finding, _ask_all, check
+from ca.crl import Head
+from doorward.commands.check import Finding, _ask_all, _standing_of, check
 from doorward.config import Configuration, DatabaseSection, NatsSection, NodeSection
 from doorward.master_key import Secrets, master_key
 from tests.conftest import DatabaseUrls
@@ -69,3 +71,31 @@ async def test_nothing_is_made_in_a_database_that_no_node_has_started_on(
         await connection.execute("SET doorward.tenant = '*'")
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - a constant
     await connection.close()
+
+
+NOW = datetime(2030, 6, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("head", "responder", "holds", "said"),
+    [
+        (
+            Head(7, NOW, NOW + DAY, 0, 0.0),
+            NOW + DAY,
+            True,
+            "x: list 7 until 2030-06-02 00:00, OCSP until 2030-06-02 00:00",
+        ),
+        (Head(7, NOW - DAY, NOW + DAY / 2, 0, 0.0), NOW + DAY, True, "a new list is due: is its key away?"),
+        (Head(7, NOW - DAY, NOW, 0, 0.0), NOW + DAY, False, "which is over"),
+        (Head(7, NOW, NOW + DAY, 0, 0.0), NOW, False, "which is over"),
+        (None, NOW + DAY, False, "x has no revocation list yet"),
+        (Head(7, NOW, NOW + DAY, 0, 0.0), None, False, "x has no OCSP responder yet"),
+    ],
+)
+def test_what_relying_parties_are_told_has_an_end(
+    head: Head | None, responder: datetime | None, said: str, *, holds: bool
+) -> None:
+    found, sentence = _standing_of("x", head, responder, NOW)
+    assert found is holds
+    assert said in sentence
