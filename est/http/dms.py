@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from ca.authorities import Authorities
-from ca.inventory import AuthorityKind, stored_serial
+from ca.inventory import stored_serial
 from certs.names import device_identifier
 from certs.pem import read_certificate, write_certificates
 from est.administration import ProfileService
@@ -114,7 +114,10 @@ class ShownBinding(SnakeShown):
 
 def profile_routes(service: ProfileService, authorities: Authorities) -> list[Route]:
     """Return the routes of enrolment profiles."""
-    read, show = partial(_read, authorities), partial(_show, authorities)
+    show = partial(_show, authorities)
+
+    def read(settings: DmsSettings) -> dict[str, Any]:
+        return profile_settings(settings, authorities)
 
     async def create(call: Call) -> Answer:
         body: NewDms = call.body
@@ -274,10 +277,6 @@ def named_label(call: Call) -> str:
 def _check_same(body: DmsFields, name: str) -> None:
     if body.id not in (None, name):
         raise malformed("A label keeps its id: make a new one instead.")
-
-
-def _read(authorities: Authorities, settings: DmsSettings) -> dict[str, Any]:
-    return profile_settings(settings, authorities, authorities.current(AuthorityKind.ISSUING).id)
 
 
 def _check_usable(

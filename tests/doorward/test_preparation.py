@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 from cryptography import x509
 
 from ca.administration import AuthorityAdministration
@@ -16,10 +17,17 @@ from ca.keystore import Keystore
 from doorward import worker
 from doorward.config import Configuration, NodeSection
 from doorward.database import Pool
-from doorward.preparation import Preparation, device_anchors_file, root_file, server_certificate_files
+from doorward.preparation import (
+    Preparation,
+    device_anchors_file,
+    root_file,
+    server_certificate_files,
+    signing_identity,
+)
 from doorward.tls import ServerTLS
 from doorward.worker import CertificateFiles
 from iam.access import Access
+from iam.errors import Kind, Refused
 from iam.sealing import MasterKey
 from iam.service.foundation import lay_foundation, root_identity
 from iam.store.standing import read_standing
@@ -153,6 +161,22 @@ async def test_a_worker_takes_up_a_renewed_certificate_and_keeps_the_old_one_ove
             await asyncio.sleep(0.02)
     assert tls.identity.certificates[0] == certificate_of(tmp_path)
     following.cancel()
+
+
+def test_the_listeners_certificate_signs_keys_that_are_made_here(tmp_path: Path) -> None:
+    certificate_file, key_file = server_certificate_files(tmp_path)
+    certificate_file.parent.mkdir()
+    with pytest.raises(Refused, match="cannot sign now"):
+        signing_identity(tmp_path)
+    made = trustme.CA().issue_cert("localhost")
+    certificate_file.write_bytes(made.cert_chain_pems[0].bytes())
+    key_file.write_bytes(made.private_key_pem.bytes())
+    identity = signing_identity(tmp_path)
+    assert identity.certificates[0].public_key() == identity.private_key.public_key()
+    key_file.write_bytes(trustme.CA().issue_cert("localhost").private_key_pem.bytes())
+    with pytest.raises(Refused) as refused:
+        signing_identity(tmp_path)
+    assert refused.value.kind is Kind.UNAVAILABLE
 
 
 async def test_what_devices_and_clients_trust_follows_the_authorities(
