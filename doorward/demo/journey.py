@@ -100,9 +100,7 @@ class Journey:
             Step(f"Pair {self._meter} with the gateway", self._pair),
             Step(f"It still may not read {self._other_meter}", self._cannot_read_other),
             Step("Unpair", self._unpair),
-            Step(
-                f"Enrol {self._other_meter} without a certificate, by an operator's approval", self._enrol_by_approval
-            ),
+            Step(f"Enrol {self._other_meter} without a certificate, by an operator's approval", self._approve),
             Step("Find the devices of a filter", self._find_devices),
             Step("Renew the certificate with the same key", self._renew),
             Step("Renew it with a new key", self._rekey),
