@@ -4,6 +4,7 @@ So a device whose certificate was signed by an operator (and not by EST) is a de
 and is revoked by it. The decision is `est.rules.decide_bind`; all of it is one transaction.
 """
 
+from ca.authorities import Authorities
 from ca.inventory import StoredCertificate
 from ca.store.certificates import lock_certificate
 from est.administration import found_profile
@@ -25,8 +26,9 @@ from iam.store.tenants import role_by_name
 class IdentityBinder:
     """Binds identities to devices."""
 
-    def __init__(self, database: Database, random: Random) -> None:
+    def __init__(self, database: Database, authorities: Authorities, random: Random) -> None:
         self._database = database
+        self._authorities = authorities
         self._random = random
 
     async def bind(
@@ -46,7 +48,8 @@ class IdentityBinder:
             certificate = await lock_certificate(transaction, serial)
             profile = await found_profile(transaction, tenant, label or known.enrolment_profile or DEFAULT_LABEL)
             owner = await key_owner(transaction, certificate.spki_sha256, device)
-            decision = decide_bind(profile, known, certificate, owner, transaction.now)
+            issuers = {one.id for one in self._authorities.generations(profile.authority)}
+            decision = decide_bind(profile, issuers, known, certificate, owner, transaction.now)
             if isinstance(decision, Refuse):
                 raise _conflict(decision)
             identity = await self._make_identity(transaction, access, tenant, profile, device)

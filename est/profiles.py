@@ -25,9 +25,8 @@ import orjson
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.chain import Anchor
-from certs.errors import CertificateRefused, ProfileRefused
+from certs.errors import CertificateRefused
 from certs.pem import read_certificate, read_certificates
-from certs.profile import AlternativeNameRule, load_profile
 from iam.errors import malformed
 
 DEFAULT_LABEL = "default"
@@ -321,17 +320,6 @@ def identifier_pattern(text: str) -> str:
     if not _PATTERN.fullmatch(text):
         raise malformed("A pattern is a device identifier with '*' for any characters and '?' for one.")
     return text
-
-
-def certificate_profile(name: str) -> str:
-    """Return `name` if it is a profile for devices' own certificates; raise `Refused` (malformed)."""
-    try:
-        profile = load_profile(name)
-    except ProfileRefused as refused:
-        raise malformed("There is no such certificate profile.") from refused
-    if profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI:
-        raise malformed(f"The certificate profile {name} is not one for devices.")
-    return name
 
 
 def anchors_from(pem: str) -> tuple[bytes, ...]:

@@ -288,9 +288,18 @@ def decide_reenrol(profile: EnrolmentProfile, facts: RenewalFacts, asked: Renewi
 
 
 def decide_bind(
-    profile: EnrolmentProfile, device: Device, certificate: StoredCertificate, owner: KeyOwner, now: datetime
+    profile: EnrolmentProfile,
+    issuers: Collection[UUID],
+    device: Device,
+    certificate: StoredCertificate,
+    owner: KeyOwner,
+    now: datetime,
 ) -> Proceed | Refuse:
-    """Decide whether a certificate becomes the identity of a device that has none (rule 12)."""
+    """Decide whether a certificate becomes the identity of a device that has none (rule 12).
+
+    Args:
+        issuers: The label's authority, with all its keys.
+    """
     subject = read_certificate(certificate.der).subject
     try:
         names_it = subject_identifier(subject) == device.identifier
@@ -300,7 +309,7 @@ def decide_bind(
     for stands_against, refusal in (
         (certificate.identity is not None, Refusal.PROVES_SOMEBODY),
         (not is_active or not certificate.not_before <= now <= certificate.not_after, Refusal.NOT_ACTIVE),
-        (certificate.authority != profile.authority, Refusal.OTHER_AUTHORITY),
+        (certificate.authority not in issuers, Refusal.OTHER_AUTHORITY),
         (not names_it, Refusal.OTHER_DEVICE),
         (device.status is DeviceStatus.DECOMMISSIONED, Refusal.DECOMMISSIONED),
         (device.identity is not None, Refusal.HAS_IDENTITY),

@@ -13,6 +13,7 @@ again with the same key and gets the same certificate.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import TypeVar
@@ -21,8 +22,9 @@ from uuid import UUID
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authorities import Authorities
+from ca.authority import Authority
 from ca.inventory import AuthorityKind, stored_serial
-from ca.issue import SERIAL_BYTES, device
+from ca.issue import SERIAL_BYTES, Template, device
 from certs.chain import ValidChain
 from certs.csr import (
     CertificateRequest,
@@ -31,7 +33,7 @@ from certs.csr import (
     parse_keyless_request,
     parse_request,
 )
-from certs.errors import CertificateRefused
+from certs.errors import CertificateRefused, ProfileRefused
 from certs.names import DeviceIdentifier, subject_identifier
 from certs.pkcs7 import certs_only
 from est.authentication.asking import NO_EVIDENCE, Asking, Evidence, Wanted
@@ -98,7 +100,8 @@ class EstService:
         self._server_keys = server_keys
         self._clock = clock
         self._random = random
-        self._labels = Labels(database, clock)
+        self._labels = Labels(database, clock, self._followed)
+        authorities.on_change(self._labels.forget)
 
     async def ensure_default_profile(self, tenant: UUID) -> None:
         """Make the root tenant's profile `default`, unless it is there: our own factory authority is its anchor."""
@@ -139,12 +142,27 @@ class EstService:
         chains = (self._authorities.published_chain(one) for one in named)
         return certs_only(dict.fromkeys(der for chain in chains for der in chain))
 
+    def _followed(self, profile: EnrolmentProfile) -> EnrolmentProfile:
+        """Return a profile whose anchors follow our own authorities: to their next keys, and out of trust."""
+        return replace(
+            profile,
+            bootstrap_anchors=self._authorities.followed(profile.bootstrap_anchors),
+            additional_anchors=self._authorities.followed(profile.additional_anchors),
+        )
+
     async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
         """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
         profile = await self._labels.profile(label)
+        certificates = self._authorities.profile(profile.certificate_profile)
+        return csr_attributes(profile, certificates, self._named(profile, chain))
+
+    def _template(self, profile: EnrolmentProfile) -> tuple[Authority, Template]:
+        """Return who issues under a label now, and by what."""
         issuer = self._authorities.issuer(profile.authority)
-        template = self._authorities.template(issuer, profile.certificate_profile)
-        return csr_attributes(profile, template.profile, self._named(profile, chain))
+        try:
+            return issuer, self._authorities.template(issuer, profile.certificate_profile)
+        except ProfileRefused as refused:  # an operator's, that cannot be used any more
+            raise Refused(Kind.UNAVAILABLE, "The label's certificate profile cannot be used now.") from refused
 
     def _named(self, profile: EnrolmentProfile, chain: Sequence[bytes]) -> DeviceIdentifier | None:
         """Return the one device that a client can become by what it showed, if there is just one."""
@@ -297,8 +315,7 @@ class EstService:
     def _attempt(
         self, profile: EnrolmentProfile, request: CertificateRequest, wanted: DeviceIdentifier, now: datetime
     ) -> Attempt:
-        issuer = self._authorities.issuer(profile.authority)
-        template = self._authorities.template(issuer, profile.certificate_profile)
+        issuer, template = self._template(profile)
         try:
             issued = template.issue(device(wanted, request.spki_der), now, self._random(SERIAL_BYTES))
         except CertificateRefused as refusal:

@@ -16,11 +16,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from callout.reconcile import OTHER_NODES_HEAR_WITHIN
 from doorward.commands.login import ApiClient
 from doorward.demo.mqtt import MqttClient, NotConnected, Place
+from doorward.demo.standing import standing
 from est.client import EstClient, EstFailure, Identification, PrivateKey, make_key, make_request, write_key
 from iam.errors import Kind, Refused
 from iam.public_keys import SigningKey
 
 _CUT_SECONDS = 3.0
+_LABELS = "/api/dmsmanager/v1/dms"
 
 _T = TypeVar("_T")
 
@@ -73,6 +75,7 @@ class Journey:
         self._admin = ApiClient(node.api, node.root, node.token)
         self._gateway_key = SigningKey(ec.generate_private_key(ec.SECP256R1()))
         self._tenant, suffix = self._free_name()
+        self._suffix = suffix
         self._meter = f"meter-001{suffix}"
         self._other_meter = f"meter-002{suffix}"
         self._gateway_id = ""
@@ -91,11 +94,14 @@ class Journey:
             Step("Challenge, signature, token", self._log_in),
             Step("Connect the gateway to MQTT by its token", self._connect_gateway),
             Step(f"Bootstrap {self._meter} and enrol it over mTLS", self._enrol),
+            Step("Ask how its certificate stands, by OCSP", self._ask_standing),
             Step("Connect the device to MQTT by its certificate", self._connect_device),
             Step("The gateway may not read the device", self._cannot_read),
             Step(f"Pair {self._meter} with the gateway", self._pair),
             Step(f"It still may not read {self._other_meter}", self._cannot_read_other),
             Step("Unpair", self._unpair),
+            Step(f"Enrol {self._other_meter} without a certificate, by an operator's approval", self._approve),
+            Step("Find the devices of a filter", self._find_devices),
             Step("Renew the certificate with the same key", self._renew),
             Step("Renew it with a new key", self._rekey),
             Step("Revoke it", self._revoke),
@@ -155,6 +161,12 @@ class Journey:
             )
         raise NotProved("a bootstrap certificate enrolled a device that it does not name")
 
+    def _ask_standing(self) -> str:
+        said = standing(_there(self._certificate), self._issuer())
+        if said != "good":
+            raise NotProved(f"OCSP says {said}")
+        return "good, says a responder to whom the authority delegated it"
+
     def _connect_device(self) -> str:
         self._device = self._device_client().connect()
         return f"connected to {self._node.mqtt_certificate_port}"
@@ -195,6 +207,33 @@ class Journey:
             raise NotProved("the subscription was granted after unpairing")
         return f"cut after {took * 1000:.0f} ms, and refused after that"
 
+    def _approve(self) -> str:
+        label = f"by-hand{self._suffix}"
+        by_hand = {"est_rfc7030_settings": {"auth_mode": "MANUAL_APPROVAL", "manual_approval": {"retry_after": 1}}}
+        profile = {"id": label, "settings": {"enrollment_settings": by_hand}}
+        self._admin.request("POST", f"{_LABELS}?tenant={self._tenant}", profile)
+        client = EstClient(self._node.est, anchors=self._node.root.read_bytes(), label=label)
+        request = make_request(make_key(), self._other_meter)
+        try:
+            client.enroll(request)
+        except EstFailure as failure:
+            told = failure.status
+        else:
+            raise NotProved("nobody had to approve")
+        approvals = f"{_LABELS}/{label}/approvals"
+        (waiting,) = self._admin.request("GET", f"{approvals}?tenant={self._tenant}")["list"]
+        self._admin.request("POST", f"{approvals}/{waiting['id']}/approve?tenant={self._tenant}", {})
+        certificate = client.enroll(request)
+        return f"told to wait ({told}); approved; certificate {certificate.serial_number:x}"
+
+    def _find_devices(self) -> str:
+        query = f"tenant={self._tenant}&filter=status[eq]ACTIVE&sort_by=id"
+        found = self._admin.request("GET", f"/api/devmanager/v1/devices?{query}")["list"]
+        names = [one["id"] for one in found]
+        if names != [self._meter, self._other_meter]:
+            raise NotProved(f"found {', '.join(names) or 'none'}")
+        return f"those that are ACTIVE: {', '.join(names)}"
+
     def _renew(self) -> str:
         before = self._serial()
         self._certificate = self._est(self._own()).reenroll(make_request(self._device_key, self._meter))
@@ -232,8 +271,13 @@ class Journey:
         try:
             self._est(self._own()).reenroll(make_request(self._device_key, self._meter))
         except EstFailure as failure:
-            return f"MQTT cut after {took * 1000:.0f} ms and refused; EST refuses ({failure.status})"
-        raise NotProved("EST renewed a revoked certificate")
+            refused = failure.status
+        else:
+            raise NotProved("EST renewed a revoked certificate")
+        said = standing(_there(self._certificate), self._issuer())
+        if said != "revoked":
+            raise NotProved(f"OCSP says {said}")
+        return f"MQTT cut after {took * 1000:.0f} ms and refused; EST refuses ({refused}); OCSP says revoked"
 
     def _free_name(self) -> tuple[str, str]:
         """Return the group's name and what to append to devices' names: nothing at the first run on this node."""
@@ -271,6 +315,10 @@ class Journey:
         files.key.touch(mode=0o600)
         files.key.write_bytes(key)
         return files
+
+    def _issuer(self) -> x509.Certificate:
+        issuer = _there(self._certificate).issuer
+        return next(one for one in self._est(self._own()).cacerts() if one.subject == issuer)
 
     def _serial(self) -> str:
         return f"{_there(self._certificate).serial_number:032x}"

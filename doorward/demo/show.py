@@ -13,6 +13,7 @@ from doorward.commands.printing import print_json
 from doorward.config import Configuration
 from doorward.demo.journey import Bootstrap, Journey, Node, NotProved
 from doorward.demo.mqtt import NotConnected
+from doorward.demo.standing import NoAnswer
 from doorward.preparation import root_file
 from est.client import EstFailure
 from iam.errors import Kind, Refused
@@ -37,7 +38,7 @@ def run_demo(configuration: Configuration, *, as_json: bool) -> int:
                     proved = step.run()
                 rows.append((step.title, proved, time.monotonic() - began))
                 console.print(f"[green]✓[/green] {step.title}")
-        except (NotProved, NotConnected, EstFailure, Refused) as error:
+        except (NotProved, NotConnected, NoAnswer, EstFailure, Refused) as error:
             failed = f"{step.title}: {error}"
             console.print(f"[red]✗[/red] {failed}")
         finally:

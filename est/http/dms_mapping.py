@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from uuid import UUID
 
 from ca.authorities import Authorities
 from ca.authority import Authority
+from ca.inventory import AuthorityKind
+from certs.errors import ProfileRefused
 from certs.pem import read_certificate, write_certificates
+from certs.profile import AlternativeNameRule
 from est.durations import duration, shown_duration
 from est.http.dms_shapes import (
     ApprovalSettings,
@@ -38,7 +40,6 @@ from est.profiles import (
     Way,
     Webhook,
     anchors_from,
-    certificate_profile,
     identifier_pattern,
 )
 from iam.errors import Refused, malformed
@@ -67,11 +68,8 @@ _KEYS: Final = {
 _ANY_LEVEL: Final = -1
 
 
-def profile_settings(wanted: DmsSettings, authorities: Authorities, issuing: UUID) -> dict[str, Any]:
+def profile_settings(wanted: DmsSettings, authorities: Authorities) -> dict[str, Any]:
     """Return what a label says, checked, as `EnrolmentProfile` calls it.
-
-    Args:
-        issuing: Who issues where it is not said.
 
     Raises:
         Refused: (malformed) Something that no single field could show. (not found) An authority.
@@ -81,8 +79,8 @@ def profile_settings(wanted: DmsSettings, authorities: Authorities, issuing: UUI
     keys = wanted.server_keygen_settings
     return {
         "mode": _MODES[first.registration_mode],
-        "authority": issuing if first.enrollment_ca is None else _authority(first.enrollment_ca, authorities).id,
-        "certificate_profile": certificate_profile(first.certificate_profile),
+        "authority": _issuing(first.enrollment_ca, authorities).id,
+        "certificate_profile": _certificate_profile(first.certificate_profile, authorities),
         "bootstrap_anchors": _anchors(est.client_certificate_settings.validation_cas, authorities),
         "identifier_pattern": None
         if first.identifier_pattern is None
@@ -178,10 +176,28 @@ def _server_key(wanted: ServerKeygenSettings) -> ServerKey | None:
 
 
 def _authority(named: str, authorities: Authorities) -> Authority:
+    return authorities.find(named)
+
+
+def _certificate_profile(identifier: str, authorities: Authorities) -> str:
+    """Return the id of an issuance profile for devices' own certificates."""
     try:
-        return authorities.by_id(UUID(named))
-    except ValueError:
-        return authorities.by_name(named)
+        profile = authorities.profile(identifier)
+    except ProfileRefused as refused:
+        raise malformed("There is no such certificate profile.") from refused
+    if profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI:
+        raise malformed(f"The certificate profile {identifier} is not one for devices.")
+    return identifier
+
+
+def _issuing(named: str | None, authorities: Authorities) -> Authority:
+    """Return an authority whose certificates prove devices: another's would let them in where it is an anchor."""
+    if named is None:
+        return authorities.current(AuthorityKind.ISSUING)
+    found = _authority(named, authorities)
+    if found.kind is not AuthorityKind.ISSUING:
+        raise malformed(f"The authority {found.name} issues no devices' certificates.")
+    return found
 
 
 def _anchors(named: Iterable[str], authorities: Authorities) -> tuple[bytes, ...]:

@@ -195,6 +195,8 @@ EST = "enrollment_settings.est_rfc7030_settings"
         _at("enrollment_settings.certificate_profile", "server"),
         _at("enrollment_settings.certificate_profile", "../../etc"),
         _at("enrollment_settings.protocol", "SCEP"),
+        _at("enrollment_settings.enrollment_ca", "factory"),  # what it issues lets others in elsewhere
+        _at("enrollment_settings.enrollment_ca", "root"),
         _at(f"{EST}.auth_mode", "NO_AUTH"),
         _at(f"{EST}.auth_mode", "EXTERNAL_WEBHOOK"),
         _at(f"{EST}.additional_auth_modes", ["EXTERNAL_WEBHOOK"]),
@@ -375,7 +377,7 @@ async def test_a_certificate_that_was_issued_here_becomes_a_devices_identity(est
     await est.world.device("meter-001", est.world.system.id)
     holder = await signed_here(est, "meter-001")
     body = {"device_id": "meter-001", "certificate_serial_number": holder.serial.hex("-")}
-    routes = dms.identity_routes(IdentityBinder(est.world.pool, urandom), est.world.authorities)
+    routes = dms.identity_routes(IdentityBinder(est.world.pool, est.world.authorities, urandom), est.world.authorities)
     limited = await est.world.identity(est.world.system.id, ALL, ["meter-002"])
     async with serving(est.world, routes) as client:
         where = f"{PATH}/bind-identity"
@@ -399,7 +401,7 @@ async def test_certificates_and_devices_that_do_not_fit(est: EstWorld) -> None:
     factory = est.world.authorities.by_name("factory")
     ended = await signed_here(est, "meter-001", not_after=est.world.clock() - timedelta(seconds=1))
     before = await est.written()
-    routes = dms.identity_routes(IdentityBinder(est.world.pool, urandom), est.world.authorities)
+    routes = dms.identity_routes(IdentityBinder(est.world.pool, est.world.authorities, urandom), est.world.authorities)
     async with serving(est.world, routes) as client:
         for device, holder, status in (
             ("meter-002", enrolled, 409),
