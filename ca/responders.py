@@ -22,13 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.authorities import Authorities
 from ca.authority import Authority
-from ca.inventory import CertificateStatus, StoredCertificate
 from ca.issue import SERIAL_BYTES, Template, encoded_key, responder
 from ca.keystore import Keystore, Signer
 from ca.ocsp import ResponderIdentity
 from ca.publishing import is_offline, is_published
+from ca.recording import record_issued
 from ca.service import NODE
-from ca.store.certificates import insert_certificate
 from ca.store.responders import (
     StoredResponder,
     insert_responder,
@@ -158,25 +157,7 @@ class Responders:
         template = Template(replace(load_profile(_PROFILE), validity=life), authority.certificate, signer, None)
         holder = responder(f"OCSP responder of {authority.name}"[:_COMMON_NAME_MAXIMUM], encoded_key(key.public_key()))
         issued = template.issue(holder, now, self._random(SERIAL_BYTES))
-        await insert_certificate(
-            transaction,
-            StoredCertificate(
-                serial=issued.serial,
-                authority=authority.id,
-                tenant=authority.tenant,
-                profile=_PROFILE,
-                device=None,
-                identity=None,
-                subject=issued.subject,
-                spki_sha256=issued.spki_sha256,
-                request_sha256=None,
-                not_before=issued.not_before,
-                not_after=issued.not_after,
-                der=issued.der,
-                status=CertificateStatus.ACTIVE,
-                issued=now,
-            ),
-        )
+        await record_issued(transaction, issued, authority.id, authority.tenant)
         sealed = self._keystore.seal(identifier, key)
         await insert_responder(
             transaction,
