@@ -4,8 +4,8 @@
 
 The node runs already (`make run`), and nobody else uses it meanwhile. The fleet is a group of its own, made by a few
 statements in the database: each device with its identity, its key and `--each` certificates, the last one in force,
-those before renewed; one device in ten revoked, one in twenty expired. Certificates are distinct and share one body: their signatures verify for one of
-them only, and nothing here looks at them.
+those before renewed; one device in ten revoked, one in twenty expired. Certificates are distinct and share one body:
+their signatures verify for one of them only, and nothing here looks at them.
 """
 
 import argparse
