@@ -38,6 +38,7 @@ from ca.hierarchy import (
 from ca.inventory import AuthorityKind, CertificateStatus, RevocationReason, stored_serial
 from ca.issue import SERIAL_BYTES, Holder, Issued, Template, encoded_key
 from ca.keystore import Backend, Keystore, Signer, SoftwareSigner, StoredKey, describe, make_private_key
+from ca.kms import key_for_authority
 from ca.recording import put_on_record, record_issued
 from ca.rollover import Generation, link
 from ca.store.authorities import (
@@ -55,7 +56,7 @@ from ca.store.authorities import (
     supersede,
 )
 from ca.store.certificates import lock_certificate, revoke_certificate
-from ca.store.keys import find_key, insert_key
+from ca.store.keys import insert_key
 from certs.errors import CertificateRefused, ProfileRefused
 from certs.keys import KeyAlgorithm, key_algorithm, key_bits
 from certs.pem import read_certificate
@@ -374,11 +375,7 @@ class AuthorityAdministration:
         beside: Authority | None = None,
     ) -> _Made:
         if wish.existing is not None:
-            found = await find_key(transaction, tenant.id, wish.existing, "", lock=True)
-            if found is None:
-                raise not_found("such key")
-            if found.signed_raw is not None:
-                raise conflict("The key has signed what a caller gave: it never becomes an authority's.")
+            found = await key_for_authority(transaction, tenant.id, wish.existing)
             return _Made(found, self._keystore.signer(found), is_new=False)
         private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits or 3072)
         lies_in_file = beside is not None and beside.kind is AuthorityKind.ROOT and beside.signer is None

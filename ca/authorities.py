@@ -34,6 +34,7 @@ from certs.pem import read_certificate
 from certs.profile import Profile, packaged_profiles, read_profile
 from iam.errors import Refused, not_found
 from iam.identifiers import Clock, Random
+from iam.model import Tenant
 from iam.store.database import EVERYWHERE, Database
 
 LOOK = 5.0
@@ -67,6 +68,7 @@ class Authorities:
         self._base_url = base_url
         self._by_id: dict[UUID, Authority] = {}
         self._by_name: dict[str, Authority] = {}
+        self._by_anchor: dict[Anchor, Authority] = {}
         self._lines: dict[str, tuple[Authority, ...]] = {}
         self._serials: frozenset[str] = frozenset()
         self._profiles: dict[str, Profile] = {}
@@ -191,6 +193,31 @@ class Authorities:
         known = [self._by_id[identifier].line for identifier in identifiers if identifier in self._by_id]
         return tuple(one.anchor for line in dict.fromkeys(known) for one in self._lines[line] if one.is_trusted)
 
+    def followed(self, pinned: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Return what pinned authorities' certificates (DER) stand for now: ours by their trusted generations.
+
+        So what was pinned before a rollover covers the next key too, and one of ours that is trusted no more is gone.
+        Others stay as they are.
+        """
+        found: dict[bytes, None] = {}
+        for der in pinned:
+            anchor = Anchor.from_certificate(read_certificate(der))
+            ours = self._by_anchor.get(anchor)
+            line = self._lines[ours.line] if ours is not None else ()
+            found |= dict.fromkeys(one.der for one in line if one.is_trusted) if ours is not None else {der: None}
+        return tuple(found)
+
+    def usable(self, tenant: Tenant, caller: Tenant, reference: str) -> Authority:
+        """Return an authority that somebody may use for a tenant; raise `Refused` (not found) for any other.
+
+        That is the tenant's own, one of a tenant between the caller's and this one, and the node's own for devices.
+        """
+        found = self.find(reference)
+        is_between = found.tenant in tenant.path[tenant.path.index(caller.id) :] if caller.id in tenant.path else False
+        if found.tenant == tenant.id or is_between or found.line == AuthorityKind.ISSUING:
+            return found
+        raise not_found("such authority")
+
     @property
     def device_anchors(self) -> tuple[Anchor, ...]:
         """The authorities whose certificates prove devices."""
@@ -270,6 +297,7 @@ class Authorities:
             line.sort(key=lambda one: one.generation)
         self._by_id = {one.id: _placed(one, opened, revoked) for one in opened.values()}
         self._by_name = {one.name: one for one in self._by_id.values()}
+        self._by_anchor = {one.anchor: one for one in self._by_id.values()}
         self._lines = {name: tuple(self._by_id[one.id] for one in line) for name, line in lines.items()}
         self._serials = frozenset(one.serial.hex() for one in stored if one.serial is not None)
         self._device_anchors = tuple(

@@ -26,6 +26,7 @@ from ca.hierarchy import authority_subject, line_name
 from ca.importing import Taken, check_authority, check_key_pair, in_der
 from ca.inventory import AuthorityKind
 from ca.keystore import Backend, Keystore, StoredKey, describe, make_private_key
+from ca.kms import key_for_authority
 from ca.request import build_request
 from ca.signing import PrivateKey
 from ca.store.authorities import StoredAuthority, insert_authority, is_key_known
@@ -37,9 +38,9 @@ from ca.store.authority_requests import (
     insert_request,
     mark_as_issued,
 )
-from ca.store.keys import delete_key, find_key, insert_key
+from ca.store.keys import delete_key, insert_key
 from iam.access import Access
-from iam.errors import Kind, Refused, conflict, not_found
+from iam.errors import Kind, Refused, conflict
 from iam.identifiers import Clock, Random, uuid7
 from iam.model import Tenant
 from iam.store.database import EVERYWHERE, Change, Database, Transaction
@@ -152,12 +153,7 @@ class AuthorityIntake:
         identifier = uuid7(now, self._random)
         async with self._database.transaction(tenant.id) as transaction:
             if wish.existing is not None:
-                found = await find_key(transaction, tenant.id, wish.existing, "", lock=True)
-                if found is None:
-                    raise not_found("such key")
-                if found.signed_raw is not None:
-                    raise conflict("The key has signed what a caller gave: it never becomes an authority's.")
-                key = found
+                key = await key_for_authority(transaction, tenant.id, wish.existing)
             else:
                 private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits)
                 key = self._describe(tenant, identifier, name, private_key)

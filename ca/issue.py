@@ -135,7 +135,7 @@ class Template:
     def __init__(
         self, profile: Profile, issuer: x509.Certificate | None, signer: Signer, addresses: Addresses | None
     ) -> None:
-        self.profile = profile
+        self._profile = profile
         self._issuer = issuer
         self._signer = signer
         self._issuer_name = issuer.subject.public_bytes() if issuer is not None else None
@@ -182,28 +182,28 @@ class Template:
         certificate = x509.load_der_x509_certificate(der)
         check_against_profile(
             certificate,
-            self.profile,
+            self._profile,
             issuer=self._issuer,
             subject=holder.subject,
             subject_alternative_name=holder.alternative_names,
             is_link=is_link,
         )
-        if self.profile.is_authority:  # a faulty signature here would be found only when others depend on it
-            check_public_key(certificate.public_key(), self.profile.key_policy)
+        if self._profile.is_authority:  # a faulty signature here would be found only when others depend on it
+            check_public_key(certificate.public_key(), self._profile.key_policy)
             verify_signature(certificate, self._signer.public_key)
         return Issued(
             der=der,
             serial=serial,
             not_before=not_before,
             not_after=not_after,
-            profile=self.profile.name,
+            profile=self._profile.name,
             subject=holder.subject.rfc4514_string(),
             spki_sha256=holder.spki_sha256,
         )
 
     def _period(self, now: datetime) -> tuple[datetime, datetime]:
-        begin = (now - self.profile.backdate).replace(microsecond=0)
-        end = self.profile.end(now).replace(microsecond=0)
+        begin = (now - self._profile.backdate).replace(microsecond=0)
+        end = self._profile.end(now).replace(microsecond=0)
         if self._issuer is None:
             return begin, end
         if not self._issuer.not_valid_before_utc <= now < self._issuer.not_valid_after_utc:
@@ -222,7 +222,7 @@ class Template:
             # RFC 5280 4.2.1.6: critical if and only if the subject is empty
             names = x509.SubjectAlternativeName(holder.alternative_names)
             own += encode_extension(names, critical=not holder.subject.rdns)
-        if self.profile.subject_key_identifier:
+        if self._profile.subject_key_identifier:
             own += encode_extension(x509.SubjectKeyIdentifier(key_identifier(holder)), critical=False)
         return own
 

@@ -6,11 +6,12 @@ The rules:
 2. There is no way out for a private half: no method here returns one, and what is stored is sealed or in a token.
 3. A key that comes in is one that a certificate could be made for (`certs.keys`), in PKCS#8 without a password, and
    nobody's yet: not here, not a device's.
-4. A key that is an authority's signs nothing that a caller gives, neither messages nor digests. A certificate is but a
-   signed message: whoever could sign with such a key could make any certificate, past every profile and record.
+4. A key that is an authority's, or is to be, signs nothing that a caller gives, neither messages nor digests. A
+   certificate is but a signed message: whoever could sign with such a key could make any certificate, past every
+   profile and record.
 5. The other way round the same holds: a key that once signed what a caller gave never becomes an authority's, for a
    certificate may be among it (`key_for_authority`).
-6. A key is deleted only when no authority is it. One in a token is destroyed there first.
+6. A key is deleted only when no authority is it, or is to be. One in a token is destroyed there first.
 7. Each change, and each signature, is on record.
 """
 
@@ -269,14 +270,14 @@ class KeyService:
         return after
 
 
-async def key_for_authority(transaction: Transaction, tenant: UUID, named: str) -> StoredKey:
+async def key_for_authority(transaction: Transaction, tenant: UUID, key: UUID) -> StoredKey:
     """Return a key that an authority may be made with, held until the end of the transaction, by rule 5.
 
     Raises:
         Refused: (not found) The tenant has none such. (conflict) It has signed what a caller gave, is an authority's
             already, or a device has it, as far as the transaction sees devices.
     """
-    one = await _found(transaction, tenant, named, lock=True)
+    one = await _found(transaction, tenant, str(key), lock=True)
     if one.signed_raw is not None:
         raise conflict("This key has signed messages; an authority's key signs certificates and lists alone.")
     if authorities := await authorities_of_key(transaction, one):

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from ca.authorities import Authorities
-from ca.authority import Authority
+from ca.authority import Authority, AuthorityOrigin
 from ca.crl import Scope, Step, build_revocation_list, next_step
 from ca.inventory import AuthorityKind
 from ca.keystore import Signer
@@ -75,9 +75,9 @@ def is_offline(authority: Authority) -> bool:
     return authority.kind is AuthorityKind.ROOT and authority.signer is None
 
 
-def has_ended(authority: Authority, now: datetime) -> bool:
-    """Tell whether an authority's period is over: what it signs then counts for nothing."""
-    return now > authority.certificate.not_valid_after_utc
+def is_published(authority: Authority, now: datetime) -> bool:
+    """Tell whether we speak for an authority: its key is ours, and its period is not over."""
+    return authority.origin is not AuthorityOrigin.EXTERNAL and not authority.has_expired(now)
 
 
 def has_deltas(authority: Authority) -> bool:
@@ -134,7 +134,7 @@ class ListPublisher:
             standings = await list_standings(transaction)
         made = 0
         for one in self._authorities.all:
-            if one.id not in standings or has_ended(one, self._clock()):
+            if one.id not in standings or not is_published(one, self._clock()):
                 continue
             try:
                 made += await self._look_at(one, standings[one.id])
@@ -178,11 +178,10 @@ class ListPublisher:
         ]
         signer = self._authorities.with_root_key(authority).signer
         if signer is None:
-            last = heads[WHOLE].complete
-            if due and last is not None:  # of one that is only known by its certificate there never was any
-                self._say(
-                    authority, f"its key is away: its last revocation list ends at {last.next_update:%F %H:%M} UTC"
-                )
+            if due:
+                last = heads[WHOLE].complete
+                until = f"the last one ends at {last.next_update:%F %H:%M} UTC" if last else "there is none"
+                self._say(authority, f"its key is away, so it has no new revocation list; {until}")
             return 0
         made = [await self._publish(self._work(authority, signer, one), newest[one]) for one in due]
         async with self._database.transaction(EVERYWHERE) as transaction:  # as above

@@ -1,4 +1,4 @@
-"""Authorities' certificates on record, beside all others: so each can be revoked, and no serial number comes twice."""
+"""Certificates on record that are no device's own: so each can be revoked, and no serial number comes twice."""
 
 from uuid import UUID
 
@@ -26,8 +26,10 @@ async def put_on_record(transaction: Transaction, one: StoredAuthority, profile:
     await set_serial(transaction, one.id, issued.serial, issued.der)
 
 
-async def record_issued(transaction: Transaction, issued: Issued, issuer: UUID, tenant: UUID) -> None:
-    """Record a certificate that names no device and proves nobody."""
+async def record_issued(
+    transaction: Transaction, issued: Issued, issuer: UUID, tenant: UUID, *, device: str | None = None
+) -> None:
+    """Record a certificate that proves nobody; `device` is whom it names, if it names one."""
     await insert_certificate(
         transaction,
         StoredCertificate(
@@ -35,7 +37,7 @@ async def record_issued(transaction: Transaction, issued: Issued, issuer: UUID, 
             authority=issuer,
             tenant=tenant,
             profile=issued.profile,
-            device=None,
+            device=device,
             identity=None,
             subject=issued.subject,
             spki_sha256=issued.spki_sha256,

@@ -22,14 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.authorities import Authorities
 from ca.authority import Authority
-from ca.inventory import CertificateStatus, StoredCertificate
 from ca.issue import SERIAL_BYTES, Template, encoded_key, responder
 from ca.keystore import Keystore, Signer
 from ca.ocsp import ResponderIdentity
-from ca.publishing import has_ended, is_offline
+from ca.publishing import is_offline, is_published
+from ca.recording import record_issued
 from ca.service import NODE
-from ca.store.authorities import system_tenant
-from ca.store.certificates import insert_certificate
 from ca.store.responders import (
     StoredResponder,
     insert_responder,
@@ -102,10 +100,10 @@ class Responders:
             halves = await responders_half(transaction)
         made = 0
         for one in self._authorities.all:
-            if not self._is_due(one, halves) or has_ended(one, self._clock()):
+            if not (self._is_due(one, halves) and is_published(one, self._clock())):
                 continue
             try:
-                made += await self._renew(one, had_one=one.id in halves)
+                made += await self._renew(one)
             except Refused as refused:
                 self._say(one, refused.reason)
         return made
@@ -134,12 +132,11 @@ class Responders:
         identity = ResponderIdentity(read_certificate(stored.certificate), stored.certificate, signer)
         return _Held(identity, stored.not_after, looked)
 
-    async def _renew(self, authority: Authority, *, had_one: bool) -> bool:
+    async def _renew(self, authority: Authority) -> bool:
         """Make a responder, unless the key is away or another node was first."""
         signer = self._authorities.with_root_key(authority).signer
         if signer is None:
-            if had_one:  # of one that is only known by its certificate there never was any
-                self._say(authority, "its key is away")
+            self._say(authority, "its key is away")
             return False
         async with self._database.transaction(EVERYWHERE) as transaction:  # as above
             await lock_responder(transaction, authority.id)
@@ -154,38 +151,20 @@ class Responders:
         return half is None or self._clock() >= half
 
     async def _make(self, transaction: Transaction, authority: Authority, signer: Signer) -> None:
-        now, tenant = self._clock(), await system_tenant(transaction)
+        now = self._clock()
         identifier, key = uuid7(now, self._random), ec.generate_private_key(ec.SECP256R1())
         life = self._terms.offline_life if is_offline(authority) else self._terms.life
         template = Template(replace(load_profile(_PROFILE), validity=life), authority.certificate, signer, None)
         holder = responder(f"OCSP responder of {authority.name}"[:_COMMON_NAME_MAXIMUM], encoded_key(key.public_key()))
         issued = template.issue(holder, now, self._random(SERIAL_BYTES))
-        await insert_certificate(
-            transaction,
-            StoredCertificate(
-                serial=issued.serial,
-                authority=authority.id,
-                tenant=tenant,
-                profile=_PROFILE,
-                device=None,
-                identity=None,
-                subject=issued.subject,
-                spki_sha256=issued.spki_sha256,
-                request_sha256=None,
-                not_before=issued.not_before,
-                not_after=issued.not_after,
-                der=issued.der,
-                status=CertificateStatus.ACTIVE,
-                issued=now,
-            ),
-        )
+        await record_issued(transaction, issued, authority.id, authority.tenant)
         sealed = self._keystore.seal(identifier, key)
         await insert_responder(
             transaction,
             StoredResponder(identifier, authority.id, issued.der, sealed, issued.not_before, issued.not_after),
         )
         data = {"profile": _PROFILE, "authority": authority.name, "device": None}
-        await transaction.record(Change(tenant, NODE, "certificate.issued", issued.serial.hex(), data))
+        await transaction.record(Change(authority.tenant, NODE, "certificate.issued", issued.serial.hex(), data))
 
     def _say(self, authority: Authority, why: str) -> None:
         """Write to the log that an authority gets no new responder, once an hour."""

@@ -25,7 +25,7 @@ from typing import Final
 from uuid import UUID
 
 from ca.authorities import Authorities
-from ca.authority import Authority
+from ca.authority import Authority, AuthorityOrigin
 from ca.inventory import stored_serial
 from ca.ocsp import (
     IssuerName,
@@ -196,14 +196,14 @@ class StatusService:
     def _authority_of(self, request: StatusRequest) -> Authority:
         """Return the one authority that a request is about (rule 1)."""
         for one in self._authorities.all:
-            if one.id not in self._indexed:
+            if one.id not in self._indexed and one.origin is not AuthorityOrigin.EXTERNAL:
                 self._indexed.add(one.id)
                 self._named.update(dict.fromkeys(issuer_names(one.certificate), one.id))
         named = {self._named.get(one.issuer) for one in request.certificates}
-        (identifier,) = named if len(named) == 1 else (None,)
-        if identifier is None:
+        found = [one for one in self._authorities.all if one.id in named]
+        if len(named) > 1 or not found:
             raise StatusRefused(ResponseStatus.UNAUTHORIZED, "it is not about one authority of ours")
-        return self._authorities.by_id(identifier)
+        return found[0]
 
     def _keep(self, request: bytes, serial: bytes, answer: StatusAnswer) -> StatusAnswer:
         """Keep an answer, unless another was made at the same time; return the one that is kept."""

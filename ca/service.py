@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ca.authorities import Authorities
 from ca.authority import Authority
-from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate
+from ca.inventory import AuthorityKind
 from ca.issue import SERIAL_BYTES, Holder, Issued, device_to_be, encoded_key, host
+from ca.recording import record_issued
 from ca.store.authorities import system_tenant
-from ca.store.certificates import insert_certificate
 from certs.keys import PublicKey, check_public_key
 from certs.names import device_identifier
 from certs.pem import read_certificate, write_certificates
@@ -103,25 +103,7 @@ class AuthorityService:
         issued = self._authorities.template(issuer, profile).issue(holder, now, self._random(SERIAL_BYTES))
         async with self._database.transaction(EVERYWHERE) as transaction:  # the node itself acts, for no tenant
             tenant = await system_tenant(transaction)
-            await insert_certificate(
-                transaction,
-                StoredCertificate(
-                    serial=issued.serial,
-                    authority=issuer.id,
-                    tenant=tenant,
-                    profile=profile,
-                    device=device,
-                    identity=None,
-                    subject=issued.subject,
-                    spki_sha256=issued.spki_sha256,
-                    request_sha256=None,
-                    not_before=issued.not_before,
-                    not_after=issued.not_after,
-                    der=issued.der,
-                    status=CertificateStatus.ACTIVE,
-                    issued=now,
-                ),
-            )
+            await record_issued(transaction, issued, issuer.id, tenant, device=device)
             data = {"profile": profile, "authority": issuer.name, "device": device}
             await transaction.record(Change(tenant, actor, "certificate.issued", issued.serial.hex(), data))
         return issued

@@ -86,6 +86,7 @@ _SIGNATURE_OIDS = frozenset(
 )
 _TEXT_TAGS = frozenset({UTF8_STRING, PRINTABLE_STRING, IA5_STRING})
 _VERSION_1 = encode_integer(0)
+_LENGTH_MAXIMUM_BYTES = 3
 
 Item = TypeVar("Item")
 
@@ -335,11 +336,18 @@ def _read_key(kind: x509.ObjectIdentifier, values: Sequence[Element]) -> WantedK
         return None
     if kind == _RSA_ENCRYPTION:
         values = [one for one in values if one.encoded != NULL]
-        return WantedKey(KeyAlgorithm.RSA, int.from_bytes(_only(values, "length").value(INTEGER)) if values else None)
+        return WantedKey(KeyAlgorithm.RSA, _read_length(_only(values, "length")) if values else None)
     for algorithm, known in _WITHOUT_PARAMETERS.items():
         if known == kind:
             return WantedKey(algorithm)
     return None
+
+
+def _read_length(element: Element) -> int:
+    bits = element.value(INTEGER)
+    if len(bits) > _LENGTH_MAXIMUM_BYTES or element.encoded != encode_integer(int.from_bytes(bits)):
+        raise _malformed("an RSA key's length is not a small number")
+    return int.from_bytes(bits)
 
 
 def _read_key_template(element: Element) -> WantedKey | None:

@@ -41,6 +41,7 @@ TRUE = b"\x01\x01\xff"
 _MULTIPLE_BYTE_TAG = 0x1F
 _LONG_FORM = 0x80
 _LENGTH_BYTES_MAXIMUM = 4
+_OBJECT_IDENTIFIER_MAXIMUM_BYTES = 63
 _BASE = 128
 _ARCS_OF_FIRST_OCTET = 40
 _ROOT_ARCS = 2
@@ -192,10 +193,15 @@ class Element:
     def object_identifier(self) -> x509.ObjectIdentifier:
         """Return the OBJECT IDENTIFIER that this is; raise `CertificateRefused` (MALFORMED)."""
         content = self.value(OBJECT_IDENTIFIER)
+        if not 0 < len(content) <= _OBJECT_IDENTIFIER_MAXIMUM_BYTES:
+            raise CertificateRefused(RefusalKind.MALFORMED, "an ASN.1 object identifier is empty or too long")
         dotted = _dotted(content)
         if encode_object_identifier(dotted) != self.encoded:
             raise CertificateRefused(RefusalKind.MALFORMED, "an ASN.1 object identifier is not in its one encoding")
-        return x509.ObjectIdentifier(dotted)
+        try:
+            return x509.ObjectIdentifier(dotted)
+        except ValueError as error:
+            raise CertificateRefused(RefusalKind.MALFORMED, f"an ASN.1 object identifier: {error}") from error
 
 
 def read_elements(data: bytes) -> tuple[Element, ...]:
@@ -224,7 +230,7 @@ def _dotted(content: bytes) -> str:
             arcs.append(arc)
             arc = 0
     if not arcs:
-        raise CertificateRefused(RefusalKind.MALFORMED, "an ASN.1 object identifier is empty")
+        raise CertificateRefused(RefusalKind.MALFORMED, "an ASN.1 object identifier ends too early")
     root = min(arcs[0] // _ARCS_OF_FIRST_OCTET, _ROOT_ARCS)
     return ".".join(map(str, (root, arcs[0] - root * _ARCS_OF_FIRST_OCTET, *arcs[1:])))
 

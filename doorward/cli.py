@@ -13,6 +13,18 @@ from iam.errors import Refused
 
 _FAILED = 1
 _MISUSED = 2
+_KEY_KINDS = (
+    "p-256",
+    "p-384",
+    "p-521",
+    "ed25519",
+    "rsa-2048",
+    "rsa-3072",
+    "rsa-4096",
+    "ml-dsa-44",
+    "ml-dsa-65",
+    "ml-dsa-87",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     authority = _command(commands, "ca", "the certification authorities")
     authority_commands = authority.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_authority_commands(authority_commands)
     revoke = _command(authority_commands, "revoke", "revoke a certificate, from the data folder")
     _with_node(revoke)
     _with_json(revoke)
@@ -120,6 +133,31 @@ def _add_key_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     _with_node(sealed)
     _with_json(sealed)
     sealed.set_defaults(run=_sealed)
+
+
+def _add_authority_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    listing = _command(commands, "list", "list the authorities, each key on a line")
+    create = _command(commands, "create", "make a root, or an authority below another")
+    take_in = _command(commands, "import", "take in an authority that was made elsewhere")
+    rollover = _command(commands, "rollover", "give an authority its next key; both are trusted until the old one ends")
+    for one in (listing, create, take_in, rollover):
+        _with_node(one)
+        _with_json(one)
+    for one in (create, take_in, rollover):
+        one.add_argument("name", help="what the authority is called, in paths and URLs")
+    for one in (create, rollover):
+        one.add_argument("--key", choices=_KEY_KINDS, help="kind of the key (default: p-384, or as before)")
+        one.add_argument("--validity", metavar="90d", help="how long it lasts (default: as the profile says)")
+    create.add_argument("--common-name", required=True, help="the common name in its certificate")
+    create.add_argument("--parent", help="the authority above it; a root if not said")
+    create.add_argument("--path-length", type=int, metavar="N", help="how many authorities may stand below it")
+    take_in.add_argument("certificate", type=Path, help="PEM: its certificate, and those above it")
+    take_in.add_argument("--key", type=Path, help="its private key, PEM without a password; else it signs nothing")
+    take_in.add_argument("--chain", type=Path, help="PEM: those above it, where they stand in a file of their own")
+    listing.set_defaults(run=_list_authorities)
+    create.set_defaults(run=_create_authority)
+    take_in.set_defaults(run=_import_authority)
+    rollover.set_defaults(run=_roll_over)
 
 
 def _add_device_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -184,6 +222,48 @@ def _admin_token(parsed: argparse.Namespace) -> int:
     from doorward.commands.local import print_token
 
     return print_token(configuration_of(parsed), as_json=parsed.json)
+
+
+def _list_authorities(parsed: argparse.Namespace) -> int:
+    from doorward.commands.authorities import list_authorities
+
+    return list_authorities(configuration_of(parsed), as_json=parsed.json)
+
+
+def _create_authority(parsed: argparse.Namespace) -> int:
+    from doorward.commands.authorities import create
+
+    return create(
+        configuration_of(parsed),
+        parsed.name,
+        parsed.common_name,
+        parent=parsed.parent,
+        key=parsed.key or "p-384",
+        path_length=parsed.path_length,
+        validity=parsed.validity,
+        as_json=parsed.json,
+    )
+
+
+def _import_authority(parsed: argparse.Namespace) -> int:
+    from doorward.commands.authorities import take_in
+
+    return take_in(
+        configuration_of(parsed),
+        parsed.name,
+        parsed.certificate,
+        key=parsed.key,
+        chain=parsed.chain,
+        as_json=parsed.json,
+    )
+
+
+def _roll_over(parsed: argparse.Namespace) -> int:
+    from doorward.commands.authorities import roll_over
+
+    return roll_over(
+        configuration_of(parsed), parsed.name, key=parsed.key, validity=parsed.validity, as_json=parsed.json
+    )
 
 
 def _revoke(parsed: argparse.Namespace) -> int:

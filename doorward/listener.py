@@ -221,6 +221,12 @@ class HTTPConnection(web.RequestHandler):
         self.force_close()
 
 
+async def accept_what_waits() -> None:
+    """Let the loop take the connections that the kernel holds for us: those would be reset when listening ends."""
+    for _ in range(_TURNS_TO_ACCEPT):
+        await asyncio.sleep(0)
+
+
 class Listener:
     """An HTTPS server that is listening."""
 
@@ -236,8 +242,7 @@ class Listener:
 
     async def close(self, *, grace_seconds: float) -> None:
         """Stop accepting, let running requests finish for `grace_seconds`, then cut what is left."""
-        for _ in range(_TURNS_TO_ACCEPT):
-            await asyncio.sleep(0)
+        await accept_what_waits()
         for server in self._servers:
             server.close()
         for connection in tuple(self._endpoint.connections):

@@ -10,6 +10,7 @@ The rules:
 4. A process that runs reads the file again when it changed: it looks once a second at most, and at once when it meets
    what a secret sealed that it does not know. What cannot be read then is as if it had not changed.
 5. A file is written whole, for its owner alone, and brought to the disk, before anything is sealed by what it says.
+   It stays its owner's, whoever changes it: a node must be able to read it half way.
 """
 
 import base64
@@ -136,6 +137,14 @@ def master_key_file(configuration: Configuration) -> Path | None:
     return configuration.node.master_key_file or configuration.node.data / "master.key"
 
 
+def write_secrets(path: Path, secrets: Secrets) -> None:
+    """Write the file, in place of what it held, by rule 5; raise `Refused` (unavailable) if it cannot be written."""
+    try:
+        write_private(path, secrets.write())
+    except OSError as error:
+        raise Refused(Kind.UNAVAILABLE, f"The master key {path} cannot be written: {error}.") from error
+
+
 def place_of_master_key(configuration: Configuration) -> str:
     """Return where the master key comes from, for people."""
     match configuration.node.master_key_from:
@@ -154,6 +163,7 @@ class _Follower:
         self._path = path
         self._seen = _mark(path)
         self._looked = time.monotonic()
+        self._said: tuple[int, ...] | None = None
 
     def __call__(self, in_haste: bool) -> Sequence[bytes] | None:
         now = time.monotonic()
@@ -166,13 +176,15 @@ class _Follower:
         try:
             secrets = Secrets.read(self._path.read_text("ascii"))
         except (OSError, ValueError) as error:
-            _log.warning("the master key %s changed and cannot be read: %s", self._path, type(error).__name__)
+            if mark != self._said:
+                _log.error("the master key %s changed and cannot be read: %s", self._path, type(error).__name__)
+            self._said = mark
             return None
         self._seen = mark
         return secrets.in_order
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
+def _mark(path: Path) -> tuple[int, ...] | None:
     try:
         status = path.stat()
     except OSError:

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from doorward.admission import Admission, throttled_address
-from doorward.listener import HTTPConnection, ListenerLimits
+from doorward.listener import HTTPConnection, ListenerLimits, accept_what_waits
 
 log = logging.getLogger("doorward.plain")
 
@@ -103,6 +103,7 @@ class PlainListener:
 
     async def close(self, *, grace_seconds: float) -> None:
         """Stop accepting, let running requests finish for `grace_seconds`, then cut what is left."""
+        await accept_what_waits()
         for server in self._servers:
             server.close()
         for connection in tuple(self._endpoint.connections):

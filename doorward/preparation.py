@@ -2,7 +2,11 @@
 
 All of it is idempotent and runs at every start. The certificates of the listeners are renewed when two thirds of their
 life are over, while everything runs: workers take up the new files by themselves, nats-server is told to read again. A
-certificate that cannot be read, or whose key is another's, is renewed too.
+certificate that cannot be read, or whose key is another's, or whose authority is trusted no more, is renewed too.
+
+The files of what others trust (the root, in all its generations; the authorities of devices) follow the authorities
+within a second or so; the broker is told of those of devices. The last authority of devices is never taken out of the
+file, since a broker does not start without any: whoever comes by it is refused when the broker asks.
 """
 
 import asyncio
@@ -35,6 +39,7 @@ from iam.sealing import MasterKey
 from iam.service.foundation import lay_foundation
 
 _LOOK_AGAIN = timedelta(minutes=10)
+_FOLLOW_SECONDS = 1.0
 _POOL_SIZE = 2
 
 _log = logging.getLogger("doorward.preparation")
@@ -93,11 +98,13 @@ class Preparation:
         self._random = random
         self._keystore = keystore(configuration, master, random)
         self._pool: Pool | None = None
+        self._authorities: Authorities | None = None
+        self._looked = clock()
         self._renewed: Callable[[], Awaitable[None]] | None = None
         self.root_fingerprint = ""
 
     def after_renewal(self, listener: Callable[[], Awaitable[None]]) -> None:
-        """Await `listener` whenever the listeners' certificate was renewed."""
+        """Await `listener` whenever the listeners' certificate, or what devices are trusted by, is another."""
         self._renewed = listener
 
     async def start(self) -> None:
@@ -111,25 +118,42 @@ class Preparation:
         self._pool = await Pool.connect(node_url, self._clock, self._random, size=_POOL_SIZE)
         await self._pool.check_role()
         await lay_foundation(self._pool, self._clock, self._random)
-        authorities = await self._authorities(self._pool)
-        data = self._configuration.node.data
-        root = authorities.current(AuthorityKind.ROOT)
-        self.root_fingerprint = fingerprint_sha256(root.der)
-        _write_public(root_file(data), write_certificates([root.certificate]))
-        _write_public(device_anchors_file(data), device_anchors(authorities))
-        await self._renew_if_due(authorities)
+        configuration, clock, random = self._configuration, self._clock, self._random
+        self._authorities = Authorities(
+            self._pool, self._keystore, clock, random, base_url=configuration.publication_url
+        )
+        await self._authorities.ensure()
+        self.root_fingerprint = fingerprint_sha256(self._authorities.current(AuthorityKind.ROOT).der)
+        self._write_trusted(self._authorities)
+        await self._renew_if_due(self._authorities)
 
     async def ended(self) -> str:
-        """Renew what is due, until the supervisor stops."""
+        """Follow the authorities and renew what is due, until the supervisor stops."""
         while True:
-            await asyncio.sleep(_LOOK_AGAIN.total_seconds())
-            if self._pool is not None:
-                try:
-                    renewed = await self._renew_if_due(await self._authorities(self._pool))
-                    if renewed and self._renewed is not None:
-                        await self._renewed()
-                except Refused as error:
-                    _log.warning("the listeners' certificate cannot be renewed now: %s", error.reason)
+            await asyncio.sleep(min(_FOLLOW_SECONDS, _LOOK_AGAIN.total_seconds()))
+            try:
+                if self._authorities is not None and await self._follow(self._authorities) and self._renewed:
+                    await self._renewed()
+            except Refused as error:
+                _log.warning("the listeners' certificates cannot be looked after now: %s", error.reason)
+
+    async def _follow(self, authorities: Authorities) -> bool:
+        """Write what has changed, renew what is due, and tell whether the broker has something to read again."""
+        has_changed = await authorities.refresh()
+        is_written = has_changed and self._write_trusted(authorities)
+        if not has_changed and self._clock() - self._looked < _LOOK_AGAIN:
+            return is_written
+        self._looked = self._clock()
+        return await self._renew_if_due(authorities) or is_written
+
+    def _write_trusted(self, authorities: Authorities) -> bool:
+        """Write the files of what others trust; tell whether what devices are trusted by is another than before."""
+        data = self._configuration.node.data
+        root = authorities.current(AuthorityKind.ROOT)
+        trusted = [one for one in reversed(authorities.generations(root.id)) if one.is_trusted] or [root]
+        _write_public(root_file(data), write_certificates(one.certificate for one in trusted))
+        anchors = device_anchors(authorities)
+        return bool(anchors) and _write_public(device_anchors_file(data), anchors)
 
     async def stop(self) -> None:
         """Leave the database."""
@@ -139,21 +163,12 @@ class Preparation:
     def hurry(self) -> None:
         """Nothing takes long here."""
 
-    async def _authorities(self, pool: Pool) -> Authorities:
-        authorities = Authorities(
-            pool,
-            self._keystore,
-            self._clock,
-            self._random,
-            base_url=self._configuration.publication_url,
-        )
-        await authorities.ensure()
-        return authorities
-
     async def _renew_if_due(self, authorities: Authorities) -> bool:
         certificate_file, key_file = server_certificate_files(self._configuration.node.data)
         names, addresses = split_names(self._configuration.node.server_names)
-        if not self._is_due(certificate_file, key_file, names, addresses):
+        if self._is_signed_by(authorities, certificate_file) and not self._is_due(
+            certificate_file, key_file, names, addresses
+        ):
             return False
         if self._pool is None:
             return False
@@ -165,6 +180,15 @@ class Preparation:
         write_private(certificate_file, credential.chain.decode())
         _log.info("the listeners have a new certificate, valid until %s", credential.not_after)
         return True
+
+    def _is_signed_by(self, authorities: Authorities, certificate_file: Path) -> bool:
+        """Tell whether an authority that is trusted now signed the listeners' certificate."""
+        try:
+            certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+            named = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        except (OSError, ValueError, x509.ExtensionNotFound):
+            return False
+        return any(one.key_identifier == named for one in authorities.device_anchors)
 
     def _is_due(
         self,
@@ -207,12 +231,14 @@ def role_of(url: str) -> str:
     return unquote(urlsplit(url).username or "")
 
 
-def _write_public(path: Path, content: bytes) -> None:
+def _write_public(path: Path, content: bytes) -> bool:
+    """Write a file that everybody may read; tell whether it held something else before."""
     if path.exists() and path.read_bytes() == content:
-        return
+        return False
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o755)
     fresh = path.with_name(path.name + ".new")
     fresh.write_bytes(content)
     fresh.chmod(0o644)
     fresh.replace(path)
+    return True

@@ -29,10 +29,10 @@ from ca.store.keys import file_keys
 from challenge.service import CHALLENGE_LIFETIME
 from doorward.config import Configuration
 from doorward.database import Pool
-from doorward.embedded.process import write_private
 from doorward.keys import SEALED_FILES, keys_folder, reseal_file
-from doorward.master_key import LOOK_SECONDS, Secrets, master_key_file, place_of_master_key, read_secrets
+from doorward.master_key import LOOK_SECONDS, Secrets, master_key_file, place_of_master_key, read_secrets, write_secrets
 from est import decryption_keys
+from est.authentication.webhook import secret_context
 from iam.errors import Kind, Refused, conflict
 from iam.identifiers import Random
 from iam.model import SYSTEM_TENANT
@@ -43,6 +43,7 @@ from iam.store.tenants import tenant_by_name
 
 SEALED_COLUMNS = (
     SealedColumn("decryption_key", "id", "secret_sealed", decryption_keys.sealing_context),
+    SealedColumn("enrolment_profile", "id", "webhook_secret", lambda identifier: secret_context(str(identifier))),
     SealedColumn("kms_key", "id", "sealed", sealing_context),
     SealedColumn("status_responder", "id", "key_sealed", sealing_context),
     SealedColumn("token_key", "kid", "sealed", lambda kid: f"token-key:{kid}"),
@@ -171,7 +172,7 @@ class Rotation:
             kind, said = "master_key.switched", "the new master key seals, the old one still opens"
         newest = secret_id(after.next if after.next is not None else after.sealing).hex()
         await self._record(kind, newest)
-        await asyncio.to_thread(write_private, path, after.write())
+        await asyncio.to_thread(write_secrets, path, after)
         self._tell(f"{newest}: {said}")
 
     async def _finish(self, path: Path, secrets: Secrets) -> Resealed:
@@ -186,7 +187,7 @@ class Rotation:
             return Resealed(numbers, last.left)
         newest = secret_id(secrets.sealing).hex()
         await self._record("master_key.changed", newest, sealed_anew=sum(numbers.values()))
-        await asyncio.to_thread(write_private, path, Secrets(secrets.sealing).write())
+        await asyncio.to_thread(write_secrets, path, Secrets(secrets.sealing))
         self._tell(f"{newest}: the only master key from now on")
         return Resealed(numbers, ())
 

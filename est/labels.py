@@ -6,6 +6,7 @@ was read is as old as `Moment` says: the clock may be set back meanwhile.
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -30,9 +31,17 @@ class _Held:
 class Labels:
     """Profiles by label."""
 
-    def __init__(self, database: Database, clock: Clock, monotonic: Monotonic = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        followed: Callable[[EnrolmentProfile], EnrolmentProfile],
+        monotonic: Monotonic = time.monotonic,
+    ) -> None:
+        """Describe them; `followed` gives a profile with what its anchors stand for now."""
         self._database = database
         self._clock = clock
+        self._followed = followed
         self._monotonic = monotonic
         self._held: OrderedDict[str, _Held] = OrderedDict()
 
@@ -45,6 +54,10 @@ class Labels:
             raise not_found("such label")
         return held.profile
 
+    def forget(self) -> None:
+        """Drop everything: what anchors stand for has changed."""
+        self._held.clear()
+
     async def _read(self, label: str) -> _Held:
         try:
             checked_label(label)
@@ -52,7 +65,8 @@ class Labels:
             raise not_found("such label") from refused
         now = self._now()
         async with self._database.transaction(EVERYWHERE) as transaction:  # a device has no tenant yet
-            held = _Held(await find_profile(transaction, label), now)
+            found = await find_profile(transaction, label)
+        held = _Held(self._followed(found) if found else None, now)
         self._held[label] = held
         self._held.move_to_end(label)
         while len(self._held) > _CAPACITY:

@@ -13,6 +13,7 @@ again with the same key and gets the same certificate.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import TypeVar
@@ -99,7 +100,8 @@ class EstService:
         self._server_keys = server_keys
         self._clock = clock
         self._random = random
-        self._labels = Labels(database, clock)
+        self._labels = Labels(database, clock, self._followed)
+        authorities.on_change(self._labels.forget)
 
     async def ensure_default_profile(self, tenant: UUID) -> None:
         """Make the root tenant's profile `default`, unless it is there: our own factory authority is its anchor."""
@@ -140,11 +142,19 @@ class EstService:
         chains = (self._authorities.published_chain(one) for one in named)
         return certs_only(dict.fromkeys(der for chain in chains for der in chain))
 
+    def _followed(self, profile: EnrolmentProfile) -> EnrolmentProfile:
+        """Return a profile whose anchors follow our own authorities: to their next keys, and out of trust."""
+        return replace(
+            profile,
+            bootstrap_anchors=self._authorities.followed(profile.bootstrap_anchors),
+            additional_anchors=self._authorities.followed(profile.additional_anchors),
+        )
+
     async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
         """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
         profile = await self._labels.profile(label)
-        _, template = self._template(profile)
-        return csr_attributes(profile, template.profile, self._named(profile, chain))
+        certificates = self._authorities.profile(profile.certificate_profile)
+        return csr_attributes(profile, certificates, self._named(profile, chain))
 
     def _template(self, profile: EnrolmentProfile) -> tuple[Authority, Template]:
         """Return who issues under a label now, and by what."""

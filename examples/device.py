@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from est.client import DeviceFolder, EstFailure, Server, Window, Wish, enrol, life, renew
 
@@ -19,7 +20,7 @@ def connect(folder: DeviceFolder, broker: str) -> mqtt.Client:
     """Connect to the broker with the certificate that there is now."""
     trust = ssl.create_default_context(cafile=str(folder.root))
     trust.load_cert_chain(folder.own.certificate, folder.own.key)
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=folder.identifier())
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=folder.identifier())
     client.tls_set_context(trust)
     host, _, port = broker.partition(":")
     client.connect(host, int(port))

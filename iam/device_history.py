@@ -27,6 +27,7 @@ class DeviceEventType(StrEnum):
 TYPES: Final[Mapping[str, DeviceEventType]] = {
     "device.created": DeviceEventType.CREATED,
     "device.enrolled": DeviceEventType.PROVISIONED,
+    "device.identity_bound": DeviceEventType.PROVISIONED,
     "device.renewed": DeviceEventType.RENEWED,
     "device.updated": DeviceEventType.SHADOW_UPDATED,
     "device.status_changed": DeviceEventType.STATUS_UPDATED,
@@ -39,6 +40,7 @@ TYPES: Final[Mapping[str, DeviceEventType]] = {
 _SENTENCES: Final[Mapping[str, str]] = {
     "device.created": "registered",
     "device.enrolled": "enrolled under the label {label}, certificate {serial}",
+    "device.identity_bound": "has the certificate {serial}, by an operator",
     "device.renewed": "certificate {serial} in place of {supersedes}",
     "device.updated": "labels, metadata or permission to replace changed",
     "device.status_changed": "{before} became {after}",

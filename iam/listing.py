@@ -27,6 +27,7 @@ import orjson
 from pydantic import Field as Restricted
 
 from iam.errors import Refused, malformed
+from iam.list_values import is_whole_day, read_bytes, read_date, read_number, read_uuid
 from iam.schema import SnakeModel, SnakeShown
 
 DEFAULT_PAGE_SIZE = 25
@@ -132,12 +133,6 @@ _PATH_STEP = re.compile(r"\.([A-Za-z0-9_-]{1,64})|\.\"([^\"\\\x00-\x1f]{1,64})\"
 _DEEPEST_PATH = 8
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-# RFC 3339 5.6, whose offset is not optional: a time without one says no moment.
-_MOMENT = re.compile(_DATE.pattern + r"[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})")
-_HEX = re.compile(r"([0-9a-f]{2}){1,64}")
-_LARGEST_NUMBER = 2**63
 
 Value = str | int | datetime | UUID | bytes
 """What a filter compares with, or a bookmark stands on, in the type that the database is given."""
@@ -311,8 +306,8 @@ def _read_filter(text: str, fields: Mapping[str, Field]) -> Filter:
     if operator not in OPERATORS[field.kind]:
         known = ", ".join(OPERATORS[field.kind])
         raise malformed(f"{name} is {field.kind.value}; its operators are {known}.", filter=text[:64])
-    if field.kind is FieldKind.DATE and operator is Operator.EQUAL and _DATE.fullmatch(value):
-        day = _read_date(value, name)
+    if field.kind is FieldKind.DATE and operator is Operator.EQUAL and is_whole_day(value):
+        day = read_date(value, name)
         try:
             return Filter(name, operator, day, until=day + timedelta(days=1))
         except OverflowError as error:
@@ -335,44 +330,13 @@ def _read_value(text: str, field: Field, name: str) -> Value:
                 raise malformed(f"{name} is one of {', '.join(field.values)}.")
             return text
         case FieldKind.NUMBER:
-            return _read_number(text, name)
+            return read_number(text, name)
         case FieldKind.DATE:
-            return _read_date(text, name)
+            return read_date(text, name)
         case FieldKind.UUID:
-            return _read_uuid(text, name)
+            return read_uuid(text, name)
         case FieldKind.HEX:
-            # As openssl (ab:cd) and Lamassu (ab-cd) write serial numbers, and as we do.
-            plain = text.lower().replace(":", "").replace("-", "")
-            if not _HEX.fullmatch(plain):
-                raise malformed(f"{name} is 1 to 64 bytes in hexadecimal.")
-            return bytes.fromhex(plain)
-
-
-def _read_number(text: str, name: str) -> int:
-    if not _WHOLE_NUMBER.fullmatch(text) or not -_LARGEST_NUMBER <= int(text) < _LARGEST_NUMBER:
-        raise malformed(f"{name} is a whole number.")
-    return int(text)
-
-
-def _read_date(text: str, name: str) -> datetime:
-    try:
-        if _DATE.fullmatch(text):
-            return datetime.fromisoformat(text).replace(tzinfo=UTC)
-        if _MOMENT.fullmatch(text):
-            return datetime.fromisoformat(text.upper()).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise malformed(f"{name} is a date that there is not: {text}.") from error
-    raise malformed(f"{name} is a date: `YYYY-MM-DD`, or `YYYY-MM-DDTHH:MM:SSZ` (RFC 3339).")
-
-
-def _read_uuid(text: str, name: str) -> UUID:
-    try:
-        value = UUID(text)
-    except ValueError as error:
-        raise malformed(f"{name} is a UUID.") from error
-    if str(value) != text.lower():
-        raise malformed(f"{name} is a UUID.")
-    return value
+            return read_bytes(text, name)
 
 
 def _read_sort(text: str, mode: str, fields: Mapping[str, Field]) -> Sort:

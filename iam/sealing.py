@@ -106,18 +106,15 @@ def secret_id(secret: bytes) -> bytes:
     return _read_secret(secret).id
 
 
-def derive(key: MasterKey, purpose: str, length: int = 32) -> bytes:
-    """Return the key for one purpose: the same as long as the master key is, and of no use for finding another.
+def derive_all(key: MasterKey, purpose: str, length: int = 32) -> tuple[bytes, ...]:
+    """Return the keys for one purpose, one for each secret that is known: make with the first, accept by any.
+
+    Each is the same as long as its secret is known, and of no use for finding another.
 
     Args:
         purpose: A constant of the code that asks, such as `challenge`.
         length: In bytes.
     """
-    return key.sealing.derive(purpose, length)
-
-
-def derive_all(key: MasterKey, purpose: str, length: int = 32) -> tuple[bytes, ...]:
-    """Return the keys for one purpose of all secrets that are known: the first is what `derive` gives."""
     return tuple(one.derive(purpose, length) for one in key.known)
 
 

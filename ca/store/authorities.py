@@ -354,7 +354,12 @@ async def set_metadata(transaction: Transaction, authority: UUID, metadata: Mapp
 
 
 _FORGET_CERTIFICATE = "DELETE FROM certificate WHERE serial = $1 AND authority_id = $2"
-_FORGET_LISTS = "DELETE FROM revocation_list WHERE authority_id = $1"
+_FORGET_PUBLISHED = (
+    "DELETE FROM revocation_list WHERE authority_id = $1",
+    "DELETE FROM revocation WHERE authority_id = $1",
+    "DELETE FROM status_responder WHERE authority_id = $1",
+    "DELETE FROM certificate WHERE authority_id = $1 AND profile = 'responder'",
+)
 _FORGET_SERIAL = "UPDATE authority_standing SET serial = NULL WHERE authority_id = $1"
 _DELETE = "DELETE FROM authority WHERE id = $1"
 _DELETE_KEY = "DELETE FROM kms_key WHERE id = $1"
@@ -369,7 +374,8 @@ async def delete_authority(transaction: Transaction, authority: UUID, serial: by
         if serial is not None:  # a root's own certificate is the one that it issued itself
             await transaction.execute(_FORGET_SERIAL, authority)
             await transaction.execute(_FORGET_CERTIFICATE, serial, authority)
-        await transaction.execute(_FORGET_LISTS, authority)
+        for statement in _FORGET_PUBLISHED:
+            await transaction.execute(statement, authority)
         await transaction.execute(_DELETE, authority)
         await transaction.execute(_DELETE_KEY, key)
     except asyncpg.ForeignKeyViolationError as error:

@@ -104,11 +104,12 @@ async def delete_key(transaction: Transaction, key: UUID) -> None:
 
 
 _AUTHORITIES_OF = """
-    SELECT name FROM authority WHERE key_id = $1 OR spki_sha256 = $2 ORDER BY name"""
+    SELECT name FROM authority WHERE key_id = $1 OR spki_sha256 = $2
+    UNION SELECT line FROM authority_request WHERE key_id = $1 ORDER BY 1"""
 
 
 async def authorities_of_key(transaction: Transaction, one: StoredKey) -> list[str]:
-    """Return the names of the authorities that a key is, by its id or by its public half."""
+    """Return the names of the authorities that a key is or is to be, by its id or by its public half."""
     return [row["name"] for row in await transaction.fetch(_AUTHORITIES_OF, one.id, one.spki_sha256)]
 
 

@@ -27,7 +27,7 @@ from doorward.commands.printing import print_json, print_lines
 from doorward.config import Configuration, known_keys
 from doorward.database import Pool
 from doorward.keys import keys_folder, keystore, random_bytes, token
-from doorward.master_key import read_master_key
+from doorward.master_key import read_master_key, read_secrets
 from iam.errors import Refused
 from iam.service.audit import AuditService
 from iam.store.database import EVERYWHERE
@@ -107,9 +107,11 @@ def _packages() -> Finding:
 
 def _master_key(configuration: Configuration) -> Finding:
     try:
-        read_master_key(configuration)
+        secrets = read_secrets(configuration)
     except Refused as refusal:
         return Finding("master key", False, refusal.detail)
+    if len(secrets.in_order) > 1:
+        return Finding("master key", True, "there, and being changed: `doorward keys rotate-master` finishes that")
     return Finding("master key", True, "there, 32 bytes")
 
 

@@ -195,12 +195,21 @@ def write_private(path: Path, text: str) -> Path:
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w", encoding="utf-8") as written:  # noqa: PTH123 (a descriptor has no Path)
+        keep_owner(path, descriptor)
         written.write(text)
         written.flush()
         os.fsync(descriptor)
     written_path = fresh.replace(path)
     synchronise(path.parent)
     return written_path
+
+
+def keep_owner(path: Path, descriptor: int) -> None:
+    """Give an open file to the owner of the one that it is to replace, if there is one and he is somebody else."""
+    with suppress(FileNotFoundError):
+        before, ours = path.stat(), os.fstat(descriptor)
+        if (before.st_uid, before.st_gid) != (ours.st_uid, ours.st_gid):
+            os.fchown(descriptor, before.st_uid, before.st_gid)
 
 
 def synchronise(*paths: Path) -> None:

@@ -90,12 +90,15 @@ CREATE FUNCTION end_generated_enrolment(
     asked_by bytea,
     new_serial bytea,
     tenant uuid,
+    identity text,
     began timestamptz
 ) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = public, pg_temp
 AS $$
 BEGIN
     IF is_written THEN
+        PERFORM record_change(gen_random_uuid(), tenant, moment, identity, 'device.key_generated', wanted,
+            jsonb_build_object('identity', identity, 'serial', encode(new_serial, 'hex')));
         INSERT INTO generated_key (serial, tenant_id, device_identifier, asked_by, began_at)
             VALUES (new_serial, tenant, wanted, asked_by, coalesce(began, moment));
     ELSIF is_opened THEN
@@ -149,6 +152,8 @@ BEGIN
     IF NOT is_written THEN
         RETURN;
     END IF;
+    PERFORM record_change(gen_random_uuid(), tenant, moment, identity, 'device.key_generated', wanted,
+        jsonb_build_object('identity', identity, 'serial', encode(new_serial, 'hex')));
     INSERT INTO generated_key (serial, tenant_id, device_identifier, asked_by, began_at)
         VALUES (new_serial, tenant, wanted, asked_by, coalesce(began, moment));
     UPDATE certificate c SET status = 'revoked', revoked_at = moment, revocation_reason = 'superseded'

@@ -10,7 +10,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cryptography import x509
 
@@ -26,6 +26,9 @@ from est.client.request import RequestTemplate, enrolment_request, renewal_reque
 from est.client.tls import Identification
 from est.client.trust import succeeding_roots
 from est.client.wanted import as_wanted, wanted_kind
+
+if TYPE_CHECKING:
+    from est.client.token import Token  # needs an extra, so it is imported by those who have it
 
 _T = TypeVar("_T")
 
@@ -97,6 +100,20 @@ def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = Fals
     return certificate
 
 
+def enrol_with_token(folder: DeviceFolder, server: Server, wish: Wish, token: "Token") -> x509.Certificate:
+    """Get a device the first certificate of its key in a token; errors as for `enrol`, and `KeyUnusable`."""
+    folder.recover()
+    identifier = folder.identifier()
+    bootstrap = folder.bootstrap if folder.bootstrap.certificate.exists() else None
+    client = server.client(read(folder.root), bootstrap)
+    wanted = client.csrattrs()
+    signer = token.key(identifier, wish.kind or wanted_kind(wanted.key) or KeyKind.P256)
+    template = _wished(enrolment_request(signer, identifier), wanted, wish, names_are_fixed=False)
+    certificate = client.enroll(template)
+    folder.take_for_token(certificate, token.uri(identifier))
+    return certificate
+
+
 def have_key_made(folder: DeviceFolder, server: Server, wish: Wish, opener: Opener | None = None) -> x509.Certificate:
     """Have the server make a device's key (RFC 7030 4.4), for one that cannot make a good one; errors as for `enrol`.
 
@@ -125,8 +142,7 @@ def renew(folder: DeviceFolder, server: Server, wish: Wish, *, rekey: bool = Fal
     present = folder.certificate()
     if present is None:
         raise FolderUnusable(f"{folder.own.certificate} is not there: enrol first.")
-    if not folder.is_pair():
-        raise FolderUnusable(f"{folder.own.certificate} is not the certificate of {folder.own.key}.")
+    check_renewable(folder)
     client = server.client(read(folder.root), folder.own)
     if wish.follows_roots:
         follow_roots(folder, client, server.clock())
@@ -143,6 +159,17 @@ def renew(folder: DeviceFolder, server: Server, wish: Wish, *, rekey: bool = Fal
 def _wished(template: RequestTemplate, wanted: WantedRequest, wish: Wish, *, names_are_fixed: bool) -> RequestTemplate:
     made = as_wanted(template, wanted, names_are_fixed=names_are_fixed)
     return made if wish.proves_possession is None else replace(made, proves_possession=wish.proves_possession)
+
+
+def check_renewable(folder: DeviceFolder) -> None:
+    """Check that a TLS connection can be made with the device's certificate; raise `FolderUnusable`."""
+    if folder.uri.exists():
+        raise FolderUnusable(
+            f"The key is in a token ({read(folder.uri).decode().strip()}), with which no TLS connection can be made "
+            "from here: renew with a TLS stack that reaches it (docs/devices.md)."
+        )
+    if not folder.is_pair():
+        raise FolderUnusable(f"{folder.own.certificate} is not the certificate of {folder.own.key}.")
 
 
 def follow_roots(folder: DeviceFolder, client: EstClient, now: datetime) -> tuple[x509.Certificate, ...]:

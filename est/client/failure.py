@@ -12,6 +12,8 @@ class Failure(StrEnum):
     """The server cannot at the moment (429, 5xx): send the same again later."""
     UNTRUSTED = "untrusted"
     """Whoever answers has not proved to be trusted: nothing was asked or told."""
+    UNUSABLE = "unusable"
+    """What the client was to show, its certificate and key, cannot be used: nothing was asked."""
     REFUSED = "refused"
     """The server said no, and why: the same request will be refused again."""
     PENDING = "pending"

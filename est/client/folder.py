@@ -6,6 +6,7 @@
 | `root.pem` | the roots that are trusted |
 | `bootstrap.pem`, `bootstrap.key` | what it came out of the factory with |
 | `device.pem`, `device.key` | its own certificate and key: always a pair, to be used by whoever connects |
+| `device.uri` | instead of `device.key`: where the key is in a token |
 | `next.key`, `next.csr`, `next.pem` | a key that is being certified, its request if it is kept, and the answer |
 
 The rules:
@@ -52,6 +53,7 @@ class DeviceFolder:
         self.bootstrap = Identification(path / "bootstrap.pem", path / "bootstrap.key")
         self.own = Identification(path / "device.pem", path / "device.key")
         self.status = path / "status.json"
+        self.uri = path / "device.uri"
         self._identifier = path / "device.id"
         self._next = Identification(path / "next.pem", path / "next.key")
         self._next_request = path / "next.csr"
@@ -148,6 +150,7 @@ class DeviceFolder:
             return
         move(self._next.certificate, self.own.certificate)
         remove(self._next_request)
+        remove(self.uri)
 
     def give_up(self) -> bool:
         """Give up the key that waits for its certificate; say whether there was one."""
@@ -162,6 +165,11 @@ class DeviceFolder:
             raise FolderUnusable("The certificate is not that of the key.")
         write_whole(self._next.key, write_key(key), PRIVATE)
         self.finish(certificate)
+
+    def take_for_token(self, certificate: x509.Certificate, uri: str) -> None:
+        """Take in the certificate of a key that is in a token, and where that is."""
+        write_whole(self.uri, f"{uri}\n".encode())
+        write_whole(self.own.certificate, write_certificates([certificate]))
 
 
 def is_for(certificate: x509.Certificate, key: PrivateKey) -> bool:

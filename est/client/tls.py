@@ -81,7 +81,7 @@ def client_context(
         now: The time at which the server's chain must be valid; the system's if not said.
 
     Raises:
-        EstFailure: (untrusted) The identification's files cannot be used.
+        EstFailure: (unusable) The identification's files cannot be used.
     """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
@@ -113,7 +113,7 @@ def _identify(context: SSL.Context, identification: Identification) -> None:
     except (OSError, CertificateRefused, KeyUnusable, SSL.Error) as error:
         words = reason(error) if isinstance(error, SSL.Error) else str(error)
         sentence = f"certificate {identification.certificate} and key {identification.key} cannot be used: {words}"
-        raise EstFailure(Failure.UNTRUSTED, sentence) from error
+        raise EstFailure(Failure.UNUSABLE, sentence) from error
 
 
 class TLSConnection(io.RawIOBase):

@@ -22,7 +22,7 @@ from threading import Event
 
 from cryptography import x509
 
-from est.client.device import Server, Wish, renew
+from est.client.device import Server, Wish, check_renewable, renew
 from est.client.failure import EstFailure, Failure
 from est.client.files import FolderBusy, write_whole
 from est.client.folder import DeviceFolder, FolderUnusable
@@ -165,6 +165,7 @@ class Watch:
         with self._folder.lock():
             self._folder.recover()
             certificate = self._certificate()
+            check_renewable(self._folder)
             self._status = read_status(self._folder) or Status(commandRanFor=serial_of(certificate))
             self._server.client(self._folder.root.read_bytes(), self._folder.own)
             # A clock that was set back since would make the wait of an earlier run endless.

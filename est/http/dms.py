@@ -1,5 +1,6 @@
 """Enrolment profiles over REST, for operators, in the paths of Lamassu's DMS Manager."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from est.http.dms_shapes import (
 from est.identities import IdentityBinder
 from est.profiles import EnrolmentProfile, label
 from est.store.profiles import BootstrapBinding, IssuerAndSerial
-from iam.errors import malformed
+from iam.errors import malformed, not_found
 from iam.guard import Answer, Call, Needs, Route
 from iam.json_patch import apply_patch, read_patch
 from iam.listing import ListQuery
@@ -122,6 +123,7 @@ def profile_routes(service: ProfileService, authorities: Authorities) -> list[Ro
     async def create(call: Call) -> Answer:
         body: NewDms = call.body
         wanted = {"name": label(body.id), "title": body.name, "metadata": body.metadata, **read(call, body.settings)}
+        _check_usable(authorities, call, wanted)
         made = await service.create(call.caller.access, call.tenant, wanted)
         return Answer(
             201, show(call.tenant, made.profile, made.webhook_secret), {"Location": f"{DMS}/{made.profile.name}"}
@@ -139,6 +141,7 @@ def profile_routes(service: ProfileService, authorities: Authorities) -> list[Ro
         name = named_label(call)
         _check_same(body, name)
         wanted = {"title": body.name, "metadata": body.metadata, **read(call, body.settings)}
+        _check_usable(authorities, call, wanted, await service.get(call.tenant, name))
         changed = await service.change(call.caller.access, call.tenant, name, wanted)
         return Answer(content=show(call.tenant, changed.profile, changed.webhook_secret))
 
@@ -279,6 +282,18 @@ def named_label(call: Call) -> str:
 def _check_same(body: DmsFields, name: str) -> None:
     if body.id not in (None, name):
         raise malformed("A label keeps its id: make a new one instead.")
+
+
+def _check_usable(
+    authorities: Authorities, call: Call, wanted: Mapping[str, Any], known: EnrolmentProfile | None = None
+) -> None:
+    """Check that the caller may have the tenant's devices certified so; what a label says already stays as it is."""
+    authority, profile = wanted["authority"], wanted["certificate_profile"]
+    if known is None or known.authority != authority:
+        authorities.usable(call.tenant, call.caller.access.tenant, str(authority))
+    stored = authorities.stored_profile(profile)
+    if stored is not None and stored.tenant not in call.tenant.path:
+        raise not_found("such issuance profile")
 
 
 def _show(authorities: Authorities, tenant: Tenant, profile: EnrolmentProfile, secret: str | None = None) -> ShownDms:

@@ -1,7 +1,9 @@
-"""Enrolment in SQL: the two statements that record it.
+"""Enrolment in SQL: the statements that record it.
 
 An enrolment is one statement and so one round trip: a function of migration 0009 that finds the facts, compares them
-with those that the decision was made on, and writes if they are the same. Its answer comes after its commit.
+with those that the decision was made on, and writes if they are the same. Its answer comes after its commit. For a key
+that was made here, two functions of migration 0008 stand around it in the same statement: they let a lost answer be
+asked for again, and note whose it was.
 """
 
 from collections.abc import Callable, Sequence
@@ -112,7 +114,8 @@ _ENROL_GENERATED = f"""
     SELECT e.facts, e.is_written, e.tenant, e.identity, e.existing, e.replaced
     FROM begin_generated_enrolment($1, $2, $3, $25, $26) AS b,
          LATERAL enrol_device(b.expected, {_ENROL_ARGUMENTS}) AS e,
-         LATERAL end_generated_enrolment(e.is_written, b.is_opened, $2, $3, $25, $16, e.tenant, b.began) AS done"""
+         LATERAL end_generated_enrolment(
+             e.is_written, b.is_opened, $2, $3, $25, $16, e.tenant, e.identity, b.began) AS done"""
 
 
 async def enrol_device(

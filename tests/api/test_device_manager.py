@@ -103,10 +103,10 @@ async def test_what_cannot_be_registered_is_refused_and_leaves_nothing(api: Api)
 
 async def test_a_label_of_another_group_registers_nothing(api: Api) -> None:
     token, theirs = await acme(api), await other(api)
-    root = (await api.call("GET", "/ca/factory.crt")).body
-    made = await api.call(
-        "POST", "/api/v1/est/profiles", {"name": "their-line", "bootstrapAnchors": _pem(root)}, token=theirs
-    )
+    factory = (await api.call("GET", "/ca/factory.crt")).body
+    trust = {"client_certificate_settings": {"validation_cas": [_pem(factory)]}}
+    profile = {"id": "their-line", "settings": {"enrollment_settings": {"est_rfc7030_settings": trust}}}
+    made = await api.call("POST", "/api/dmsmanager/v1/dms", profile, token=theirs)
     assert made.status == 201, made
     assert (await api.call("POST", DEVICES, {"id": "a", "dms_id": "their-line"}, token=token)).status == 400
     assert (await api.call("POST", DEVICES, {"id": "a", "dms_id": "their-line"}, token=theirs)).status == 201

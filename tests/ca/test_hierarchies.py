@@ -262,6 +262,8 @@ async def test_an_authority_is_its_tenants_and_nobody_elses(world: World) -> Non
 async def test_only_what_nothing_depends_on_is_deleted(world: World) -> None:
     await made(world, "top", path_length=2)
     await made(world, "below", "top")
+    assert await world.responders.renew() == 5
+    assert await world.publisher.publish_lists() == 5
     access = await world.access(world.system.id)
     with pytest.raises(Refused, match="Only an authority that was revoked"):
         await world.administration.delete(access, world.system, "below")

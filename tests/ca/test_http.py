@@ -49,12 +49,12 @@ async def test_lists_and_certificates_for_everyone(world: World) -> None:
         assert (await client.get("/ca/none.crt")).status == 404
 
 
-async def test_partitions_are_for_the_system_tenant_to_set(world: World) -> None:
+async def test_partitions_are_for_the_authoritys_own_tenant_to_set(world: World) -> None:
     acme = await world.tenant("acme")
     path = "/api/ca/v1/cas/issuing/partitions"
     async with serving(world, all_routes(world)) as client:
         for tenant, permissions, body, status in (
-            (acme, ALL, {"partitions": 8}, 403),
+            (acme, ALL, {"partitions": 8}, 404),
             (world.system.id, READ, {"partitions": 8}, 403),
             (world.system.id, ALL, {"partitions": 3}, 400),
             (world.system.id, ALL, {"partitions": 512}, 400),

@@ -1,5 +1,6 @@
 """The KMS over HTTP, behind the guard, on a real store; openssl makes the keys that come in and checks signatures."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -17,6 +18,7 @@ from aiohttp.test_utils import TestClient
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_public_key
 
+from ca.administration import KeyWish
 from ca.http import keys
 from ca.issue import encoded_key
 from ca.keystore import make_private_key
@@ -380,11 +382,47 @@ async def test_a_key_that_signed_messages_never_becomes_an_authoritys(kms: Kms, 
     used, fresh = (await kms.make())["key_id"], (await kms.make())["key_id"]
     await kms.sign(used, "ECDSA_SHA_256", b"maybe a certificate")
     async with world.pool.transaction(EVERYWHERE) as transaction:
-        assert (await key_for_authority(transaction, world.system.id, fresh)).id == UUID(fresh)
-        for taken in (used, str(world.authorities.by_name("issuing").id)):
+        assert (await key_for_authority(transaction, world.system.id, UUID(fresh))).id == UUID(fresh)
+        for taken in (UUID(used), world.authorities.by_name("issuing").id):
             with pytest.raises(Refused) as refused:
                 await key_for_authority(transaction, world.system.id, taken)
             assert refused.value.kind is Kind.CONFLICT
+
+
+async def test_a_signature_waits_for_an_authority_that_is_being_made_with_the_key(kms: Kms, world: World) -> None:
+    key = UUID((await kms.make("ECDSA", 384))["key_id"])
+    service = KeyService(world.pool, world.keystore, world.clock, urandom)
+    message = Message(b"maybe a certificate")
+    async with world.pool.transaction(EVERYWHERE) as transaction:
+        taken = await key_for_authority(transaction, world.system.id, key)
+        signing = asyncio.create_task(
+            service.sign(world.system.id, str(key), SigningAlgorithm.ECDSA_SHA_384, message, actor="test")
+        )
+        await asyncio.sleep(0.2)
+        assert not signing.done()
+        await transaction.execute(
+            "INSERT INTO authority (id, name, kind, certificate, spki_sha256, key_id, created_at)"
+            " VALUES ($1, 'new', 'issuing', '', $2, $1, $3)",
+            key,
+            taken.spki_sha256,
+            world.clock(),
+        )
+    with pytest.raises(Refused) as refused:
+        await signing
+    assert refused.value.kind is Kind.FORBIDDEN
+
+
+async def test_the_key_of_an_authority_to_be_signs_nothing_that_it_is_given_and_stays(kms: Kms, world: World) -> None:
+    key = (await kms.make("ECDSA", 384))["key_id"]
+    access = await world.access(world.system.id)
+    wish = KeyWish(existing=UUID(key))
+    asked = await world.intake.request(access, world.system, "acme", {"common_name": "Acme"}, wish, {})
+    body = {"algorithm": "ECDSA_SHA_384", "message": encoded(b"a certificate")}
+    await kms.call("POST", f"/{key}/sign", body, status=403)
+    refused = await kms.call("DELETE", f"/{key}", status=409)
+    assert "acme" in refused["detail"]
+    await world.intake.withdraw_request(access, world.system, asked.id)
+    await kms.call("DELETE", f"/{key}")
 
 
 async def test_a_deleted_key_is_gone(kms: Kms, world: World) -> None:

@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authorities import Authorities
+from ca.authority import AuthorityOrigin
 from ca.crl import REST, Head, Step, next_step
 from ca.inventory import CertificateStatus, RevocationReason, StoredCertificate
 from ca.issue import SERIAL_BYTES, device, encoded_key
 from ca.partition import WHOLE, Partition, counts_after
-from ca.publishing import ListPublisher, ListTerms
+from ca.publishing import ListPublisher, ListTerms, is_published
 from ca.store.certificates import insert_certificate
 from certs.names import device_identifier
 from iam.errors import Kind, Refused
@@ -281,7 +282,10 @@ async def test_that_a_key_is_away_is_said_once_an_hour(world: World, caplog: pyt
         with caplog.at_level(logging.WARNING, "ca.publishing"):
             for _ in range(rounds):
                 await world.publisher.publish_lists()
-        return sum("authority root: its key is away" in one.message for one in caplog.records)
+        return sum(
+            "authority root: its key is away, so it has no new revocation list; the last" in one.message
+            for one in caplog.records
+        )
 
     assert await times_said(3) == 1
     world.clock.move(HOUR)
@@ -322,3 +326,10 @@ def test_what_is_due(complete: Head | None, delta: Head | None, newest: int, aft
 def test_what_is_due_without_deltas() -> None:
     assert next_step(HEAD, None, 101, NOW, has_deltas=False) is Step.NOTHING
     assert next_step(None, None, 0, NOW, has_deltas=False) is Step.BOTH
+
+
+def test_for_whom_nothing_is_published(world: World) -> None:
+    issuing, now = world.authorities.by_name("issuing"), world.clock()
+    assert is_published(issuing, now)
+    assert not is_published(replace(issuing, origin=AuthorityOrigin.EXTERNAL), now)
+    assert not is_published(issuing, issuing.certificate.not_valid_after_utc + timedelta(seconds=1))

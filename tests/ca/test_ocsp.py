@@ -22,7 +22,7 @@ from cryptography.x509.ocsp import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ca.authorities import Authority
+from ca.authority import Authority, AuthorityOrigin
 from ca.inventory import RevocationReason
 from ca.ocsp import CERTIFICATES_MAXIMUM, issuer_names
 from ca.responders import ResponderTerms
@@ -380,3 +380,12 @@ async def test_an_authority_whose_period_is_over_gets_neither(world: World) -> N
     world.clock.move(timedelta(days=365 * 6))
     assert await world.responders.renew() == 2  # not the issuing one
     assert await world.publisher.publish_lists() == 2
+
+
+async def test_an_authority_that_is_only_known_by_its_certificate_is_not_spoken_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await ready(world)
+    known = replace(world.authorities.by_name("factory"), origin=AuthorityOrigin.EXTERNAL)
+    monkeypatch.setattr(type(world.authorities), "all", (known,))
+    assert (await ask(world, request(world, one))).response_status is UNAUTHORIZED

@@ -18,6 +18,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ca.administration import AuthorityAdministration, KeyWish, Wish
+from ca.authorities import Authorities
 from ca.http import keys
 from ca.issue import Template, authority, device, encoded_key
 from ca.keystore import Backend, Keystore, SoftwareSigner, make_private_key
@@ -34,7 +36,7 @@ from doorward.keys import token as configured_token
 from iam.errors import Kind, Refused
 from tests.ca.softhsm import LABEL, PIN, make_token, needs_softhsm
 from tests.ca.test_keys import ALL, Kms
-from tests.ca.world import MASTER_KEY, World, serving
+from tests.ca.world import BASE_URL, MASTER_KEY, World, serving
 
 pytestmark = needs_softhsm
 
@@ -201,6 +203,42 @@ async def test_the_kms_makes_keys_in_the_token(world: World, token: Pkcs11Token,
     assert public.startswith(b"-----BEGIN PUBLIC KEY-----")
     with pytest.raises(Refused):
         await asyncio.to_thread(token.sign_hash, UUID(made["key_id"]), WAYS[SigningAlgorithm(way)], bytes(32))
+
+
+async def test_an_authority_has_its_key_in_the_token(world: World, token: Pkcs11Token, tmp_path: Path) -> None:
+    keystore = Keystore(world.keys, MASTER_KEY, urandom, token)
+    service = KeyService(world.pool, keystore, world.clock, urandom)
+    authorities = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)
+    await authorities.ensure()
+    administration = AuthorityAdministration(world.pool, authorities, keystore, world.clock, urandom, base_url=BASE_URL)
+    said = Description("for Acme", (), {})
+    key = await service.create(world.system.id, KeyAlgorithm.P384, 384, Backend.PKCS11, said, actor="test")
+    access = await world.access(world.system.id)
+    wish = Wish(subject={"common_name": "Acme Hardware"}, line="acme", key=KeyWish(existing=key.id))
+    made = await administration.create(access, world.system, wish)
+    assert made.is_self_signed
+    spki = encoded_key(make_private_key(KeyAlgorithm.P256).public_key())
+    holder = device(device_identifier("meter-001"), spki)
+
+    second = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)  # as at another start
+    await second.ensure()
+    template = second.template(second.by_name("acme"), "device")
+    leaf = x509.load_der_x509_certificate(template.issue(holder, world.clock(), urandom(16)).der)
+    validate_chain(leaf, [], [made.anchor], world.clock(), purpose=Purpose.CLIENT_AUTH)
+    with pytest.raises(Refused) as refused:
+        message = Message(b"a certificate")
+        await service.sign(world.system.id, str(key.id), SigningAlgorithm.ECDSA_SHA_384, message, actor="test")
+    assert refused.value.kind is Kind.FORBIDDEN
+
+    (tmp_path / "hsm" / "tokens").rename(tmp_path / "away")
+    token.close()
+    with pytest.raises(Refused) as refused:
+        template.issue(holder, world.clock(), urandom(16))
+    assert refused.value.kind is Kind.UNAVAILABLE
+    without = Authorities(world.pool, world.keystore, world.clock, urandom, base_url=BASE_URL)
+    await without.ensure()  # a node without the token starts, and does everything else
+    assert without.by_name("acme").signer is None
+    assert without.by_name("issuing").signer is not None
 
 
 async def test_nothing_is_left_in_the_token_when_the_store_says_no(

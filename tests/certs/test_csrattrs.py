@@ -286,6 +286,13 @@ def template(*parts: bytes, version: int = 0) -> bytes:
         (b"\x30\x80\x00\x00",),
         (b"\x30\x81\x00",),
         (b"\x06\x05\x2a",),
+        (encode(0x06, b"\xff" * 4000 + b"\x7f"),),
+        (encode(0x06, b"\x2a" * 64),),
+        (encode(0x06, b"\x80\x01"),),
+        (encode(0x06, b"\x7f\xff"),),
+        (attribute("1.2.840.113549.1.1.1", encode(0x02, b"\x7f" * 5000)),),
+        (attribute("1.2.840.113549.1.1.1", encode(0x02, b"\xff")),),
+        (attribute("1.2.840.113549.1.1.1", encode(0x02)),),
     ],
 )
 def test_what_is_not_strictly_csr_attributes_is_refused(items: tuple[bytes, ...]) -> None:

@@ -1,14 +1,23 @@
 """How a request says under what its private key is to be encrypted, and what is chosen of what it understands."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from certs.cms import ContentCipher, KeyAgreed, KeyAgreement, KeyTransport, KeyWrap, SharedSecret
 from certs.csr import parse_keyless_request, parse_request
+from certs.der import encode
 from certs.errors import CertificateRefused, RefusalKind
-from certs.key_protection import KEY_IDENTIFIER_MAXIMUM_BYTES, Capability, WantedProtection
+from certs.key_protection import (
+    KEY_IDENTIFIER_MAXIMUM_BYTES,
+    SMIME_CAPABILITIES,
+    Capability,
+    WantedProtection,
+)
 from tests.certs.requests import (
     AES_128_WRAP,
     AES_256_CBC,
@@ -17,14 +26,17 @@ from tests.certs.requests import (
     ECDH_SHA256,
     OAEP,
     RSA_V15,
+    attribute,
     capabilities,
     keyless_request,
     named_key,
 )
 from tests.certs.test_cms import certificate
 
+KEY = ec.generate_private_key(ec.SECP256R1())
 SECRET = named_key(b"line-7")
 PUBLIC = named_key(b"line-7", is_asymmetric=True)
+WHOLE = keyless_request("meter-001", SECRET, capabilities(AES_256_WRAP, (ECDH_SHA256, AES_128_WRAP)), key=KEY)
 
 
 def wanted(*oids: str, wrap: str | None = None) -> WantedProtection:
@@ -56,6 +68,11 @@ def test_an_identifier_is_read_with_what_is_understood(named: bytes, *, is_asymm
         [named_key(bytes(KEY_IDENTIFIER_MAXIMUM_BYTES + 1)), capabilities(AES_256_WRAP)],
         [named_key(b"line-7", tag=0x0C), capabilities(AES_256_WRAP)],
         [SECRET, capabilities(*[AES_256_WRAP] * 65)],
+        [SECRET, attribute(SMIME_CAPABILITIES.dotted_string, encode(0x30, encode(0x30, encode(0x06, b"\x7f" * 4000))))],
+        [SECRET, attribute(SMIME_CAPABILITIES.dotted_string, encode(0x30, encode(0x30)))],
+        [SECRET, attribute(SMIME_CAPABILITIES.dotted_string, encode(0x30, encode(0x31)))],
+        [SECRET, attribute(SMIME_CAPABILITIES.dotted_string, encode(0x30, b"\x1f\x81\x00\x00"))],
+        [SECRET, attribute(SMIME_CAPABILITIES.dotted_string)],
     ],
 )
 def test_what_does_not_say_it_clearly_is_malformed(attributes: Sequence[bytes]) -> None:
@@ -132,3 +149,17 @@ def test_how_a_key_on_a_curve_is_used() -> None:
 def test_a_key_that_only_signs_is_no_recipient() -> None:
     with pytest.raises(CertificateRefused):
         wanted(AES_256_WRAP, OAEP).to_certificate(certificate(ed25519.Ed25519PrivateKey.generate()))
+
+
+@given(st.lists(st.binary(max_size=60) | st.sampled_from([SECRET, PUBLIC, capabilities(AES_256_WRAP)]), max_size=4))
+def test_any_attributes_are_read_or_refused(attributes: list[bytes]) -> None:
+    with suppress(CertificateRefused):
+        parse_keyless_request(keyless_request("meter-001", *attributes, key=KEY))
+
+
+@given(st.integers(0, 400), st.integers(1, 255))
+def test_any_request_is_read_or_refused(position: int, change: int) -> None:
+    der = bytearray(WHOLE)
+    der[position % len(der)] ^= change
+    with suppress(CertificateRefused):
+        parse_keyless_request(bytes(der))

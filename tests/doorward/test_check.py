@@ -10,7 +10,7 @@ import pytest
 from ca.crl import Head
 from doorward.commands.check import Finding, _ask_all, _standing_of, check
 from doorward.config import Configuration, DatabaseSection, NatsSection, NodeSection
-from doorward.master_key import master_key
+from doorward.master_key import Secrets, master_key
 from tests.conftest import DatabaseUrls
 
 
@@ -29,6 +29,15 @@ def test_a_key_that_is_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert check(configuration, as_json=False) == 1
     assert "ok     master key" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["master.key"]
+
+
+def test_a_change_of_the_master_key_that_was_not_finished_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration = Configuration(node=NodeSection(data=tmp_path))
+    (tmp_path / "master.key").write_text(Secrets(bytes(32), None, (bytes(range(32)),)).write())
+    check(configuration, as_json=False)
+    assert "ok     master key: there, and being changed" in capsys.readouterr().out
 
 
 async def test_nothing_is_made_in_a_database_that_no_node_has_started_on(

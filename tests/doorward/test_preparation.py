@@ -6,14 +6,31 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 from cryptography import x509
 
+from ca.administration import AuthorityAdministration
+from ca.authorities import Authorities
+from ca.authority import AuthorityStep
+from ca.inventory import RevocationReason
+from ca.keystore import Keystore
 from doorward import worker
 from doorward.config import Configuration, NodeSection
-from doorward.preparation import Preparation, device_anchors_file, root_file, server_certificate_files
+from doorward.database import Pool
+from doorward.preparation import (
+    Preparation,
+    device_anchors_file,
+    root_file,
+    server_certificate_files,
+    signing_identity,
+)
 from doorward.tls import ServerTLS
 from doorward.worker import CertificateFiles
+from iam.access import Access
+from iam.errors import Kind, Refused
 from iam.sealing import MasterKey
+from iam.service.foundation import lay_foundation, root_identity
+from iam.store.standing import read_standing
 from tests.conftest import DatabaseUrls, TurnableClock
 
 
@@ -144,3 +161,62 @@ async def test_a_worker_takes_up_a_renewed_certificate_and_keeps_the_old_one_ove
             await asyncio.sleep(0.02)
     assert tls.identity.certificates[0] == certificate_of(tmp_path)
     following.cancel()
+
+
+def test_the_listeners_certificate_signs_keys_that_are_made_here(tmp_path: Path) -> None:
+    certificate_file, key_file = server_certificate_files(tmp_path)
+    certificate_file.parent.mkdir()
+    with pytest.raises(Refused, match="cannot sign now"):
+        signing_identity(tmp_path)
+    made = trustme.CA().issue_cert("localhost")
+    certificate_file.write_bytes(made.cert_chain_pems[0].bytes())
+    key_file.write_bytes(made.private_key_pem.bytes())
+    identity = signing_identity(tmp_path)
+    assert identity.certificates[0].public_key() == identity.private_key.public_key()
+    key_file.write_bytes(trustme.CA().issue_cert("localhost").private_key_pem.bytes())
+    with pytest.raises(Refused) as refused:
+        signing_identity(tmp_path)
+    assert refused.value.kind is Kind.UNAVAILABLE
+
+
+async def test_what_devices_and_clients_trust_follows_the_authorities(
+    tmp_path: Path, database_urls: DatabaseUrls, master: MasterKey, clock: TurnableClock
+) -> None:
+    service = preparation(tmp_path, database_urls, master, clock)
+    told = asyncio.Event()
+
+    async def tell() -> None:
+        told.set()
+
+    service.after_renewal(tell)
+    await service.start()
+    following = asyncio.create_task(service.ended())
+    pool = await Pool.connect(database_urls.node, clock, os.urandom, size=2)
+    keys = Keystore(tmp_path / "keys", master, os.urandom)
+    authorities = Authorities(pool, keys, clock, os.urandom, base_url=None)
+    try:
+        await authorities.ensure()
+        administration = AuthorityAdministration(pool, authorities, keys, clock, os.urandom, base_url=None)
+        system = await lay_foundation(pool, clock, os.urandom)
+        standing = await read_standing(pool, (await root_identity(pool, system.id)).id)
+        assert isinstance(standing.access, Access)
+        before = certificate_of(tmp_path)
+        for line in ("root", "issuing"):
+            await administration.roll_over(standing.access, system, line, None, None)
+        await asyncio.wait_for(told.wait(), 5)
+        assert len(x509.load_pem_x509_certificates(device_anchors_file(tmp_path).read_bytes())) == 2
+        assert len(x509.load_pem_x509_certificates(root_file(tmp_path).read_bytes())) == 2
+        assert certificate_of(tmp_path) == before  # its authority is trusted on
+        told.clear()
+        old = str(authorities.by_name("issuing").id)
+        reason = RevocationReason.KEY_COMPROMISE
+        await administration.set_status(standing.access, system, old, AuthorityStep.REVOKE, reason)
+        await asyncio.wait_for(told.wait(), 5)
+        assert len(x509.load_pem_x509_certificates(device_anchors_file(tmp_path).read_bytes())) == 1
+        new = certificate_of(tmp_path)
+        new.verify_directly_issued_by(authorities.find("issuing").certificate)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await pool.close()
+        await service.stop()

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -17,10 +17,11 @@ import asyncpg
 import pytest
 
 from ca.authorities import Authorities
-from ca.keystore import Backend, Keystore, StoredKey
+from ca.keystore import Backend, Keystore, StoredKey, describe, make_private_key
 from ca.kms import Description, KeyService
 from ca.responders import Responders, ResponderTerms
 from ca.signing import Message, SigningAlgorithm
+from ca.store.keys import insert_key
 from certs.keys import KeyAlgorithm
 from doorward.addresses import Addresses, write_addresses
 from doorward.config import Configuration, NodeSection
@@ -146,6 +147,7 @@ async def test_everything_is_sealed_anew_and_the_old_key_is_gone(node: Node) -> 
     assert done.left == ()
     assert done.numbers == {
         "decryption_key.secret_sealed": 1,
+        "enrolment_profile.webhook_secret": 0,
         "kms_key.sealed": 3,
         "status_responder.key_sealed": 3,
         "token_key.sealed": 1,
@@ -226,6 +228,31 @@ async def test_a_root_that_was_taken_away_keeps_the_old_key_known(node: Node, tm
     await node.all_opens(MasterKey(kept.sealing))
 
 
+async def test_the_files_of_later_roots_have_to_be_there_too(node: Node, tmp_path: Path) -> None:
+    folder = node.configuration.node.data / "keys"
+    keystore, key, identifier = Keystore(folder, node.running, os.urandom), make_private_key(KeyAlgorithm.P384), uuid4()
+    keystore.keep_later_root(identifier, key)
+    later = describe(
+        identifier,
+        node.system,
+        "root-2",
+        key.public_key(),
+        backend=Backend.FILE,
+        sealed=None,
+        now=datetime.now(UTC),
+    )
+    async with node.pool.transaction(EVERYWHERE) as transaction:
+        await insert_key(transaction, later)
+    [file] = [path for path in folder.iterdir() if str(identifier) in path.name]
+    away = file.rename(tmp_path / "safe")
+    done = await node.rotation().rotate()
+    assert [str(identifier) in reason for reason in done.left] == [True]
+    away.rename(file)
+    assert (await node.rotation().rotate()).left == ()
+    opened = Keystore(folder, MasterKey(read_secrets(node.configuration).sealing), os.urandom).signer(later)
+    assert opened.public_key == key.public_key()
+
+
 async def test_a_damaged_value_keeps_the_old_key_and_stops_nothing_else(node: Node) -> None:
     async with node.pool.transaction(EVERYWHERE) as transaction:
         await transaction.execute(
@@ -242,6 +269,17 @@ async def test_of_two_at_once_one_does_it(node: Node) -> None:
     refused = [one for one in both if isinstance(one, Refused)]
     assert [one.kind for one in refused] == [Kind.CONFLICT]
     await node.all_opens(read_master_key(node.configuration))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+async def test_files_stay_their_owners_whoever_changes_the_key(node: Node) -> None:
+    files = [node.file, *(node.configuration.node.data / "keys").iterdir()]
+    for one in files:
+        os.chown(one, 65534, 65534)
+    assert (await node.rotation().rotate()).left == ()
+    assert {(one.stat().st_uid, one.stat().st_gid, one.stat().st_mode & 0o777) for one in files} == {
+        (65534, 65534, 0o600)
+    }
 
 
 async def test_a_key_from_the_environment_is_changed_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +299,7 @@ async def test_a_key_from_the_environment_is_changed_there(node: Node, monkeypat
 # What stands in columns of bytes and is no secret of ours: certificates, lists, answers and requests; fingerprints and
 # hashes; serial numbers, identifiers and nonces; public keys.
 PLAIN = re.compile(
-    r"(certificate|anchors|crl|entry|answer|request|_sha256|spki|hash|previous|serial|supersedes|identifier|nonce"
+    r"(certificate|anchors|chain|old_with_new|new_with_old|asked_by|crl|entry|answer|request|_sha256|spki|hash|previous|serial|supersedes|identifier|nonce"
     r"|public_key)$|^schema_migration"
 )
 

@@ -2,6 +2,7 @@
 
 from base64 import b64decode
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -128,3 +129,11 @@ async def test_the_key_brings_its_signature_with_it(est: EstWorld) -> None:
     device = replace(load_profile("device"), key_policy=KeyPolicy(frozenset({P384})))
     asked = parse_csr_attributes(csr_attributes(label, device, DeviceIdentifier("meter-001")))
     assert (asked.key, asked.signature) == (WantedKey(P384), SignatureAlgorithmOID.ECDSA_WITH_SHA384)
+
+
+async def test_csrattrs_needs_no_key_of_the_authority(est: EstWorld) -> None:
+    """What is asked for stands in the profile: a token that is away, an authority that has ended, change nothing."""
+    await est.label("meters", csr_attributes=ATTRIBUTES)
+    est.world.clock.move(timedelta(days=40 * 366))
+    answer = await est.service.csr_attributes("meters")
+    assert parse_csr_attributes(answer).extensions

@@ -1,16 +1,26 @@
 """Authorities change while devices live on: rollover, re-issue, deactivation; over real TLS."""
 
+import tomllib
 from base64 import b64decode
+from datetime import timedelta
+from importlib.resources import files
+from os import urandom
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca.administration import Wish
 from ca.authority import AuthorityStep
 from ca.inventory import RevocationReason
+from ca.issuance_profiles import IssuanceProfiles
 from certs.pem import read_certificate
 from certs.pkcs7 import parse_certs_only
+from est.http import dms
 from iam.errors import Refused
+from tests.ca.world import EVERYTHING, serving
 from tests.est.world import EstWorld, Holder, b64, only, request
+
+DEVICE = tomllib.loads((files("certs") / "profiles" / "device.toml").read_text("utf-8"))
 
 
 async def roll_over(est: EstWorld, line: str) -> None:
@@ -84,3 +94,67 @@ async def test_a_reissued_authority_goes_on_for_its_devices(est: EstWorld) -> No
     access = await est.world.access(est.world.system.id)
     await est.world.administration.reissue(access, est.world.system, "issuing", None)
     await renewed(est, device, "meter-001")
+
+
+async def enrol(est: EstWorld, bootstrap: Holder, identifier: str, label: str | None = None) -> tuple[int, Holder]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    answer = await est.enrol("simpleenroll", bootstrap, b64(request(key, identifier)), label=label)
+    given = [only(b64decode(answer.body))] if answer.status == 200 else [bootstrap.certificate]
+    return answer.status, est.hold(given, key)
+
+
+async def test_a_labels_anchors_follow_a_factory_to_its_next_key_and_out_of_trust(est: EstWorld) -> None:
+    old, another = await est.bootstrap("meter-001"), await est.bootstrap("meter-002")
+    await roll_over(est, "factory")
+    new = await est.bootstrap("meter-003")
+    assert (await enrol(est, old, "meter-001"))[0] == 200
+    assert (await enrol(est, new, "meter-003"))[0] == 200
+    access = await est.world.access(est.world.system.id)
+    first = str(est.world.authorities.by_name("factory").id)
+    reason = RevocationReason.KEY_COMPROMISE
+    await est.world.administration.set_status(access, est.world.system, first, AuthorityStep.REVOKE, reason)
+    assert (await enrol(est, another, "meter-002"))[0] == 403
+    assert (await enrol(est, await est.bootstrap("meter-004"), "meter-004"))[0] == 200
+
+
+async def test_a_tenants_own_authority_and_profile_certify_its_devices(est: EstWorld) -> None:
+    acme_id = await est.world.tenant("acme")
+    acme, access = await est.world.named_tenant("acme"), await est.world.access(est.world.system.id)
+    wish = Wish(subject={"common_name": "Acme"}, line="acme", parent="root")
+    own = await est.world.administration.create(access, acme, wish)
+    issuance = IssuanceProfiles(est.world.pool, est.world.authorities, est.world.clock, urandom)
+    short = {**DEVICE, "validity": "12h"}
+    profile = await issuance.create(access, acme, "short", "", short)
+    await est.label("acme", acme_id, authority=own.id, certificate_profile=profile.id)
+    status, device = await enrol(est, await est.bootstrap("meter-001"), "meter-001", "acme")
+    assert status == 200
+    device.certificate.verify_directly_issued_by(own.certificate)
+    assert device.certificate.not_valid_after_utc - device.certificate.not_valid_before_utc < timedelta(hours=13)
+    proved = await est.world.prover.identity_of_certificate([device.der])
+    assert proved.serial == device.serial
+    shown = parse_certs_only(b64decode((await est.curl("/acme/cacerts")).body))
+    assert own.certificate in shown
+
+
+async def test_a_label_names_no_authority_of_another_tenant(est: EstWorld) -> None:
+    acme, globex = await est.world.tenant("acme"), await est.world.tenant("globex")
+    access = await est.world.access(est.world.system.id)
+    wish = Wish(subject={"common_name": "Globex"}, line="globex", parent="root")
+    await est.world.administration.create(access, await est.world.named_tenant("globex"), wish)
+    routes = dms.profile_routes(est.profiles, est.world.authorities)
+    enrolment: dict[str, object] = {
+        "est_rfc7030_settings": {"client_certificate_settings": {"validation_cas": ["factory"]}}
+    }
+    async with serving(est.world, routes) as client:
+        for tenant, authority, status in (
+            (acme, "globex", 404),
+            (acme, "root", 404),
+            (acme, "nobody", 404),
+            (acme, "issuing", 201),  # the node's own is everybody's
+            (globex, "globex", 201),
+        ):
+            headers = await est.world.identity(tenant, EVERYTHING)
+            settings = {"enrollment_settings": {**enrolment, "enrollment_ca": authority}}
+            body = {"id": f"label-{authority}", "settings": settings}
+            answer = await client.post("/api/dmsmanager/v1/dms", headers=headers, json=body)
+            assert answer.status == status, (authority, await answer.text())

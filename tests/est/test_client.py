@@ -234,3 +234,27 @@ def test_what_basic_cannot_carry(user: str, secret: str) -> None:
 
 def test_secrets_do_not_show() -> None:
     assert "hunter2" not in repr((BasicSecret("meter-001", "hunter2"), BearerToken("hunter2")))
+
+
+def spoil_file(file: Path, content: bytes | None) -> None:
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", ["certificate_file", "key_file"])
+@pytest.mark.parametrize("content", [None, b"", b"nonsense"])
+async def test_what_is_to_be_shown_cannot_be_used(est: EstWorld, spoil: str, content: bytes | None) -> None:
+    bootstrap = await est.bootstrap("meter-001")
+    file: Path = getattr(bootstrap, spoil)
+    spoil_file(file, content)
+    failed = await failure_of(client_of(est, bootstrap).enroll, make_request(make_key(), "meter-001"))
+    assert (failed.failure, str(file) in str(failed)) == (Failure.UNUSABLE, True)
+
+
+async def test_the_key_of_another_certificate(est: EstWorld) -> None:
+    one, other = await est.bootstrap("meter-001"), await est.bootstrap("meter-002")
+    mixed = replace(one, key_file=other.key_file)
+    failed = await failure_of(client_of(est, mixed).enroll, make_request(make_key(), "meter-001"))
+    assert failed.failure is Failure.UNUSABLE

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 
 from certs.csrattrs import WantedExtension, WantedKey, WantedName, WantedRequest
 from certs.keys import KeyAlgorithm
-from certs.pem import write_certificates
+from certs.pem import read_certificates, write_certificates
 from est.client import (
     Command,
     DeviceFolder,
@@ -42,6 +42,7 @@ from est.client.watch import read_status, serial_of
 from est.decryption_keys import DecryptionKey
 from est.profiles import CsrAttributes, ProofOfPossession, ServerKey
 from est.store.decryption_keys import KeyHolder
+from tests.est.test_authorities import roll_over
 from tests.est.test_client_hostile import Villain, whole
 from tests.est.test_server_keys import register
 from tests.est.world import EstWorld
@@ -306,6 +307,40 @@ async def test_a_command_that_failed_or_was_lost_runs_later(est: EstWorld, enrol
     await run(again.watch.step)
     await run(again.watch.step)
     assert (again.events, again.runs()) == (["watching", "command-ran"], 1)
+
+
+async def test_a_clock_far_ahead_is_named_and_costs_nothing(est: EstWorld, enrolled: DeviceFolder) -> None:
+    first = enrolled.own.certificate.read_bytes()
+    watched = await run(Watched, est, enrolled)
+    est.world.clock.move(timedelta(days=300))
+    await run(watched.watch.step)
+    assert watched.events == ["watching", "failed"]
+    assert (watched.told[-1]["failure"], "look at this device's clock" in str(watched.told[-1]["detail"])) == (
+        "untrusted",
+        True,
+    )
+    est.world.clock.move(timedelta(days=-290))
+    again = await run(Watched, est, enrolled)
+    again.watch.renew_now()
+    await run(again.watch.step)
+    assert again.events == ["watching", "renewed", "command-ran"]
+    assert enrolled.own.certificate.read_bytes() != first
+
+
+@pytest.mark.parametrize("follows", [True, False])
+async def test_the_successor_of_the_root_is_taken_in(est: EstWorld, enrolled: DeviceFolder, follows: bool) -> None:
+    old = read_certificates(enrolled.root.read_bytes())
+    await roll_over(est, "root")
+    await run(renew, enrolled, Server(est.url), Wish(follows_roots=follows))
+    found = read_certificates(enrolled.root.read_bytes())
+    new = est.world.authorities.find("root").certificate
+    assert found == ((*old, new) if follows else old)
+
+
+async def test_a_key_in_a_token_is_not_watched(est: EstWorld, enrolled: DeviceFolder) -> None:
+    enrolled.uri.write_text("pkcs11:token=a;object=b;type=private\n")
+    with pytest.raises(FolderUnusable, match="pkcs11:token=a"):
+        await run(Watched, est, enrolled)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"state": "odd"}', b'{"more": 1}'])

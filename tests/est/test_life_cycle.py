@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorward.embedded.postgres import PostgresAddresses
+from est.profiles import DeviceDefaults, Settings
 from iam.errors import Refused
 from iam.http import device_manager
 from iam.lifecycle import BY_AGE, FOLLOWERS, Windows, require_step, status_by_age
@@ -198,6 +199,20 @@ def test_the_state_follows_the_age(left: int, one: int, other: int) -> None:
     younger = status_by_age(now + (left + 1) * DAY, now, windows)
     assert BY_AGE.index(younger) <= BY_AGE.index(found)
     assert (found is DeviceStatus.EXPIRED) is (left <= 0)
+
+
+async def test_a_device_that_enrols_by_itself_begins_with_what_its_label_says(est: EstWorld) -> None:
+    world = est.world
+    begins = DeviceDefaults(tags=("north", "meter"), metadata={"site": "mill"}, icon="gauge", icon_color="#0068D1")
+    await est.label("line", settings=Settings(device=begins))
+    await est.enrolled("meter-001", label="line")
+    headers = await world.identity(world.system.id, ALL)
+    devices = DeviceService(world.pool, world.clock, world.revocation.withdraw)
+    async with serving(world, device_manager.routes(devices, DeviceImport(world.pool, world.clock))) as client:
+        found = await client.get(DEVICES, headers=headers, params={"filter": "tags[ct]north"})
+        (shown,) = (await found.json())["list"]
+    assert (shown["tags"], shown["icon"], shown["icon_color"]) == (["north", "meter"], "gauge", "#0068D1")
+    assert (shown["metadata"], shown["dms_owner"], shown["status"]) == ({"site": "mill"}, "line", "ACTIVE")
 
 
 async def test_an_identity_slot_shows_the_devices_certificates(est: EstWorld) -> None:

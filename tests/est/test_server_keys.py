@@ -128,6 +128,22 @@ async def test_a_device_gets_a_key_and_a_certificate_that_belong_together(est: E
     assert (await est.world.prover.identity_of_certificate((holder.der,))).serial == holder.serial
 
 
+async def test_that_a_key_was_made_here_is_on_record(est: EstWorld) -> None:
+    await est.label("made", server_key_generation=P256)
+    made = parts_of(await generate(est, await est.bootstrap("meter-001")))
+    device = est.hold([made.certificate], made.private_key)
+    names = alternative_names(x509.UniformResourceIdentifier("urn:doorward:device:meter-001"))
+    parts_of(await generate(est, device, names))
+    serials = await est.world.rows("SELECT encode(serial, 'hex') AS serial FROM certificate WHERE profile = 'device'")
+    for table in ("outbox", "audit_pending"):
+        told = await est.world.rows(
+            f"SELECT subject, data ->> 'serial' AS serial FROM {table} WHERE kind = 'device.key_generated'"  # noqa: S608 - from the line above
+        )
+        assert {row["subject"] for row in told} == {"meter-001"}
+        assert {row["serial"] for row in told} == {row["serial"] for row in serials}
+        assert len(told) == 2
+
+
 async def test_the_wire_is_as_clients_read_it(est: EstWorld) -> None:
     await est.label("made", server_key_generation=P256)
     bootstrap, csr = await est.bootstrap("meter-001"), b64(keyless_request("meter-001"))
@@ -169,6 +185,29 @@ async def test_a_device_renews_with_a_key_that_is_made_for_it(est: EstWorld) -> 
     assert made.certificate.subject == device.certificate.subject
     assert await states(est) == ["superseded", "active"]
     assert said(await refusal_of(est, device)) == Refusal.NAMES_DIFFER.sentence
+
+
+def written_by_openssl(folder: Path, *blocks: str) -> bytes:
+    """Let OpenSSL write a request from the descriptions in docs/est.md, which so stay true."""
+    page = (Path(__file__).parents[2] / "docs" / "est.md").read_text(encoding="utf-8")
+    after = [page.partition(f"$ cat > pump/{one}.cnf <<'END'\n")[2] for one in blocks]
+    described = "\n".join(one.partition("\nEND\n")[0] for one in after)
+    (folder / "request.cnf").write_text(described.replace("pump-7", "meter-001"))
+    run("asn1parse", "-genconf", folder / "request.cnf", "-noout", "-out", folder / "request.der")
+    return (folder / "request.der").read_bytes()
+
+
+async def test_openssl_and_curl_alone_have_a_key_made(est: EstWorld, tmp_path: Path) -> None:
+    await est.label("made", server_key_generation=P256)
+    await est.world.device("meter-001", est.world.system.id)
+    bootstrap = await est.bootstrap("meter-001")
+    csr = b64(written_by_openssl(tmp_path, "request"))
+    made = parts_of(await est.enrol("serverkeygen", bootstrap, csr, label="made"))
+    assert made.private_key.public_key() == made.certificate.public_key()
+    await register(est, KeyHolder(device="meter-001"), b"flash-key", DecryptionKey(secret=SECRET))
+    csr = b64(written_by_openssl(tmp_path, "request", "attributes"))
+    encrypted = parts_of(await est.enrol("serverkeygen", bootstrap, csr, label="made"))
+    opened(encrypted, tmp_path, est, "-secretkey", SECRET.hex(), "-secretkeyid", b"flash-key".hex())
 
 
 async def test_the_private_key_is_kept_nowhere(est: EstWorld, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ import shlex
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from certs.pem import read_certificates
 from doorward.commands.login import trusted_root
@@ -21,6 +22,9 @@ from est.client.keys import read_key
 from est.client.opening import Opener, SecretOpener, opener_of
 from est.client.watch import Command
 from est.profiles import DEFAULT_LABEL
+
+if TYPE_CHECKING:
+    from est.client.token import Token
 
 _URL = "https://127.0.0.1:9443"
 _SETTINGS = "est.json"
@@ -88,6 +92,19 @@ def wish_of(parsed: argparse.Namespace) -> Wish:
     """Return what is wanted of a request."""
     kind = KeyKind(parsed.key_type) if parsed.key_type else None
     return Wish(kind, getattr(parsed, "prove", None), follows_roots=not getattr(parsed, "keep_root", False))
+
+
+def token_of(parsed: argparse.Namespace) -> "Token | None":
+    """Return the token that the device's key is in; None if it is not in one."""
+    if parsed.pkcs11_module is None:
+        return None
+    if parsed.pkcs11_token is None or parsed.pkcs11_pin_file is None:
+        raise FolderUnusable("Say with --pkcs11-token and --pkcs11-pin-file which token, and its PIN.")
+    try:
+        from est.client.token import Token
+    except ImportError as error:
+        raise FolderUnusable(f"Install doorward[pkcs11] to use a token: {error}.") from error
+    return Token(parsed.pkcs11_module, parsed.pkcs11_token, _line(parsed.pkcs11_pin_file))
 
 
 def opener_for(parsed: argparse.Namespace, folder: DeviceFolder) -> Opener | None:

@@ -62,6 +62,10 @@ def _add_enroll(commands: "Commands[argparse.ArgumentParser]") -> None:
     _with_request(enroll)
     _with_waiting(enroll)
     enroll.add_argument("--id", dest="identifier", help="device identifier, if device.id does not say it")
+    token = enroll.add_argument_group("the device's own key in a PKCS#11 token; needs doorward[pkcs11]")
+    token.add_argument("--pkcs11-module", type=Path, metavar="F", help="the token's library")
+    token.add_argument("--pkcs11-token", metavar="LABEL", help="the token's label")
+    token.add_argument("--pkcs11-pin-file", type=Path, metavar="F", help="its user's PIN")
     enroll.add_argument("--start-over", action="store_true", help="give up a key that waits, and begin with a new one")
     enroll.set_defaults(run=_run("enroll"))
 

@@ -44,6 +44,7 @@ _TABLE: dict[Failure, tuple[Exit, str]] = {
         Exit.UNTRUSTED,
         "Look at --url, at the clock, and whether the root's fingerprint is the one that the operator gave.",
     ),
+    Failure.UNUSABLE: (Exit.REFUSED, "Look at the files that the sentence names."),
     Failure.REFUSED: (Exit.REFUSED, "docs/devices.md says what each sentence means; the server's log says more."),
     Failure.PENDING: (Exit.PENDING, "An operator has to approve it; call again, or with --wait."),
     Failure.MALFORMED: (Exit.MALFORMED, "Look at --url and --label: is that the EST server, and nothing in between?"),
@@ -70,7 +71,11 @@ def failed(failure: EstFailure, *, as_json: bool) -> Exit:
 
 
 def unusable(sentence: str, *, as_json: bool) -> Exit:
-    """Say what the folder lacks; return the exit status."""
+    """Say what the folder or an option lacks; return the exit status."""
+    word = sentence.partition(" ")[0]
+    if word.isalpha():  # and not a file's name
+        sentence = word[:1].upper() + word[1:] + sentence[len(word) :]
+    sentence = sentence.rstrip(".") + "."
     if as_json:
         print_json({"failure": "folder", "status": None, "detail": sentence, "retryAfter": None, "next": None})
     else:

@@ -19,12 +19,21 @@ from rich.console import Console
 
 from certs.errors import CertificateRefused
 from certs.pem import write_certificates
-from doorward.commands.device.given import command_of, keep_root, opener_for, remember, server_of, stranger, wish_of
+from doorward.commands.device.given import (
+    command_of,
+    keep_root,
+    opener_for,
+    remember,
+    server_of,
+    stranger,
+    token_of,
+    wish_of,
+)
 from doorward.commands.device.outcome import Exit, failed, interrupted, unusable
 from doorward.commands.device.shown import print_status, show_certificate, shown_authority, shown_wanted
 from doorward.commands.printing import print_json, print_lines
 from est.client import EstFailure
-from est.client.device import Server, Wish, enrol, have_key_made, renew, until_approved
+from est.client.device import Server, Wish, enrol, enrol_with_token, have_key_made, renew, until_approved
 from est.client.files import FolderBusy, write_whole
 from est.client.folder import DeviceFolder, FolderUnusable
 from est.client.keys import KeyUnusable
@@ -71,10 +80,12 @@ def _enroll(parsed: argparse.Namespace) -> Exit:
         identifier = folder.identifier()
         server = server_of(parsed)
         keep_root(parsed, folder, server)
-        wish, anew = wish_of(parsed), parsed.start_over
+        wish, anew, token = wish_of(parsed), parsed.start_over, token_of(parsed)
 
         def ask() -> x509.Certificate:
             nonlocal anew
+            if token is not None:
+                return enrol_with_token(folder, server, wish, token)
             begins, anew = anew, False  # while approval is waited for, the key stays the same
             return enrol(folder, server, wish, anew=begins)
 
@@ -173,7 +184,7 @@ def _status(parsed: argparse.Namespace) -> Exit:
             "notAfter": standing.ends.isoformat(),
             "renewalDue": standing.due.isoformat(),
             "daysLeft": (standing.ends - now).days,
-            "keyFits": folder.is_pair(),
+            "keyFits": folder.uri.exists() or folder.is_pair(),
         }
     if watched is not None:
         shown["watch"] = {
@@ -223,8 +234,7 @@ def _guarded(command: Callable[[argparse.Namespace], Exit]) -> Callable[[argpars
         except EstFailure as failure:
             return failed(failure, as_json=parsed.json)
         except (FolderUnusable, FolderBusy, KeyUnusable, CertificateRefused, Refused, ValueError) as error:
-            sentence = str(error)
-            return unusable(sentence[:1].upper() + sentence[1:].rstrip(".") + ".", as_json=parsed.json)
+            return unusable(str(error), as_json=parsed.json)
         except OSError as error:
             return unusable(f"{error.filename or parsed.out}: {error.strerror}.", as_json=parsed.json)
         except KeyboardInterrupt:

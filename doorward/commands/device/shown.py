@@ -28,11 +28,12 @@ def _word(value: object) -> object:
 def show_certificate(folder: DeviceFolder, certificate: x509.Certificate, *, as_json: bool) -> Exit:
     """Show the certificate that there is now; return the exit status."""
     serial, until = serial_of(certificate), certificate.not_valid_after_utc.isoformat()
+    key = folder.uri if folder.uri.exists() else folder.own.key
     if as_json:
-        files = {"certificate": str(folder.own.certificate), "key": str(folder.own.key)}
+        files = {"certificate": str(folder.own.certificate), "key": str(key)}
         print_json({**files, "serial": serial, "notAfter": until})
     else:
-        print_lines(f"Certificate {serial}, valid until {until}:", f"  {folder.own.certificate}", f"  {folder.own.key}")
+        print_lines(f"Certificate {serial}, valid until {until}:", f"  {folder.own.certificate}", f"  {key}")
     return Exit.DONE
 
 
