@@ -287,10 +287,13 @@ def _check_same(body: DmsFields, name: str) -> None:
 def _check_usable(
     authorities: Authorities, call: Call, wanted: Mapping[str, Any], known: EnrolmentProfile | None = None
 ) -> None:
-    """Check that the caller may use the authority for the tenant's devices; what a label says already stays as it is."""
-    authority = wanted["authority"]
+    """Check that the caller may have the tenant's devices certified so; what a label says already stays as it is."""
+    authority, profile = wanted["authority"], wanted["certificate_profile"]
     if known is None or known.authority != authority:
         authorities.usable(call.tenant, call.caller.access.tenant, str(authority))
+    stored = authorities.stored_profile(profile)
+    if stored is not None and stored.tenant not in call.tenant.path:
+        raise not_found("such issuance profile")
 
 
 def _show(authorities: Authorities, tenant: Tenant, profile: EnrolmentProfile, secret: str | None = None) -> ShownDms:

@@ -337,7 +337,6 @@ async def test_a_label_names_authorities_of_its_group_or_above_and_certificate_p
     est.world.authorities._fingerprint = None
     await est.world.authorities.refresh()
     wanted = (
-        meters(enrollment_ca="issuing"),
         meters("issuing"),
         _at("ca_distribution_settings.managed_cas", ["issuing"]),
         meters(certificate_profile=str(stored)),
