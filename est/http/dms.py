@@ -26,7 +26,7 @@ from est.http.dms_shapes import (
 from est.identities import IdentityBinder
 from est.profiles import EnrolmentProfile, label
 from est.store.profiles import BootstrapBinding, IssuerAndSerial
-from iam.errors import malformed
+from iam.errors import malformed, not_found
 from iam.guard import Answer, Call, Needs, Route
 from iam.json_patch import apply_patch, read_patch
 from iam.listing import ListQuery
