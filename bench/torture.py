@@ -9,7 +9,7 @@ clients were told is kept in a journal; at the end the store, the revocation lis
 
 I1  An acknowledged certificate is in the store, byte for byte, and can be revoked.
 I2  Serial numbers are unique.
-I3  An acknowledged revocation is in the next revocation list, and the lists' numbers never fall.
+I3  An acknowledged revocation is in the next revocation list and OCSP answer, and the lists' numbers never fall.
 I4  An acknowledged change of a role or a pairing is there.
 I5  Nothing succeeds more than 5 s after a revocation or a logout: neither EST, nor MQTT, nor a live connection, nor a
     token.

@@ -12,16 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.ocsp import (
+    OCSPCertStatus,
+    OCSPRequestBuilder,
+    OCSPResponseStatus,
+    load_der_ocsp_response,
+)
 
-from bench.node import Node, settle
+from bench.node import LOOPBACK, Node, settle
 from bench.torture_fleet import GROUP, ROLE, Operator
 from bench.torture_journal import Journal
+from ca.inventory import AuthorityKind
 from doorward.app import App
 from doorward.commands.local import local_app
 from iam.store.database import EVERYWHERE
 
 _LIST_SECONDS = 15.0
 _REVOCABLE_SAMPLE = 5
+_STATUS_SAMPLE = 20
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,27 @@ def _check_list(operator: Operator, node: Node, journal: Journal) -> None:
         journal.check("I3 numbers of lists do not fall", holds=following >= one, otherwise=f"{one} before {following}")
 
 
+def _check_status(node: Node, journal: Journal, issuer: x509.Certificate) -> None:
+    url = f"http://{LOOPBACK}:{node.configuration.publication.port}/ocsp"
+    revoked = [one for one in journal.certificates if one.serial in journal.revoked]
+    alive = [one for one in journal.certificates if one.serial not in journal.revoked]
+    for sample, wanted in ((revoked, OCSPCertStatus.REVOKED), (alive, OCSPCertStatus.GOOD)):
+        for one in sample[:: max(1, len(sample) // _STATUS_SAMPLE)]:
+            found = _ask_status(url, x509.load_der_x509_certificate(one.der), issuer)
+            what = f"{one.serial.hex()} is {found}"
+            journal.check(f"I3 OCSP says {wanted.name}", holds=found is wanted, otherwise=what)
+
+
+def _ask_status(url: str, certificate: x509.Certificate, issuer: x509.Certificate) -> OCSPCertStatus | str:
+    body = OCSPRequestBuilder().add_certificate(certificate, issuer, SHA256()).build().public_bytes(Encoding.DER)
+    request = urllib.request.Request(url, body, {"Content-Type": "application/ocsp-request"})  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
+        found = load_der_ocsp_response(answer.read())
+    if found.response_status is not OCSPResponseStatus.SUCCESSFUL:
+        return found.response_status.name
+    return found.certificate_status
+
+
 def _check_role(operator: Operator, journal: Journal) -> None:
     found: Any = operator.ask("GET", f"/api/v1/iam/groups/{GROUP}/roles/{ROLE}")
     topics = [one["topic"] for one in found["topics"]]
@@ -85,6 +116,8 @@ def _check_role(operator: Operator, journal: Journal) -> None:
 async def _check_store(node: Node, journal: Journal) -> None:
     async with local_app(node.configuration) as app:
         await settle(app)
+        issuer = app.authorities.current(AuthorityKind.ISSUING).certificate
+        await asyncio.to_thread(_check_status, node, journal, issuer)
         await _check_certificates(app, journal)
         await _check_pairings(app, journal)
         await _check_audit(app, journal)

@@ -320,6 +320,9 @@ OLD = replace(HEAD, this_update=NOW - 13 * HOUR, next_update=NOW + 11 * HOUR)
         (HEAD, HEAD, 101, REST * 5.0, Step.BOTH),
         (replace(HEAD, seconds=0.0), HEAD, 101, 0.0, Step.BOTH),
         (OLD, HEAD, 101, 0.0, Step.BOTH),
+        (HEAD, HEAD, 100, -59.0, Step.NOTHING),  # another node's clock
+        (HEAD, HEAD, 100, -61.0, Step.BOTH),
+        (HEAD, replace(HEAD, this_update=NOW + HOUR), 100, 60.0, Step.DELTA),
     ],
 )
 def test_what_is_due(complete: Head | None, delta: Head | None, newest: int, after: float, step: Step) -> None:
@@ -367,3 +370,14 @@ async def test_a_reason_that_is_none_revokes_nothing(world: World) -> None:
             serial,
         )
     assert await world.value("SELECT status FROM certificate WHERE serial = $1", serial) == "active"
+
+
+async def test_a_clock_that_was_wrong_leaves_nothing_from_the_future(world: World) -> None:
+    world.clock.move(timedelta(days=30))
+    await world.publisher.publish_lists()
+    world.clock.move(-timedelta(days=30))
+    assert await world.publisher.publish_lists() == 3
+    for partition, is_delta in ((WHOLE, False), (WHOLE, True)):
+        published = await fetched(world, partition, is_delta=is_delta)
+        assert published.last_update_utc <= world.clock()
+        assert number_of(published) == 2

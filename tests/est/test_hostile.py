@@ -180,9 +180,9 @@ async def test_a_dripped_body_is_cut_and_the_server_goes_on(est: EstWorld, monke
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("POST", "/serverkeygen", 501),
+        ("POST", "/serverkeygen", 415),
         ("POST", "/fullcmc", 501),
-        ("POST", "/default/serverkeygen", 501),
+        ("POST", "/default/serverkeygen", 415),
         ("GET", "/simpleenroll", 405),
         ("POST", "/cacerts", 405),
         ("GET", "/no-such-label/cacerts", 404),
