@@ -26,7 +26,7 @@ from est.http.dms_shapes import (
 from est.identities import IdentityBinder
 from est.profiles import EnrolmentProfile, label
 from est.store.profiles import BootstrapBinding, IssuerAndSerial
-from iam.errors import malformed, not_found
+from iam.errors import malformed
 from iam.guard import Answer, Call, Needs, Route
 from iam.json_patch import apply_patch, read_patch
 from iam.listing import ListQuery
@@ -287,13 +287,10 @@ def _check_same(body: DmsFields, name: str) -> None:
 def _check_usable(
     authorities: Authorities, call: Call, wanted: Mapping[str, Any], known: EnrolmentProfile | None = None
 ) -> None:
-    """Check that the caller may have the tenant's devices certified so; what a label says already stays as it is."""
-    authority, profile = wanted["authority"], wanted["certificate_profile"]
+    """Check that the caller may use the authority for the tenant's devices; what a label says already stays as it is."""
+    authority = wanted["authority"]
     if known is None or known.authority != authority:
         authorities.usable(call.tenant, call.caller.access.tenant, str(authority))
-    stored = authorities.stored_profile(profile)
-    if stored is not None and stored.tenant not in call.tenant.path:
-        raise not_found("such issuance profile")
 
 
 def _show(authorities: Authorities, tenant: Tenant, profile: EnrolmentProfile, secret: str | None = None) -> ShownDms:

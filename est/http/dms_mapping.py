@@ -72,16 +72,13 @@ _ANY_LEVEL: Final = -1
 
 @dataclass(frozen=True)
 class Visible:
-    """What the labels of a tenant may name.
-
-    Which of the authorities and profiles its operator may have devices certified by, is asked where he is known.
-    """
+    """What the labels of a tenant may name: authorities and profiles of its own or of a tenant above it."""
 
     authorities: Authorities
     tenant: Tenant
 
     def authority(self, named: str) -> Authority:
-        """Return an authority of the tenant or of one above it, by its id or name; raise `Refused` (not found)."""
+        """Return an authority by its id or name; raise `Refused` (not found) for any that is not to be seen."""
         found = self.authorities.find(named)
         if found.tenant not in self.tenant.path:
             raise not_found("such authority")
@@ -91,19 +88,20 @@ class Visible:
         """Return an authority whose certificates prove devices: another's would let them in where it is an anchor."""
         if named is None:
             return self.authorities.current(AuthorityKind.ISSUING)
-        found = self.authorities.find(named)
+        found = self.authority(named)
         if found.kind is not AuthorityKind.ISSUING:
-            if found.tenant != self.tenant.id:
-                raise not_found("such authority")
             raise malformed(f"The authority {found.name} issues no devices' certificates.")
         return found
 
     def certificate_profile(self, name: str) -> str:
-        """Return the id of an issuance profile for devices' own certificates."""
+        """Return `name` if it is a profile for devices' own certificates: a packaged one, or the tenant's or one above's."""
+        stored = self.authorities.stored_profile(name)
         try:
             profile = self.authorities.profile(name)
         except ProfileRefused as refused:
             raise malformed("There is no such certificate profile.") from refused
+        if stored is not None and stored.tenant not in self.tenant.path:
+            raise malformed("There is no such certificate profile.")
         if profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI:
             raise malformed(f"The certificate profile {name} is not one for devices.")
         return name
