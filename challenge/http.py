@@ -9,11 +9,12 @@ from challenge.nonce import Purpose
 from challenge.service import Answered, ChallengeService
 from iam.access import Denied, decide
 from iam.errors import forbidden, malformed, not_found
-from iam.guard import Answer, Call, Gate, Public, Route
+from iam.guard import Call, Gate, Public, Route
 from iam.http.shapes import ScopeFields
 from iam.identifiers import identity_name, role_name, tenant_name
 from iam.model import Identity, IdentityType
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import Model, Shown
 
 _TAG = "Key login"

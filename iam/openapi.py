@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from iam.guard import Needs, Public, RawBody, Route, SignedIn, Speech
+from iam.bodies import RawBody
+from iam.guard import Needs, Public, Route, SignedIn
+from iam.responses import Speech
 
 _REFERENCE = "#/components/schemas/{model}"
 _VARIABLE = re.compile(r"\{(\w+)\}")

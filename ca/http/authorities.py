@@ -39,10 +39,11 @@ from ca.signing import Message, SigningAlgorithm, verify_message
 from ca.store.authorities import AuthorityDetails
 from certs.csr import decode_base64_request
 from iam.errors import malformed, not_found
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.json_patch import read_patch
 from iam.listing import Listed, ListQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import SnakeModel, SnakeShown
 
 _TAG = "Authorities"

@@ -13,9 +13,10 @@ from ca.http.certificates import read_reason
 from ca.inventory import RevocationReason
 from ca.store.certificate_lists import reason_shown
 from iam.errors import not_found
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.listing import LONGEST_FILTER, MOST_FILTERS, Listed, ListQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import SnakeModel, SnakeShown
 
 _TAG = "Certificates"

@@ -15,10 +15,11 @@ from ca.search import CertificateSearch
 from ca.store.certificate_lists import reason_shown
 from iam.access import visible_devices
 from iam.errors import conflict, malformed, not_found
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.json_patch import read_patch
 from iam.listing import Listed, ListQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import SnakeModel
 
 _TAG = "Certificates"

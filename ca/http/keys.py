@@ -24,9 +24,10 @@ from ca.http.key_shapes import (
     show_key,
 )
 from ca.kms import KeyService
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.listing import FilterQuery, Listed, ListQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 
 _TAG = "Keys"
 _KMS = "/api/kms/v1"

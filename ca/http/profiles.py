@@ -18,9 +18,10 @@ from ca.issuance_profiles import IssuanceProfile, IssuanceProfiles
 from certs.duration import write_duration
 from certs.keys import KeyAlgorithm, KeyPolicy
 from certs.profile import EXTENDED_KEY_USAGES, AlternativeNameRule, Profile, SubjectRule
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.listing import Listed, ListQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import SnakeModel, SnakeShown
 
 _TAG = "Issuance profiles"

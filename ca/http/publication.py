@@ -16,8 +16,9 @@ from ca.partition import SLOTS, WHOLE, Partition
 from ca.publishing import ListPublisher
 from ca.shelf import ListShelf
 from iam.errors import not_found
-from iam.guard import Answer, Call, Handler, Needs, Public, Route
+from iam.guard import Call, Handler, Needs, Public, Route
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import Model, Shown
 
 _TAG = "Publication"

@@ -18,8 +18,10 @@ from typing import Final
 
 from ca.http.publication import is_known
 from ca.responding import StatusAnswer, StatusService
-from iam.guard import Answer, Call, Public, RawBody, Route
+from iam.bodies import RawBody
+from iam.guard import Call, Public, Route
 from iam.identifiers import Clock
+from iam.responses import Answer
 
 REQUEST: Final = "application/ocsp-request"
 RESPONSE: Final = "application/ocsp-response"

@@ -15,8 +15,9 @@ from doorward.bus import Bus
 from doorward.console.pages import API_CSP, api_page
 from doorward.database import Pool
 from iam.errors import Kind, Refused
-from iam.guard import Answer, Call, Public, Route
+from iam.guard import Call, Public, Route
 from iam.openapi import describe
+from iam.responses import Answer
 from iam.schema import Shown
 
 _JSON = {"Content-Type": "application/json"}

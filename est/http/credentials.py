@@ -15,9 +15,10 @@ from est.secrets import MadeSecret, NewSecret, SecretService
 from est.store.approvals import ApprovalRequest, ApprovalState
 from est.store.secrets import EnrolmentSecret
 from iam.errors import malformed
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.listing import Listed, ListQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import SnakeModel, SnakeShown
 
 _SECRETS = ONE_DMS + "/secrets"

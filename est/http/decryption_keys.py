@@ -12,8 +12,9 @@ from est.decryption_keys import DecryptionKey, DecryptionKeys, ShownKey
 from est.http.dms import DMS_TAG, ONE_DMS, named_label
 from est.store.decryption_keys import KeyHolder
 from iam.errors import malformed
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import SnakeModel, SnakeShown
 
 _OF_LABEL = ONE_DMS + "/decryption-keys"

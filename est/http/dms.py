@@ -27,11 +27,12 @@ from est.identities import IdentityBinder
 from est.profiles import EnrolmentProfile, label
 from est.store.profiles import BootstrapBinding, IssuerAndSerial
 from iam.errors import malformed
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.json_patch import apply_patch, read_patch
 from iam.listing import ListQuery
 from iam.model import Tenant
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import SnakeModel, SnakeShown
 
 DMS = "/api/dmsmanager/v1/dms"

@@ -17,8 +17,10 @@ from est.codec import (
 from est.profiles import DEFAULT_LABEL
 from est.refusals import Wait
 from est.service import EstService
+from iam.bodies import RawBody
 from iam.errors import Kind, Refused
-from iam.guard import Answer, Call, Public, RawBody, Route, Speech
+from iam.guard import Call, Public, Route
+from iam.responses import Answer, Speech
 
 _EST_TAG = "EST (RFC 7030)"
 _PREFIXES = ("/.well-known/est", "/.well-known/est/{label}")

@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.paging import PageQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import Shown
 from iam.service.audit import AuditService
 from iam.store.journal import AuditLine

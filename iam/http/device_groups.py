@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from iam.errors import not_found
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.http.device_manager import BASE, listed
 from iam.http.device_shapes import (
     GroupChanges,
@@ -16,6 +16,7 @@ from iam.http.device_shapes import (
 )
 from iam.listing import FilterQuery, Listed, ListQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.service.device_groups import DeviceGroupService
 
 _TAG = "Device groups"

@@ -1,8 +1,9 @@
 """The device manager in Lamassu's paths and JSON: devices, their identity, their history, and statistics."""
 
 from certs.names import device_identifier
+from iam.bodies import StreamBody
 from iam.errors import malformed
-from iam.guard import Answer, Call, Needs, Route, StreamBody
+from iam.guard import Call, Needs, Route
 from iam.http.device_csv import read_lines
 from iam.http.device_shapes import (
     MetadataPatch,
@@ -21,6 +22,7 @@ from iam.json_patch import read_patch
 from iam.listing import FilterQuery, Listed, ListQuery
 from iam.paging import Page
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import SnakeModel
 from iam.service.device_import import DeviceImport
 from iam.service.devices import DeviceChange, DeviceService, Slotted

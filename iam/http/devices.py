@@ -8,11 +8,12 @@ from pydantic import AfterValidator, Field
 
 from certs.names import device_identifier
 from iam.errors import malformed
-from iam.guard import Answer, Call, Needs, Route, SignedIn
+from iam.guard import Call, Needs, Route, SignedIn
 from iam.http.shapes import Devices, Names, ShownDevice, names_of, show_device
 from iam.model import DeviceStatus, PairingLevel
 from iam.paging import PageQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import Model, Shown
 from iam.service.devices import METADATA_BYTES, DeviceChange, DeviceService, Registration
 from iam.service.pairings import Paired, PairingService

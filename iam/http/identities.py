@@ -7,12 +7,13 @@ from uuid import UUID
 from pydantic import Field
 
 from iam.errors import malformed
-from iam.guard import Answer, Call, Needs, Public, Route
+from iam.guard import Call, Needs, Public, Route
 from iam.http.shapes import Identities, ScopeFields, ShownIdentity, show_identity
 from iam.identifiers import checked_identity_id, identity_name, is_identity_id, role_name
 from iam.model import Credential, IdentityStatus, IdentityType
 from iam.paging import PageQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.schema import Model, Shown
 from iam.service.identities import Holder, IdentityService
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from iam.errors import malformed, unauthenticated
-from iam.guard import Answer, Call, Public, Route, SignedIn
+from iam.guard import Call, Public, Route, SignedIn
 from iam.http.shapes import Names, ShownPermission, names_of
+from iam.responses import Answer
 from iam.schema import Model, Shown
 from iam.service.keyring import KeyRing
 from iam.service.login import LoginService

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from iam.guard import Answer, Call, Needs, Route
+from iam.guard import Call, Needs, Route
 from iam.http.shapes import (
     PermissionBody,
     Roles,
@@ -20,6 +20,7 @@ from iam.identifiers import role_name
 from iam.model import TenantStatus
 from iam.paging import PageQuery
 from iam.permissions import Action, Resource
+from iam.responses import Answer
 from iam.service.tenancy import RoleSpecification, TenancyService, keep_scope
 
 _TAG = "Groups and roles"

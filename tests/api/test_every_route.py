@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from iam.guard import Needs, Public, RawBody, Route, SignedIn
+from iam.bodies import RawBody
+from iam.guard import Needs, Public, Route, SignedIn
 from tests.api.conftest import Api
 
 _FILLED = {

@@ -20,7 +20,8 @@ from ca.http import status as status_routes
 from ca.inventory import RevocationReason
 from doorward.listener import ListenerLimits, listening_sockets
 from doorward.plain import PlainListener, serve_http
-from iam.guard import Answer, Call, Guard, Public, Route
+from iam.guard import Call, Guard, Public, Route
+from iam.responses import Answer
 from tests.ca.test_ocsp import issuer, leaf, ready, request, revoke
 from tests.ca.world import StoreGate, World, serving_plainly
 
