@@ -15,6 +15,7 @@ The rules:
 5. `thisUpdate` is backdated by nothing; `nextUpdate` is the end of the list's life.
 6. A list is due at half of the last one's life, or as soon as it has news. What took long to make waits with its news
    for `REST` times as long, so that it never takes more than a small part of the time; the delta has them meanwhile.
+   One that begins in the future, since a clock was wrong, is replaced at once.
 
 Entries are made by the store, each once (`revocation_entry` in its schema); here they are only put together.
 """
@@ -37,6 +38,8 @@ from certs.der import CONTEXT_0, SEQUENCE, encode
 _VERSION_2 = encode_integer(1)
 
 REST: Final = 20
+
+_SKEW = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class Head:
             return self.half
         return min(self.half, self.this_update + timedelta(seconds=REST * self.seconds))
 
+    def is_due(self, newest: int, now: datetime) -> bool:
+        """Tell whether the next one is due now."""
+        return now >= self.due(newest) or now < self.this_update - _SKEW
+
 
 class Step(Enum):
     """What is to be made now of one scope."""
@@ -87,9 +94,9 @@ class Step(Enum):
 
 def next_step(complete: Head | None, delta: Head | None, newest: int, now: datetime, *, has_deltas: bool) -> Step:
     """Decide what is to be made now (rule 6), given the newest lists and the newest change of their scope."""
-    if complete is None or now >= complete.due(newest):
+    if complete is None or complete.is_due(newest, now):
         return Step.BOTH
-    if has_deltas and (delta is None or now >= delta.due(newest)):
+    if has_deltas and (delta is None or delta.is_due(newest, now)):
         return Step.DELTA
     return Step.NOTHING
 

@@ -8,14 +8,9 @@ The rules:
    only authorities had keys. What it opens to is the private half of the public key that is stored beside it.
 3. The root's key lies in one file, `root.sealed`, that an operator can take away: all works without it except signing a
    new authority and the root's own revocation list. It is opened for each use and kept in no memory. A key that follows
-   it in a rollover lies beside it, in a file that names the key.
-4. Such a file is written whole, for its owner alone, and never over another key: only the same key, sealed anew, takes
-   its place.
+   it in a rollover lies beside it, in a file that names the key. How such files are written, `ca.root_file` says.
 """
 
-import base64
-import binascii
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,7 +20,6 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-import orjson
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
@@ -39,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ca.encoding import encode_object_identifier
+from ca.root_file import read_root_file, replace_root_file, write_root_file
 from ca.signing import Message, PrivateKey, SigningAlgorithm, sign_message
 from certs.der import SEQUENCE, encode
 from certs.keys import (
@@ -301,13 +296,13 @@ class Keystore:
         Raises:
             Refused: (unavailable) The file is here and cannot be used.
         """
-        record = _read_root(self.root_file)
+        record = read_root_file(self.root_file)
         return None if record is None else RootKey(record[0], self.open(*record))
 
     def file_key(self, authority: UUID) -> MessageSigner | None:
         """Return the key of a root, the first or a later one, or None if its file is not here; errors as for `root`."""
         for path in (self.root_file, self._later_root_file(authority)):
-            record = _read_root(path)
+            record = read_root_file(path)
             if record is not None and record[0] == authority:
                 return self.open(*record)
         return None
@@ -318,56 +313,31 @@ class Keystore:
         Raises:
             Refused: (unavailable) There is one already, or it cannot be written.
         """
-        self._keep(self.root_file, authority, private_key)
+        write_root_file(self.root_file, authority, self.seal(authority, private_key))
 
     def keep_later_root(self, authority: UUID, private_key: PrivateKey) -> None:
         """Write the file of a root's key that follows another in a rollover; errors as for `keep_root`."""
-        self._keep(self._later_root_file(authority), authority, private_key)
+        write_root_file(self._later_root_file(authority), authority, self.seal(authority, private_key))
 
-    def reseal_root(self) -> bool:
-        """Seal roots' keys anew, in place of what their files held, where another secret sealed them; tell if one was.
+    def reseal_roots(self) -> int:
+        """Seal the roots' keys whose files are here anew, where another secret sealed them; return how many that were.
 
         Raises:
-            Refused: (unavailable) The first root's file is not here, or one cannot be opened or written.
+            Refused: (unavailable) A file cannot be opened or written.
         """
-        if not self.root_file.exists():
-            raise _unavailable(f"{self.root_file} is not here")
-        files = [self.root_file, *sorted(self._folder.glob(_LATER_ROOT_FILES))]
-        resealed = [self._reseal(path) for path in files]
-        return any(resealed)
+        resealed = 0
+        for path in (self.root_file, *sorted(self._folder.glob(_LATER_ROOT_FILES))):
+            record = read_root_file(path)
+            if record is not None and not record[1].startswith(sealed_head(self._master_key.id)):
+                authority, context = record[0], sealing_context(record[0])
+                plain = open_sealed(self._master_key, record[1], context=context)
+                anew = seal(self._master_key, plain, context=context, random=self._random)
+                replace_root_file(path, authority, anew)
+                resealed += 1
+        return resealed
 
     def _later_root_file(self, authority: UUID) -> Path:
         return self._folder / _LATER_ROOT_FILES.replace("*", str(authority))
-
-    def _keep(self, path: Path, authority: UUID, private_key: PrivateKey) -> None:
-        written = self._folder / f".{path.name}.{authority}"
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_root(written, authority, self.seal(authority, private_key))
-            os.link(written, path)  # fails where a file is, unlike a rename
-            _synchronise(self._folder)
-        except OSError as error:
-            raise _unavailable(f"{path} cannot be written: {error}") from error
-        finally:
-            written.unlink(missing_ok=True)
-
-    def _reseal(self, path: Path) -> bool:
-        record = _read_root(path)
-        if record is None or record[1].startswith(sealed_head(self._master_key.id)):
-            return False
-        authority, sealed = record
-        plain = open_sealed(self._master_key, sealed, context=sealing_context(authority))
-        anew = seal(self._master_key, plain, context=sealing_context(authority), random=self._random)
-        written = self._folder / f".{path.name}.{authority}"
-        try:
-            _write_root(written, authority, anew)
-            owner = path.stat()
-            os.chown(written, owner.st_uid, owner.st_gid)  # it stays its owner's, whoever seals it anew
-            written.replace(path)
-            _synchronise(self._folder)
-        except OSError as error:
-            raise _unavailable(f"{path} cannot be written: {error}") from error
-        return True
 
 
 def describe(
@@ -403,35 +373,6 @@ def _spki(key: PublicKey) -> bytes:
 def sealing_context(key: UUID) -> str:
     """Return what binds a sealed key to its id (rule 2)."""
     return f"authority:{key}"
-
-
-def _read_root(path: Path) -> tuple[UUID, bytes] | None:
-    """Return what the file of a root's key holds, still sealed; None if it is not here."""
-    try:
-        record = orjson.loads(path.read_bytes())
-        return UUID(record["authority"]), base64.b64decode(record["sealed"], validate=True)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise _unavailable(f"{path} cannot be read: {error}") from error
-
-
-def _write_root(path: Path, authority: UUID, sealed: bytes) -> None:
-    """Write a file of the root's key and bring it to the disk; raise `OSError`."""
-    record = {"authority": str(authority), "sealed": base64.b64encode(sealed).decode()}
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(orjson.dumps(record))
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _synchronise(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unavailable(reason: str) -> Refused:

@@ -91,7 +91,14 @@ class _Watched:
 
     newest: list[int] = field(default_factory=lambda: [0] * SLOTS)
     standing: ListStanding | None = None
+    looked: datetime | None = None
     look_again: datetime | None = None
+
+    def is_quiet(self, standing: ListStanding, now: datetime) -> bool:
+        """Tell whether nothing has come since the last look, nor any time; a clock may have been turned back."""
+        if self.looked is None or self.look_again is None:
+            return False
+        return self.standing == standing and self.looked <= now < self.look_again
 
     def newest_in(self, partition: Partition) -> int:
         """Return the number of the newest change in a partition."""
@@ -162,7 +169,8 @@ class ListPublisher:
     async def _look_at(self, authority: Authority, standing: ListStanding) -> int:
         """Make what is due of one authority, and remember until when there is nothing to do."""
         watched = self._watched.setdefault(authority.id, _Watched())
-        if watched.standing == standing and watched.look_again is not None and self._clock() < watched.look_again:
+        looked = self._clock()
+        if watched.is_quiet(standing, looked):
             return 0
         watched.standing = None
         partitions = partitions_of(standing.counts)
@@ -189,7 +197,7 @@ class ListPublisher:
                 await forget_ended(transaction, authority.id, _last_made(heads.values(), self._clock()))
             heads = await list_heads(transaction, authority.id, partitions)
         self._said.pop(authority.id, None)
-        watched.standing = standing
+        watched.standing, watched.looked = standing, looked
         watched.look_again = min(self._due(heads[one], newest[one], has_deltas=with_delta) for one in partitions)
         return sum(made)
 

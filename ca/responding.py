@@ -70,6 +70,12 @@ class StatusAnswer:
     next_update: datetime | None = None
     fresh_until: datetime | None = None
 
+    def is_fresh(self, now: datetime) -> bool:
+        """Tell whether it may be given to all who ask now, also if a clock was turned back since."""
+        if self.this_update is None or self.fresh_until is None:
+            return False
+        return self.this_update <= now < self.fresh_until
+
 
 class StatusService:
     """Answers requests.
@@ -109,7 +115,7 @@ class StatusService:
         kept = self._kept.get(request)
         if kept is not None:
             _, answer = kept
-            if self._sees() and answer.fresh_until is not None and self._clock() < answer.fresh_until:
+            if self._sees() and answer.is_fresh(self._clock()):
                 self._kept.move_to_end(request)
                 return answer
             self._drop(request)

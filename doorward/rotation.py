@@ -234,7 +234,7 @@ class Rotation:
                 await asyncio.to_thread(keystore.signer, one)
             except Refused as refusal:
                 left.append(f"{refusal.reason}: bring it back for the change, and take it away again")
-        return await _tried(left, keystore.reseal_root) if keystore.root_file.exists() else 0
+        return await _tried(left, keystore.reseal_roots)
 
     async def _wait(self, how_long: timedelta, why: str) -> None:
         self._tell(f"waiting {how_long.total_seconds():g} s, {why}")
@@ -255,8 +255,8 @@ class Rotation:
             yield
 
 
-async def _tried(left: list[str], reseal: Callable[..., bool], *arguments: object) -> int:
-    """Seal a file anew; return how many that were, and note in `left` why it could not be."""
+async def _tried(left: list[str], reseal: Callable[..., int], *arguments: object) -> int:
+    """Seal files anew; return how many that were, and note in `left` why one could not be."""
     try:
         return int(await asyncio.to_thread(reseal, *arguments))
     except Refused as refusal:

@@ -45,6 +45,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "device.updated": "labels, metadata or permission to replace changed",
     "device.status_changed": "{before} became {after}",
     "device.bound": "bound to a bootstrap certificate",
+    "device.key_generated": "a key was made here for it",
     "device.unbound": "bound to a bootstrap certificate no more",
     "certificate.held": "a certificate is revoked for the time being",
     "certificate.issued": "a certificate was issued",

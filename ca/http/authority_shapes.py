@@ -14,7 +14,7 @@ from ca.administration import KeyWish
 from ca.authorities import Authorities
 from ca.authority import Authority
 from ca.http.certificate_shapes import ShownIssuer, ShownKey, ShownSubject, show_key, show_name
-from ca.http.keys import KINDS, Family
+from ca.http.key_shapes import KINDS, Family
 from ca.inventory import stored_serial
 from ca.store.authorities import AuthorityDetails
 from ca.store.authority_requests import AuthorityRequest

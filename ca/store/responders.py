@@ -11,7 +11,7 @@ from iam.store.database import Transaction
 
 _NEWEST = """
     SELECT id, certificate, key_sealed, not_before, not_after FROM status_responder
-    WHERE authority_id = $1 AND not_after > $2 ORDER BY not_after DESC LIMIT 1"""
+    WHERE authority_id = $1 AND not_before <= $2 AND not_after > $2 ORDER BY not_after DESC LIMIT 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class StoredResponder:
 
 
 async def newest_responder(transaction: Transaction, authority: UUID) -> StoredResponder | None:
-    """Return the responder of an authority that ends last, if one has not ended."""
+    """Return the responder of an authority that ends last, of those that have begun and not ended."""
     row = await transaction.fetchrow(_NEWEST, authority, transaction.now)
     if row is None:
         return None
@@ -38,12 +38,12 @@ async def newest_responder(transaction: Transaction, authority: UUID) -> StoredR
 
 _HALVES = """
     SELECT authority_id, max(not_before + (not_after - not_before) / 2) AS half FROM status_responder
-    GROUP BY authority_id"""
+    WHERE not_before <= $1 GROUP BY authority_id"""
 
 
 async def responders_half(transaction: Transaction) -> Mapping[UUID, datetime]:
-    """Return when half of the life of each authority's last responder is over; without those that never had any."""
-    return {row["authority_id"]: row["half"] for row in await transaction.fetch(_HALVES)}
+    """Return when half of the life of each authority's last responder is over; without those that have none yet."""
+    return {row["authority_id"]: row["half"] for row in await transaction.fetch(_HALVES, transaction.now)}
 
 
 _ENDS = "SELECT authority_id, max(not_after) AS ends FROM status_responder GROUP BY authority_id"

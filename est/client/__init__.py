@@ -5,7 +5,8 @@ It blocks, knows nothing of asyncio, and stands on `certs`, `cryptography` and p
 believes, `request.py` what it asks for, `renewal.py` and `watch.py` when it renews by itself.
 """
 
-from est.client.client import Authorization, BasicSecret, BearerToken, EstClient
+from est.client.authorization import Authorization, BasicSecret, BearerToken
+from est.client.client import EstClient
 from est.client.device import Server, Wish, enrol, renew, until_approved
 from est.client.failure import EstFailure, Failure
 from est.client.files import FolderBusy

@@ -11,8 +11,7 @@ The rules:
 """
 
 import binascii
-import re
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from certs.csrattrs import WantedRequest, parse_csr_attributes
 from certs.errors import CertificateRefused
 from certs.pem import read_certificates, write_certificates
 from certs.pkcs7 import parse_certs_only
+from est.client.authorization import Authorization
 from est.client.exchange import Question, Reply, exchange, good, parts
 from est.client.failure import EstFailure, Failure
 from est.client.keys import PrivateKey, public_bytes
@@ -33,41 +33,12 @@ from est.client.opening import Opener, open_key, plain_key
 from est.client.request import RequestTemplate
 from est.client.tls import Deadline, Identification, TLSConnection, client_context
 from est.client.trust import read_fingerprint, recognised_root
-from est.codec import CSRATTRS, PKCS7, PKCS10, encode_base64
+from est.codec import CSRATTRS, PKCS7, PKCS8, PKCS10, encode_base64
 
 _NOTHING_WANTED = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND, HTTPStatus.NOT_IMPLEMENTED})
 """RFC 7030 4.5.2: a server may answer so where it wants nothing in particular."""
 
 _MULTIPART = "multipart/mixed"
-PKCS8 = "application/pkcs8"
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 2.1
-
-
-@dataclass(frozen=True, slots=True)
-class BasicSecret:
-    """A user and a secret, for HTTP Basic (RFC 7030 3.2.3; RFC 7617)."""
-
-    user: str
-    secret: str = field(repr=False)
-
-    def authorization(self) -> str:
-        """Return the header's value; raise `ValueError` for what it cannot carry."""
-        if ":" in self.user or not f"{self.user}{self.secret}".isprintable():
-            raise ValueError("a user has no colon, and neither it nor the secret has control characters")
-        return "Basic " + b64encode(f"{self.user}:{self.secret}".encode()).decode()
-
-
-@dataclass(frozen=True, slots=True)
-class BearerToken:
-    """A token of an authorization server (RFC 6750)."""
-
-    token: str = field(repr=False)
-
-    def authorization(self) -> str:
-        """Return the header's value; raise `ValueError` for what it cannot carry."""
-        if _TOKEN.fullmatch(self.token) is None:
-            raise ValueError("that is not a bearer token")
-        return f"Bearer {self.token}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +47,6 @@ class ServerMade:
 
     key: PrivateKey = field(repr=False)
     certificate: x509.Certificate
-
-
-Authorization = BasicSecret | BearerToken
 
 
 def utc_now() -> datetime:

@@ -16,7 +16,8 @@ from cryptography import x509
 
 from certs.csrattrs import WantedRequest
 from certs.pem import read_certificates, write_certificates
-from est.client.client import Authorization, EstClient, utc_now
+from est.client.authorization import Authorization
+from est.client.client import EstClient, utc_now
 from est.client.failure import EstFailure, Failure
 from est.client.folder import DeviceFolder, FolderUnusable, read
 from est.client.keys import KeyKind, kind_of, make_key

@@ -5,7 +5,7 @@
 | `device.id` | the device's identifier |
 | `root.pem` | the roots that are trusted |
 | `bootstrap.pem`, `bootstrap.key` | what it came out of the factory with |
-| `device.pem`, `device.key` | its own certificate and key: always a pair, to be used by whoever connects |
+| `device.pem`, `device.key` | its certificate and key, for whoever connects: a pair, save for the instant of rule 2 |
 | `device.uri` | instead of `device.key`: where the key is in a token |
 | `next.key`, `next.csr`, `next.pem` | a key that is being certified, its request if it is kept, and the answer |
 

@@ -26,10 +26,11 @@ from est.http.dms_shapes import (
 from est.identities import IdentityBinder
 from est.profiles import EnrolmentProfile, label
 from est.store.profiles import BootstrapBinding, IssuerAndSerial
-from iam.errors import malformed, not_found
+from iam.errors import malformed
 from iam.guard import Answer, Call, Needs, Route
 from iam.json_patch import apply_patch, read_patch
 from iam.listing import ListQuery
+from iam.model import Tenant
 from iam.permissions import Action, Resource
 from iam.schema import SnakeModel, SnakeShown
 
@@ -116,37 +117,39 @@ def profile_routes(service: ProfileService, authorities: Authorities) -> list[Ro
     """Return the routes of enrolment profiles."""
     show = partial(_show, authorities)
 
-    def read(settings: DmsSettings) -> dict[str, Any]:
-        return profile_settings(settings, authorities)
+    def read(call: Call, settings: DmsSettings) -> dict[str, Any]:
+        return profile_settings(settings, authorities, call.tenant)
 
     async def create(call: Call) -> Answer:
         body: NewDms = call.body
-        wanted = {"name": label(body.id), "title": body.name, "metadata": body.metadata, **read(body.settings)}
+        wanted = {"name": label(body.id), "title": body.name, "metadata": body.metadata, **read(call, body.settings)}
         _check_usable(authorities, call, wanted)
         made = await service.create(call.caller.access, call.tenant, wanted)
-        return Answer(201, show(made.profile, made.webhook_secret), {"Location": f"{DMS}/{made.profile.name}"})
+        return Answer(
+            201, show(call.tenant, made.profile, made.webhook_secret), {"Location": f"{DMS}/{made.profile.name}"}
+        )
 
     async def list_profiles(call: Call) -> Answer:
         page = await service.page(call.tenant, call.query)
-        return Answer(content=ShownDmsList(items=[show(one) for one in page.items], next=page.next))
+        return Answer(content=ShownDmsList(items=[show(call.tenant, one) for one in page.items], next=page.next))
 
     async def get(call: Call) -> Answer:
-        return Answer(content=show(await service.get(call.tenant, named_label(call))))
+        return Answer(content=show(call.tenant, await service.get(call.tenant, named_label(call))))
 
     async def replace(call: Call) -> Answer:
         body: DmsFields = call.body
         name = named_label(call)
         _check_same(body, name)
-        wanted = {"title": body.name, "metadata": body.metadata, **read(body.settings)}
+        wanted = {"title": body.name, "metadata": body.metadata, **read(call, body.settings)}
         _check_usable(authorities, call, wanted, await service.get(call.tenant, name))
         changed = await service.change(call.caller.access, call.tenant, name, wanted)
-        return Answer(content=show(changed.profile, changed.webhook_secret))
+        return Answer(content=show(call.tenant, changed.profile, changed.webhook_secret))
 
     async def patch_metadata(call: Call) -> Answer:
         body: MetadataPatch = call.body
         patched = partial(apply_patch, patch=read_patch(body.patches))
         changed = await service.change_metadata(call.caller.access, call.tenant, named_label(call), patched)
-        return Answer(content=show(changed))
+        return Answer(content=show(call.tenant, changed))
 
     async def new_webhook_secret(call: Call) -> Answer:
         secret = await service.new_webhook_secret(call.caller.access, call.tenant, named_label(call))
@@ -253,7 +256,9 @@ def identity_routes(service: IdentityBinder, authorities: Authorities) -> list[R
         owner = BoundDevice(
             id=device.identifier, status=device.status, identity=device.identity, dms_owner=device.enrolment_profile
         )
-        return Answer(content=ShownIdentity(certificate=shown, dms=_show(authorities, profile), device=owner))
+        return Answer(
+            content=ShownIdentity(certificate=shown, dms=_show(authorities, call.tenant, profile), device=owner)
+        )
 
     return [
         Route(
@@ -282,22 +287,19 @@ def _check_same(body: DmsFields, name: str) -> None:
 def _check_usable(
     authorities: Authorities, call: Call, wanted: Mapping[str, Any], known: EnrolmentProfile | None = None
 ) -> None:
-    """Check that the caller may have the tenant's devices certified so; what a label says already stays as it is."""
-    authority, profile = wanted["authority"], wanted["certificate_profile"]
+    """Check that the caller may use the authority for the tenant's devices; what a label says already stays."""
+    authority = wanted["authority"]
     if known is None or known.authority != authority:
         authorities.usable(call.tenant, call.caller.access.tenant, str(authority))
-    stored = authorities.stored_profile(profile)
-    if stored is not None and stored.tenant not in call.tenant.path:
-        raise not_found("such issuance profile")
 
 
-def _show(authorities: Authorities, profile: EnrolmentProfile, secret: str | None = None) -> ShownDms:
+def _show(authorities: Authorities, tenant: Tenant, profile: EnrolmentProfile, secret: str | None = None) -> ShownDms:
     return ShownDms(
         id=profile.name,
         name=profile.title,
         metadata=dict(profile.metadata),
         creation_ts=profile.created,
-        settings=shown_settings(profile, authorities),
+        settings=shown_settings(profile, authorities, tenant),
         webhook_secret=secret,
     )
 

@@ -1,6 +1,7 @@
 """From the JSON of a label to its profile, and back: one function each way, so that nothing is taken and not shown."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ca.authorities import Authorities
@@ -42,8 +43,9 @@ from est.profiles import (
     anchors_from,
     identifier_pattern,
 )
-from iam.errors import Refused, malformed
+from iam.errors import Refused, malformed, not_found
 from iam.identifiers import role_name
+from iam.model import Tenant
 
 WAYS: Final[Mapping[AuthMode, tuple[Way, ...]]] = {
     "CLIENT_CERTIFICATE_AND_JWT": (Way.CERTIFICATE, Way.TOKEN),
@@ -68,20 +70,72 @@ _KEYS: Final = {
 _ANY_LEVEL: Final = -1
 
 
-def profile_settings(wanted: DmsSettings, authorities: Authorities) -> dict[str, Any]:
-    """Return what a label says, checked, as `EnrolmentProfile` calls it.
+@dataclass(frozen=True)
+class Visible:
+    """What the labels of a tenant may name: authorities and profiles of its own or of a tenant above it."""
+
+    authorities: Authorities
+    tenant: Tenant
+
+    def authority(self, named: str) -> Authority:
+        """Return an authority by its id or name; raise `Refused` (not found) for any that is not to be seen."""
+        found = self.authorities.find(named)
+        if found.tenant not in self.tenant.path:
+            raise not_found("such authority")
+        return found
+
+    def issuing(self, named: str | None) -> Authority:
+        """Return an authority whose certificates prove devices: another's would let them in where it is an anchor."""
+        if named is None:
+            return self.authorities.current(AuthorityKind.ISSUING)
+        found = self.authority(named)
+        if found.kind is not AuthorityKind.ISSUING:
+            raise malformed(f"The authority {found.name} issues no devices' certificates.")
+        return found
+
+    def certificate_profile(self, name: str) -> str:
+        """Return `name` if it is a profile for devices' own certificates: packaged, the tenant's, or one above's."""
+        stored = self.authorities.stored_profile(name)
+        try:
+            profile = self.authorities.profile(name)
+        except ProfileRefused as refused:
+            raise malformed("There is no such certificate profile.") from refused
+        if stored is not None and stored.tenant not in self.tenant.path:
+            raise malformed("There is no such certificate profile.")
+        if profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI:
+            raise malformed(f"The certificate profile {name} is not one for devices.")
+        return name
+
+    def anchors(self, named: Iterable[str]) -> tuple[bytes, ...]:
+        """Return authorities' certificates, by name or as they are given in PEM."""
+        found: list[bytes] = []
+        for one in named:
+            try:
+                found += anchors_from(one) if "-----BEGIN" in one else [self.authority(one).der]
+            except Refused as refused:
+                raise malformed(refused.detail) from refused
+        return tuple(dict.fromkeys(found))
+
+    def names(self) -> Mapping[bytes, str]:
+        """Return how authorities that are to be seen are named, by their certificates."""
+        return {one.der: str(one.id) for one in self.authorities.all if one.tenant in self.tenant.path}
+
+
+def profile_settings(wanted: DmsSettings, authorities: Authorities, tenant: Tenant) -> dict[str, Any]:
+    """Return what a label of a tenant says, checked, as `EnrolmentProfile` calls it.
 
     Raises:
         Refused: (malformed) Something that no single field could show. (not found) An authority.
     """
+    visible = Visible(authorities, tenant)
     first, again = wanted.enrollment_settings, wanted.reenrollment_settings
     device, est = first.device_provisioning_profile, first.est_rfc7030_settings
     keys = wanted.server_keygen_settings
     return {
         "mode": _MODES[first.registration_mode],
-        "authority": _issuing(first.enrollment_ca, authorities).id,
-        "certificate_profile": _certificate_profile(first.certificate_profile, authorities),
-        "bootstrap_anchors": _anchors(est.client_certificate_settings.validation_cas, authorities),
+        "authority": visible.issuing(first.enrollment_ca).id,
+        "certificate_profile": visible.certificate_profile(first.certificate_profile),
+        "bootstrap_anchors": visible.anchors(est.client_certificate_settings.validation_cas),
         "identifier_pattern": None
         if first.identifier_pattern is None
         else identifier_pattern(first.identifier_pattern),
@@ -92,14 +146,14 @@ def profile_settings(wanted: DmsSettings, authorities: Authorities) -> dict[str,
         "csr_attributes": est.csr_attributes,
         "server_key_generation": _server_key(keys),
         "encrypted_server_keys_only": keys.encrypted_only,
-        "additional_anchors": _anchors(again.additional_validation_cas, authorities),
+        "additional_anchors": visible.anchors(again.additional_validation_cas),
         "renewal_window": duration(again.preventive_delta),
         "critical_window": duration(again.critical_delta),
-        "settings": _settings(wanted, authorities),
+        "settings": _settings(wanted, visible),
     }
 
 
-def _settings(wanted: DmsSettings, authorities: Authorities) -> Settings:
+def _settings(wanted: DmsSettings, visible: Visible) -> Settings:
     first, again = wanted.enrollment_settings, wanted.reenrollment_settings
     est, device, shown = (
         first.est_rfc7030_settings,
@@ -128,7 +182,7 @@ def _settings(wanted: DmsSettings, authorities: Authorities) -> Settings:
         distribution=Distribution(
             shown.include_enrollment_ca,
             shown.include_system_ca,
-            tuple(_authority(name, authorities).id for name in shown.managed_cas),
+            tuple(visible.authority(name).id for name in shown.managed_cas),
         ),
         device=DeviceDefaults(tuple(device.tags), device.labels, device.metadata, device.icon, device.icon_color),
     )
@@ -175,44 +229,9 @@ def _server_key(wanted: ServerKeygenSettings) -> ServerKey | None:
     return kind
 
 
-def _authority(named: str, authorities: Authorities) -> Authority:
-    return authorities.find(named)
-
-
-def _certificate_profile(identifier: str, authorities: Authorities) -> str:
-    """Return the id of an issuance profile for devices' own certificates."""
-    try:
-        profile = authorities.profile(identifier)
-    except ProfileRefused as refused:
-        raise malformed("There is no such certificate profile.") from refused
-    if profile.subject_alternative_name is not AlternativeNameRule.DEVICE_URI:
-        raise malformed(f"The certificate profile {identifier} is not one for devices.")
-    return identifier
-
-
-def _issuing(named: str | None, authorities: Authorities) -> Authority:
-    """Return an authority whose certificates prove devices: another's would let them in where it is an anchor."""
-    if named is None:
-        return authorities.current(AuthorityKind.ISSUING)
-    found = _authority(named, authorities)
-    if found.kind is not AuthorityKind.ISSUING:
-        raise malformed(f"The authority {found.name} issues no devices' certificates.")
-    return found
-
-
-def _anchors(named: Iterable[str], authorities: Authorities) -> tuple[bytes, ...]:
-    found: list[bytes] = []
-    for one in named:
-        try:
-            found += anchors_from(one) if "-----BEGIN" in one else [_authority(one, authorities).der]
-        except Refused as refused:
-            raise malformed(refused.detail) from refused
-    return tuple(dict.fromkeys(found))
-
-
-def shown_settings(profile: EnrolmentProfile, authorities: Authorities) -> DmsSettings:
+def shown_settings(profile: EnrolmentProfile, authorities: Authorities, tenant: Tenant) -> DmsSettings:
     """Return what a label says, as it may be sent back."""
-    ours = {one.der: str(one.id) for one in authorities.all}
+    ours = Visible(authorities, tenant).names()
     settings, renewal = profile.settings, profile.settings.renewal
     return DmsSettings(
         enrollment_settings=EnrollmentSettings(

@@ -181,7 +181,7 @@ async def test_the_public_routes_are_these_and_no_others(api: Api) -> None:
         ("GET", "/crl/{authority}/{partitions}/{partition}/delta.crl"),
         ("GET", "/ca/{authority}.crt"),
         ("POST", "/ocsp"),
-        ("GET", "/ocsp/{request:.+}"),
+        ("GET", "/ocsp/{ocspRequest:.+}"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
         ("GET", "/openapi.json"),

@@ -14,9 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca.administration import KeyWish
 from ca.inventory import RevocationReason
 from ca.issue import SERIAL_BYTES, device, encoded_key
 from ca.partition import WHOLE, Partition
+from certs.keys import KeyAlgorithm
 from certs.names import device_identifier
 from iam.store.database import EVERYWHERE
 from tests.ca.test_ocsp import altered, leaf, ready, request, revoke
@@ -81,6 +83,18 @@ async def test_certificates_by_zlint(world: World, tmp_path: Path, kind: str) ->
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)
     verdicts = {name: one["result"] for name, one in json.loads(done.stdout).items()}
     assert {name for name, verdict in verdicts.items() if verdict in {"warn", "error", "fatal"}} == set()
+
+
+@pytest.mark.parametrize("line", ["root", "issuing"])
+async def test_certificates_of_a_rollover(world: World, tmp_path: Path, line: str) -> None:
+    access = await world.access(world.system.id)
+    key = KeyWish(KeyAlgorithm.RSA, 3072)
+    new = await world.administration.roll_over(access, world.system, line, key, None)
+    assert new.links is not None
+    for der in (new.der, new.links.new_with_old, new.links.old_with_new):
+        pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+        (tmp_path / "certificate.pem").write_bytes(pem)
+        assert await asyncio.to_thread(findings, "lint_pkix_cert", tmp_path / "certificate.pem") - EXPLAINED == set()
 
 
 async def test_that_pkilint_finds_something_at_all(world: World, tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from datetime import UTC, datetime, timedelta
 from os import urandom
 from pathlib import Path
 
+import asyncpg
 import pytest
+from asn1crypto import crl
+from asn1crypto import x509 as asn1
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca.authorities import Authorities
 from ca.authority import AuthorityOrigin
 from ca.crl import REST, Head, Step, next_step
-from ca.inventory import CertificateStatus, RevocationReason, StoredCertificate
+from ca.inventory import REASON_CODES, CertificateStatus, RevocationReason, StoredCertificate
 from ca.issue import SERIAL_BYTES, device, encoded_key
 from ca.partition import WHOLE, Partition, counts_after
 from ca.publishing import ListPublisher, ListTerms, is_published
@@ -317,6 +320,9 @@ OLD = replace(HEAD, this_update=NOW - 13 * HOUR, next_update=NOW + 11 * HOUR)
         (HEAD, HEAD, 101, REST * 5.0, Step.BOTH),
         (replace(HEAD, seconds=0.0), HEAD, 101, 0.0, Step.BOTH),
         (OLD, HEAD, 101, 0.0, Step.BOTH),
+        (HEAD, HEAD, 100, -59.0, Step.NOTHING),  # another node's clock
+        (HEAD, HEAD, 100, -61.0, Step.BOTH),
+        (HEAD, replace(HEAD, this_update=NOW + HOUR), 100, 60.0, Step.DELTA),
     ],
 )
 def test_what_is_due(complete: Head | None, delta: Head | None, newest: int, after: float, step: Step) -> None:
@@ -333,3 +339,45 @@ def test_for_whom_nothing_is_published(world: World) -> None:
     assert is_published(issuing, now)
     assert not is_published(replace(issuing, origin=AuthorityOrigin.EXTERNAL), now)
     assert not is_published(issuing, issuing.certificate.not_valid_after_utc + timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    "serial", [b"\x01", bytes(16), b"\x7f" * 16, b"\x80" + bytes(15), bytes(15) + b"\x80", b"\xff" * 20]
+)
+@pytest.mark.parametrize(
+    "moment", [NOW, datetime(2049, 12, 31, 23, 59, 59, 999999, UTC), datetime(2050, 1, 1, tzinfo=UTC)]
+)
+async def test_entries_are_der(world: World, serial: bytes, moment: datetime) -> None:
+    """What the store makes is what asn1crypto makes of the same, byte for byte."""
+    for reason, code in {**REASON_CODES, "removeFromCRL": 8}.items():
+        entry = await world.value("SELECT revocation_entry($1, $2, $3)", serial, moment, str(reason))
+        extensions = [{"extn_id": "crl_reason", "critical": False, "extn_value": crl.CRLReason(code)}]
+        fields = {
+            "user_certificate": int.from_bytes(serial),
+            "revocation_date": asn1.Time(
+                {"utc_time" if moment.year < 2050 else "general_time": moment.replace(microsecond=0)}
+            ),
+            **({"crl_entry_extensions": extensions} if code else {}),
+        }
+        assert entry == crl.RevokedCertificate(fields).dump()
+
+
+async def test_a_reason_that_is_none_revokes_nothing(world: World) -> None:
+    serial = await made(world)
+    with pytest.raises(asyncpg.RaiseError, match="no reason of RFC 5280"):
+        await world.execute(
+            "UPDATE certificate SET status = 'revoked', revoked_at = now(), revocation_reason = 'x' WHERE serial = $1",
+            serial,
+        )
+    assert await world.value("SELECT status FROM certificate WHERE serial = $1", serial) == "active"
+
+
+async def test_a_clock_that_was_wrong_leaves_nothing_from_the_future(world: World) -> None:
+    world.clock.move(timedelta(days=30))
+    await world.publisher.publish_lists()
+    world.clock.move(-timedelta(days=30))
+    assert await world.publisher.publish_lists() == 3
+    for partition, is_delta in ((WHOLE, False), (WHOLE, True)):
+        published = await fetched(world, partition, is_delta=is_delta)
+        assert published.last_update_utc <= world.clock()
+        assert number_of(published) == 2

@@ -389,3 +389,17 @@ async def test_an_authority_that_is_only_known_by_its_certificate_is_not_spoken_
     known = replace(world.authorities.by_name("factory"), origin=AuthorityOrigin.EXTERNAL)
     monkeypatch.setattr(type(world.authorities), "all", (known,))
     assert (await ask(world, request(world, one))).response_status is UNAUTHORIZED
+
+
+async def test_a_clock_that_was_wrong_leaves_no_answer_from_the_future(world: World) -> None:
+    one = await leaf(world)
+    world.clock.move(timedelta(days=1))
+    await world.responders.renew()
+    await world.status.look()
+    await ask(world, request(world, one))
+    world.clock.move(-timedelta(days=1))
+    assert await world.responders.renew() == 3
+    answer = await ask(world, request(world, one))
+    assert answer.this_update_utc <= world.clock()
+    (responder,) = answer.certificates
+    assert responder.not_valid_before_utc <= world.clock()

@@ -20,8 +20,9 @@ from ca.http import status as status_routes
 from ca.inventory import RevocationReason
 from doorward.listener import ListenerLimits, listening_sockets
 from doorward.plain import PlainListener, serve_http
+from iam.guard import Answer, Call, Guard, Public, Route
 from tests.ca.test_ocsp import issuer, leaf, ready, request, revoke
-from tests.ca.world import World, serving_plainly
+from tests.ca.world import StoreGate, World, serving_plainly
 
 RESPONSE = "application/ocsp-response"
 
@@ -233,5 +234,33 @@ async def test_who_takes_nothing_of_an_answer_is_cut() -> None:
                 await asyncio.sleep(0.05)
             while listener.admission.connections:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.05)
+    await listener.close(grace_seconds=2)
+    await runner.cleanup()
+
+
+async def test_a_long_answer_is_sent_in_pieces_as_the_client_takes_them(world: World) -> None:
+    content = bytes(range(256)) * (32 << 12)
+
+    async def give(_: Call) -> Answer:
+        return Answer(content=content, headers={"Content-Type": "application/pkix-crl"})
+
+    route = Route("GET", "/long", give, Public("a test"), "long", "test")
+    runner = web.AppRunner(Guard(StoreGate(world)).application([route]))
+    await runner.setup()
+    listener = await serve_http(runner, listening_sockets("127.0.0.1", 0), limits=ListenerLimits())
+    reader, writer = await asyncio.open_connection(*listener.addresses[0][:2], limit=1 << 16)
+    writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert f"content-length: {len(content)}".encode() in head.lower()
+    (connection,) = listener._endpoint.connections
+    waiting, received = 0, b""
+    while part := await reader.read(1 << 16):
+        received += part
+        if connection.transport is not None:
+            waiting = max(waiting, connection.transport.get_write_buffer_size())
+    assert received == content
+    assert waiting < 1 << 20
+    writer.close()
+    await writer.wait_closed()
     await listener.close(grace_seconds=2)
     await runner.cleanup()

@@ -84,3 +84,41 @@ def test_it_cannot_be_changed_once_it_is_read(tmp_path: Path) -> None:
     found = load(tmp_path, "")
     with pytest.raises(ValidationError):
         found.node.workers = 7  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"DOORWARD_PUBLICATION_PORT": "80"}, "http://127.0.0.1:80"),
+        ({"DOORWARD_PUBLICATION_HOST": "::1"}, "http://[::1]:8080"),
+        ({"DOORWARD_PUBLICATION_HOST": "0.0.0.0"}, "http://127.0.0.1:8080"),
+        (
+            {"DOORWARD_PUBLICATION_HOST": "::", "DOORWARD_NODE_PUBLIC_URL": "https://pki.example.com:8443"},
+            "http://pki.example.com:8080",
+        ),
+        ({"DOORWARD_CA_PUBLICATION_URL": "http://crl.example.com"}, "http://crl.example.com"),
+        ({"DOORWARD_PUBLICATION_ENABLED": "false"}, None),
+        (
+            {"DOORWARD_PUBLICATION_ENABLED": "false", "DOORWARD_CA_PUBLICATION_URL": "http://crl.example.com"},
+            "http://crl.example.com",
+        ),
+    ],
+)
+def test_certificates_name_where_it_is_published(environment: dict[str, str], url: str | None) -> None:
+    assert load_configuration(None, environment).publication_url == url
+
+
+@pytest.mark.parametrize(
+    ("key", "seconds"),
+    [
+        ("LIST_LIFE", "1"),
+        ("OFFLINE_LIST_LIFE", "1e9"),
+        ("DELTA_LIFE", "0"),
+        ("ANSWER_LIFE", "1"),
+        ("RESPONDER_LIFE", "1"),
+    ],
+)
+def test_what_is_published_lives_neither_too_short_nor_too_long(key: str, seconds: str) -> None:
+    with pytest.raises(Refused, match=f"publication.{key.lower()}"):
+        load_configuration(None, {f"DOORWARD_PUBLICATION_{key}": seconds})

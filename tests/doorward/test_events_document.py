@@ -14,7 +14,7 @@ NOUNS = frozenset(kind.partition(".")[0] for kind in DOCUMENTED)
 KIND = re.compile(rf"(?:{'|'.join(sorted(NOUNS))})\.[a-z_]+")
 ANY_KIND = re.compile(r"[a-z_]+\.[a-z_]+")
 IN_SQL = re.compile(r"record_change\([^;]*?'([a-z_]+\.[a-z_]+)'", re.DOTALL)
-NO_KINDS = {"device.csr", "device.id", "device.key", "device.pem"}
+NO_KINDS = {"device.csr", "device.id", "device.key", "device.pem", "device.uri"}
 """What looks like one: names of files, and of arguments."""
 
 

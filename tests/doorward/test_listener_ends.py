@@ -1,18 +1,31 @@
 """How connections to the listener end: by either side, cleanly or not, and when it is closed."""
 
+import asyncio
 import concurrent.futures
+import errno
 import logging
 import socket
 import ssl
 import struct
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from OpenSSL import SSL
 
 from doorward.transport import Truncated
-from tests.doorward.listening import HALF_A_BODY, Server, ask, assert_quiet, connect, read_to_end, request, wait_for
+from tests.doorward.listening import (
+    HALF_A_BODY,
+    QUICK,
+    Server,
+    ask,
+    assert_quiet,
+    connect,
+    read_to_end,
+    request,
+    wait_for,
+)
 
 
 def test_after_close_notify_a_request_that_arrived_whole_is_answered(server: Server) -> None:
@@ -128,3 +141,24 @@ def test_closing_cuts_a_request_that_takes_longer_than_the_grace(server: Server)
         server.stop(0.05)
         assert read_to_end(busy) == b""
     assert not server.finished.is_set()
+
+
+def test_a_peer_that_is_gone_when_its_connection_ends_leaves_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(asyncio.new_event_loop(), tmp_path, QUICK)  # uvloop's transports let nobody put a fault in
+    try:
+        with connect(server) as connection:
+            wait_for(lambda: server.listener.admission.connections == 1)
+            (protocol,) = server.listener._endpoint.connections
+
+            def write_eof() -> None:
+                raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+            protocol.raw.write_eof = write_eof  # type: ignore[method-assign]
+            connection.sendall(request("/who"))
+            with suppress(ConnectionError):
+                read_to_end(connection)
+        assert_quiet(server, caplog)
+    finally:
+        server.stop()

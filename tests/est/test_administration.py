@@ -1,10 +1,14 @@
 """Enrolment profiles over REST, behind the guard, on a real store."""
 
+import json
+import tomllib
 from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
+from importlib.resources import files
 from os import urandom
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -310,6 +314,41 @@ async def test_another_tenants_profiles_are_not_there(est: EstWorld) -> None:
         changed = {"settings": meters()["settings"]}
         assert (await client.put(f"{PATH}/default", headers=headers, json=changed)).status == 404
         assert (await client.post(PATH, headers=headers, json=meters() | {"id": "default"})).status == 409
+
+
+async def test_a_label_names_authorities_of_its_group_or_above_and_certificate_profiles_of_its_own(
+    est: EstWorld,
+) -> None:
+    acme, other = await est.world.tenant("acme"), await est.world.tenant("other")
+    theirs = await est.world.identity(other, ALL)
+    settings = tomllib.loads((files("certs") / "profiles" / "device.toml").read_text())
+    await est.world.execute(
+        "INSERT INTO issuance_profile (id, tenant_id, name, description, settings, created_at)"
+        " VALUES ($1, $2, 'strange', '', $3, now())",
+        stored := uuid4(),
+        acme,
+        json.dumps(settings),
+    )
+    await est.world.execute(
+        "UPDATE authority_standing SET tenant_id = $1 WHERE authority_id = $2",
+        acme,
+        est.world.authorities.by_name("issuing").id,
+    )
+    est.world.authorities._fingerprint = None
+    await est.world.authorities.refresh()
+    wanted = (
+        meters("issuing"),
+        _at("ca_distribution_settings.managed_cas", ["issuing"]),
+        meters(certificate_profile=str(stored)),
+    )
+    async with serving(est.world, all_routes(est)) as client:
+        for body in wanted:
+            answer = await client.post(PATH, headers=theirs, json=body)
+            assert answer.status in (400, 404), await answer.text()
+        own = await est.world.identity(acme, ALL)
+        for number, body in enumerate(wanted):
+            answer = await client.post(PATH, headers=own, json=body | {"id": f"acme-{number}"})
+            assert answer.status == 201, await answer.text()
 
 
 async def test_lists_are_filtered_and_sorted(est: EstWorld) -> None:

@@ -16,6 +16,7 @@ from est.profiles import Approval, EnrolmentMode, Settings, Way
 from est.refusals import Refusal, Wait
 from iam.errors import Refused
 from iam.guard import Route
+from iam.passwords import PasswordHasher
 from tests.ca.world import serving
 from tests.est.world import DAY, Answer, EstWorld, Holder, b64, only, request
 
@@ -219,6 +220,21 @@ async def test_a_right_secret_is_not_held_up_by_others_wrong_ones(est: EstWorld)
         with pytest.raises(Refused):
             await est.service.enrol("meters", (), csr_for("meter-001"), evidence=basic("meters", "wrong"))
     assert await est.service.enrol("meters", (), csr_for("meter-001"), evidence=basic("meters", made["secret"]))
+
+
+async def test_an_unknown_name_costs_the_same_work_as_a_wrong_secret(
+    est: EstWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await est.label("meters", settings=BY_SECRET)
+    compared, verify = [], PasswordHasher.verify
+
+    async def noted(self: PasswordHasher, password: str, stored: str | None) -> Any:
+        compared.append(stored)
+        return await verify(self, password, stored)
+
+    monkeypatch.setattr(PasswordHasher, "verify", noted)
+    assert await refusal_of(est, basic("nobody", "a wrong one"), csr_for("meter-001")) == Refusal.SECRET_REFUSED.name
+    assert compared == [None]
 
 
 async def test_a_registered_device_is_bound_by_its_secret(est: EstWorld) -> None:

@@ -148,7 +148,7 @@ async def test_a_label_names_no_authority_of_another_tenant(est: EstWorld) -> No
     async with serving(est.world, routes) as client:
         for tenant, authority, status in (
             (acme, "globex", 404),
-            (acme, "root", 404),
+            (acme, "root", 400),  # it issues for no devices, whoever asks
             (acme, "nobody", 404),
             (acme, "issuing", 201),  # the node's own is everybody's
             (globex, "globex", 201),

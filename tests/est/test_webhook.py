@@ -87,6 +87,21 @@ async def test_what_is_no_clear_answer_is_no(est: EstWorld, said: Said) -> None:
         assert await refusal_of(est, Evidence(), csr_for("meter-001")) == Refusal.WEBHOOK_SILENT.name
 
 
+async def test_nobody_is_asked_about_who_lacks_a_credential_or_names_another_device(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+        await est.world.execute(
+            """UPDATE enrolment_profile
+            SET settings = jsonb_set(settings, '{ways}', '["client_certificate", "webhook"]') WHERE name = 'meters'"""
+        )
+        bootstrap = await est.bootstrap("meter-001")
+        assert (await enrol(est, csr_for("meter-001"))).status == 401
+        assert (await enrol(est, csr_for("meter-002"), holder=bootstrap)).status == 403
+        assert peer.asked == []
+        certificate_in(await enrol(est, csr_for("meter-001"), holder=bootstrap))
+        assert json.loads(peer.asked[0].body)["data"]["requester"] == f"certificate {bootstrap.serial.hex()}"
+
+
 async def test_a_redirect_is_not_followed(est: EstWorld) -> None:
     def answer(asked: Asked) -> Said:
         is_first = asked.path == "/ask"

@@ -410,4 +410,4 @@ def test_the_demo_itself(node: RunningNode) -> None:
     shown = node.command("demo", "--json", check=False)
     found = json.loads(shown.stdout)
     assert found["failed"] is None, shown.stderr
-    assert len(found["steps"]) == 13
+    assert len(found["steps"]) == 16

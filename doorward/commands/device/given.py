@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from certs.pem import read_certificates
 from doorward.commands.login import trusted_root
 from est.client import BasicSecret, BearerToken, EstClient, KeyKind
-from est.client.client import Authorization
+from est.client.authorization import Authorization
 from est.client.device import Server, Wish
 from est.client.files import write_whole
 from est.client.folder import DeviceFolder, FolderUnusable, read
