@@ -287,7 +287,7 @@ def _check_same(body: DmsFields, name: str) -> None:
 def _check_usable(
     authorities: Authorities, call: Call, wanted: Mapping[str, Any], known: EnrolmentProfile | None = None
 ) -> None:
-    """Check that the caller may use the authority for the tenant's devices; what a label says already stays as it is."""
+    """Check that the caller may use the authority for the tenant's devices; what a label says already stays."""
     authority = wanted["authority"]
     if known is None or known.authority != authority:
         authorities.usable(call.tenant, call.caller.access.tenant, str(authority))

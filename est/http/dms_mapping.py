@@ -94,7 +94,7 @@ class Visible:
         return found
 
     def certificate_profile(self, name: str) -> str:
-        """Return `name` if it is a profile for devices' own certificates: a packaged one, or the tenant's or one above's."""
+        """Return `name` if it is a profile for devices' own certificates: packaged, the tenant's, or one above's."""
         stored = self.authorities.stored_profile(name)
         try:
             profile = self.authorities.profile(name)
