@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from certs.conformance import check_against_profile
 from certs.errors import CertificateRefused, ProfileRefused, RefusalKind
 from certs.keys import KeyAlgorithm
 from certs.names import device_alternative_name, device_identifier
@@ -19,7 +20,6 @@ from certs.profile import (
     AlternativeNameRule,
     Profile,
     SubjectRule,
-    check_against_profile,
     load_profile,
     parse_profile,
 )

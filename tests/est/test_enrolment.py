@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.inventory import AuthorityKind, RevocationReason
-from certs.profile import check_against_profile, load_profile
+from certs.conformance import check_against_profile
+from certs.profile import load_profile
 from est.profiles import Bootstrap, EnrolmentMode, Settings
 from est.refusals import Refusal
 from est.store.profiles import BootstrapBinding, IssuerAndSerial, bind_bootstrap
