@@ -7,10 +7,11 @@ from typing import Any, Final
 from ca.authorities import Authorities
 from ca.authority import Authority
 from ca.inventory import AuthorityKind
+from certs.duration import write_duration
 from certs.errors import ProfileRefused
 from certs.pem import read_certificate, write_certificates
 from certs.profile import AlternativeNameRule
-from est.durations import duration, shown_duration
+from est.durations import duration
 from est.http.dms_shapes import (
     ApprovalSettings,
     AuthMode,
@@ -252,9 +253,9 @@ def shown_settings(profile: EnrolmentProfile, authorities: Authorities, tenant: 
         ),
         reenrollment_settings=ReenrollmentSettings(
             additional_validation_cas=_shown_anchors(profile.additional_anchors, ours),
-            reenrollment_delta=None if renewal.opens is None else shown_duration(renewal.opens),
-            preventive_delta=shown_duration(profile.renewal_window),
-            critical_delta=shown_duration(profile.critical_window),
+            reenrollment_delta=None if renewal.opens is None else write_duration(renewal.opens),
+            preventive_delta=write_duration(profile.renewal_window),
+            critical_delta=write_duration(profile.critical_window),
             enable_expired_renewal=profile.expired_may_renew,
             allow_same_key=renewal.with_same_key,
             allow_new_key=renewal.with_new_key,
@@ -291,7 +292,7 @@ def _shown_est(profile: EnrolmentProfile, ours: Mapping[bytes, str]) -> EstSetti
         jwt_settings=None if settings.openid is None else _shown_openid(settings.openid),
         external_webhook=None if settings.webhook is None else _shown_webhook(settings.webhook),
         manual_approval=ApprovalSettings(
-            expires_after=shown_duration(approval.expires_after),
+            expires_after=write_duration(approval.expires_after),
             retry_after=int(approval.retry_after.total_seconds()),
             max_pending=approval.most_waiting,
         ),
@@ -312,7 +313,7 @@ def _shown_openid(trust: OpenIdTrust) -> JwtSettings:
 
 
 def _shown_webhook(webhook: Webhook) -> WebhookSettings:
-    config = WebhookConfig(call_timeout=shown_duration(webhook.deadline), ca=webhook.authorities)
+    config = WebhookConfig(call_timeout=write_duration(webhook.deadline), ca=webhook.authorities)
     return WebhookSettings(name=webhook.name, url=webhook.url, config=config)
 
 

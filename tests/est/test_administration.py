@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate
 from ca.store.certificates import insert_certificate
+from certs.duration import write_duration
 from certs.pem import write_certificates
 from certs.pkcs7 import parse_certs_only
 from est.authentication.forwarded import spki_sha256
-from est.durations import duration, shown_duration
+from est.durations import duration
 from est.http import dms
 from est.identities import IdentityBinder
 from est.profiles import EnrolmentMode
@@ -374,7 +375,7 @@ async def test_lists_are_filtered_and_sorted(est: EstWorld) -> None:
 )
 def test_periods(text: str, period: timedelta) -> None:
     assert duration(text) == period
-    assert duration(shown_duration(period)) == period
+    assert duration(write_duration(period)) == period
 
 
 @pytest.mark.parametrize("text", ["", "90", "d", "1h1d", "1d1d", "-1d", "1.5d", "1D", "51y", "9" * 70 + "s", "1d\n"])
