@@ -29,11 +29,11 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
-from ca.encoding import encode_extension, encode_integer, encode_raw_extension, encode_signed, encode_time
+from ca.encoding import encode_extension, encode_raw_extension, encode_signed, encode_time
 from ca.issue import issuer_key_identifier
 from ca.keystore import Signer
 from ca.partition import WHOLE, Partition, delta_address
-from certs.der import CONTEXT_0, SEQUENCE, encode
+from certs.der import CONTEXT_0, SEQUENCE, encode, encode_integer
 
 _VERSION_2 = encode_integer(1)
 

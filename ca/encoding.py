@@ -11,28 +11,12 @@ from cryptography import x509
 
 from certs.der import (
     BIT_STRING,
-    BOOLEAN,
     OCTET_STRING,
     SEQUENCE,
     TRUE,
     encode,
-    encode_integer,
     encode_object_identifier,
 )
-
-__all__ = [
-    "BOOLEAN",
-    "CONTEXT_3",
-    "ENUMERATED",
-    "GENERALIZED_TIME",
-    "UTC_TIME",
-    "encode_extension",
-    "encode_integer",
-    "encode_object_identifier",
-    "encode_raw_extension",
-    "encode_signed",
-    "encode_time",
-]
 
 ENUMERATED = 0x0A
 UTC_TIME = 0x17

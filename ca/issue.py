@@ -25,11 +25,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
-from ca.encoding import CONTEXT_3, encode_extension, encode_integer, encode_signed, encode_time
+from ca.encoding import CONTEXT_3, encode_extension, encode_signed, encode_time
 from ca.keystore import Signer
 from ca.partition import Partition, partitions_of
 from certs.conformance import check_against_profile
-from certs.der import CONTEXT_0, SEQUENCE, encode
+from certs.der import CONTEXT_0, SEQUENCE, encode, encode_integer
 from certs.keys import PublicKey, check_public_key
 from certs.names import DeviceIdentifier, device_alternative_name, device_subject
 from certs.profile import Profile

@@ -32,10 +32,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from ca.encoding import encode_object_identifier
 from ca.root_file import read_root_file, replace_root_file, write_root_file
 from ca.signing import Message, PrivateKey, SigningAlgorithm, sign_message
-from certs.der import SEQUENCE, encode
+from certs.der import SEQUENCE, encode, encode_object_identifier
 from certs.keys import (
     AUTHORITY_KEYS,
     RSA_EXPONENT_MINIMUM,

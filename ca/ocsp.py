@@ -24,17 +24,11 @@ from asn1crypto import ocsp
 from cryptography import x509
 from cryptography.x509.oid import OCSPExtensionOID
 
-from ca.encoding import (
-    ENUMERATED,
-    GENERALIZED_TIME,
-    encode_object_identifier,
-    encode_raw_extension,
-    encode_signed,
-)
+from ca.encoding import ENUMERATED, GENERALIZED_TIME, encode_raw_extension, encode_signed
 from ca.inventory import REASON_CODES, RevocationReason
 from ca.issue import encoded_key
 from ca.keystore import Signer
-from certs.der import CONTEXT_0, OCTET_STRING, SEQUENCE, encode, read_subject_public_key
+from certs.der import CONTEXT_0, OCTET_STRING, SEQUENCE, encode, encode_object_identifier, read_subject_public_key
 
 CERTIFICATES_MAXIMUM: Final = 32
 NONCE_ECHOED: Final = range(16, 33)

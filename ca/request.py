@@ -6,10 +6,10 @@ basic constraints and key usage, both critical. Whoever certifies decides.
 
 from cryptography import x509
 
-from ca.encoding import encode_extension, encode_integer, encode_object_identifier, encode_signed
+from ca.encoding import encode_extension, encode_signed
 from ca.issue import encoded_key
 from ca.keystore import Signer
-from certs.der import CONTEXT_0, SEQUENCE, SET, encode
+from certs.der import CONTEXT_0, SEQUENCE, SET, encode, encode_integer, encode_object_identifier
 from certs.profile import load_profile
 
 _VERSION_1 = encode_integer(0)

@@ -15,12 +15,12 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import crypto
 
 from ca.crl import Scope, build_revocation_list
-from ca.encoding import encode_integer, encode_time
+from ca.encoding import encode_time
 from ca.issue import Template, authority, device, encoded_key
 from ca.keystore import SoftwareSigner, make_private_key
 from certs.chain import Anchor, Purpose, validate_chain
 from certs.csr import parse_request
-from certs.der import BIT_STRING, SEQUENCE, encode, read_certificate_layout, read_signed_part
+from certs.der import BIT_STRING, SEQUENCE, encode, encode_integer, read_certificate_layout, read_signed_part
 from certs.errors import CertificateRefused, RefusalKind
 from certs.keys import KeyAlgorithm, PublicKey
 from certs.names import device_identifier

@@ -10,10 +10,11 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ca.encoding import encode_integer, encode_object_identifier, encode_time
+from ca.encoding import encode_time
 from ca.issue import Addresses, Holder, Template, authority, device, encoded_key, host, responder
 from ca.keystore import SoftwareSigner
 from ca.partition import COUNTS, SLOTS, Partition, partitions_of
+from certs.der import encode_integer, encode_object_identifier
 from certs.errors import CertificateRefused
 from certs.names import device_identifier
 from certs.profile import load_profile
