@@ -37,7 +37,7 @@ from ca.hierarchy import (
 )
 from ca.inventory import AuthorityKind, CertificateStatus, RevocationReason, stored_serial
 from ca.issue import SERIAL_BYTES, Holder, Issued, Template, encoded_key
-from ca.keystore import Backend, Keystore, Signer, SoftwareSigner, StoredKey, describe, make_private_key
+from ca.keystore import Backend, Keystore, Signer, SoftwareSigner, StoredKey, describe, in_turn, make_private_key
 from ca.kms import key_for_authority
 from ca.recording import put_on_record, record_issued
 from ca.rollover import Generation, link
@@ -168,7 +168,7 @@ class AuthorityAdministration:
         async with self._database.transaction(tenant.id) as transaction:
             made = await self._key(transaction, tenant, identifier, line, wish.key)
             holder = Holder(subject, (), encoded_key(made.signer.public_key))
-            issued = self._certify(parent, profile, holder, made.signer)
+            issued = await self._certify(parent, profile, holder, made.signer)
             one = StoredAuthority(
                 id=identifier,
                 name=line,
@@ -207,7 +207,7 @@ class AuthorityAdministration:
             status = await lock_authority(transaction, one.id, tenant.id)
             if status is AuthorityStatus.REVOKED:
                 raise conflict("The authority is revoked: make another one.")
-            issued = self._certify(parent, profile, holder, signer)
+            issued = await self._certify(parent, profile, holder, signer)
             await supersede(transaction, stored_serial(one.certificate.serial_number))
             await set_certificate(transaction, one.id, issued.der, parent.id if parent else None, ())
             issuer = parent.id if parent else one.id
@@ -240,8 +240,10 @@ class AuthorityAdministration:
             await lock_authority(transaction, old.id, tenant.id)
             made = await self._key(transaction, tenant, identifier, name, wish, beside=old)
             holder = Holder(old.certificate.subject, (), encoded_key(made.signer.public_key))
-            issued = self._certify(parent, profile, holder, made.signer)
-            linked = link(
+            issued = await self._certify(parent, profile, holder, made.signer)
+            linked = await in_turn(
+                [old_signer, made.signer],
+                link,
                 Generation(old.certificate, old_signer, old.addresses),
                 Generation(read_certificate(issued.der), made.signer, addresses_of(self._base_url, name)),
                 profile,
@@ -387,7 +389,7 @@ class AuthorityAdministration:
         stored = describe(identifier, tenant.id, name, public_key, backend=backend, sealed=sealed, now=self._clock())
         return _Made(stored, SoftwareSigner(private_key), is_new=True)
 
-    def _certify(self, parent: Authority | None, profile: Profile, holder: Holder, own: Signer | None) -> Issued:
+    async def _certify(self, parent: Authority | None, profile: Profile, holder: Holder, own: Signer | None) -> Issued:
         now, serial = self._clock(), self._random(SERIAL_BYTES)
         try:
             if parent is not None:
@@ -396,7 +398,7 @@ class AuthorityAdministration:
                 template = Template(profile, None, own, None)
             else:
                 raise Refused(Kind.UNAVAILABLE, "Its key is not here.")
-            return template.issue(holder, now, serial)
+            return await template.issue_in_turn(holder, now, serial)
         except CertificateRefused as refusal:
             raise Refused(Kind.INVALID, f"The authority cannot be so: {refusal.reason}.") from refusal
 

@@ -66,7 +66,8 @@ class Certification:
         issuer = self._authorities.issuer(named.id)
         now = self._clock()
         await self._check_key(read.spki_sha256)
-        issued = self._authorities.template(issuer, identifier).issue(holder, now, self._random(SERIAL_BYTES))
+        template = self._authorities.template(issuer, identifier)
+        issued = await template.issue_in_turn(holder, now, self._random(SERIAL_BYTES))
         one = StoredCertificate(
             serial=issued.serial,
             authority=issuer.id,

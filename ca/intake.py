@@ -25,7 +25,7 @@ from ca.founding import DEFAULT_PROFILES
 from ca.hierarchy import authority_subject, line_name
 from ca.importing import Taken, check_authority, check_key_pair, in_der
 from ca.inventory import AuthorityKind
-from ca.keystore import Backend, Keystore, StoredKey, describe, make_private_key
+from ca.keystore import Backend, Keystore, StoredKey, describe, in_turn, make_private_key
 from ca.kms import key_for_authority
 from ca.request import build_request
 from ca.signing import PrivateKey
@@ -158,13 +158,14 @@ class AuthorityIntake:
                 private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits)
                 key = self._describe(tenant, identifier, name, private_key)
                 await insert_key(transaction, key)
+            signer = self._keystore.signer(key)
             request = AuthorityRequest(
                 id=identifier,
                 tenant=tenant.id,
                 line=name,
                 subject=named.rfc4514_string(),
                 key=key,
-                request=build_request(named, self._keystore.signer(key)),
+                request=await in_turn([signer], build_request, named, signer),
                 metadata=metadata,
                 status=RequestStatus.PENDING,
                 created=transaction.now,

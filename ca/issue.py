@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from ca.encoding import CONTEXT_3, encode_extension, encode_signed, encode_time
-from ca.keystore import Signer
+from ca.keystore import Signer, in_turn
 from ca.partition import Partition, partitions_of
 from certs.conformance import check_against_profile
 from certs.der import CONTEXT_0, SEQUENCE, encode, encode_integer
@@ -156,6 +156,10 @@ class Template:
             CertificateRefused: (policy) The names or the key are not what the profile takes.
         """
         return self._make(holder, self._period(now), serial, is_link=False)
+
+    async def issue_in_turn(self, holder: Holder, now: datetime, serial: bytes) -> Issued:
+        """Do as `issue` does, in a coroutine: the event loop does not wait for the issuer's key."""
+        return await in_turn([self._signer], self.issue, holder, now, serial)
 
     def issue_link(self, holder: Holder, period: tuple[datetime, datetime], serial: bytes) -> Issued:
         """Make the certificate that says that `holder`, an earlier or later key of the issuer, is the same authority.

@@ -6,18 +6,25 @@ The rules:
    nothing here gives one out. A key in a hardware token is another Signer.
 2. A key at rest is sealed under the node's master key, bound to its id: `authority:<id>`, in the word of the time when
    only authorities had keys. What it opens to is the private half of the public key that is stored beside it.
-3. The root's key lies in one file, `root.sealed`, that an operator can take away: all works without it except signing a
+3. A key that makes its caller wait names the thread to wait in, and a coroutine signs by `in_turn` alone: so the event
+   loop waits for no key. A key in memory signs at once, on the loop, since handing it to a thread would cost more than
+   the signature.
+4. The root's key lies in one file, `root.sealed`, that an operator can take away: all works without it except signing a
    new authority and the root's own revocation list. It is opened for each use and kept in no memory. A key that follows
    it in a rollover lies beside it, in a file that names the key. How such files are written, `ca.root_file` says.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
@@ -53,6 +60,9 @@ _LATER_ROOT_FILES = "root-*.sealed"
 
 RSA_BITS = (2048, 3072, 4096)
 """The sizes that RSA keys are made in."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NULL = b"\x05\x00"
 _RSA_STRENGTHS: tuple[tuple[int, str, HashAlgorithm], ...] = (
@@ -128,6 +138,10 @@ class Signer(Protocol):
     def public_key(self) -> PublicKey:
         """The key that verifies them."""
 
+    @property
+    def thread(self) -> Executor | None:
+        """Where to wait for it; None if it signs at once (rule 3)."""
+
     def sign(self, data: bytes) -> bytes:
         """Sign `data`; raise `Refused` (unavailable) if the key is gone."""
 
@@ -139,8 +153,21 @@ class MessageSigner(Signer, Protocol):
         """Sign a message; raise `Refused` (unavailable) if the key is gone, (invalid) if they do not fit."""
 
 
+async def in_turn(signers: Sequence[Signer | None], act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return `act(...)`, which signs by `signers`: done at once, or awaited in the thread of the one that has one."""
+    for one in signers:
+        if one is not None and one.thread is not None:
+            work = partial(copy_context().run, act, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(one.thread, work)
+    return act(*args, **kwargs)
+
+
 class Token(Protocol):
     """A hardware token that makes keys and keeps them; each raises `Refused` (unavailable) if it cannot be reached."""
+
+    @property
+    def thread(self) -> Executor:
+        """Where to wait for it: it does one thing at a time."""
 
     def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> PublicKey:
         """Make a key that never leaves the token; raise `Refused` (invalid) for one that it does not make."""
@@ -157,6 +184,8 @@ class Token(Protocol):
 
 class SoftwareSigner:
     """A key in this process's memory."""
+
+    thread: Executor | None = None
 
     def __init__(self, private_key: PrivateKey) -> None:
         self._private_key = private_key

@@ -20,7 +20,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -50,6 +50,8 @@ from iam.store.database import EVERYWHERE, Change, Database, Transaction
 
 KEYS = KeyPolicy(frozenset(KeyAlgorithm), rsa_minimum_bits=RSA_BITS[0], rsa_maximum_bits=RSA_BITS[-1])
 """Which keys are taken in."""
+
+T = TypeVar("T")
 
 ALIASES_MAXIMUM = 16
 TAGS_MAXIMUM = 32
@@ -132,7 +134,7 @@ class KeyService:
                 await _record(transaction, made, "key.created", actor)
         except BaseException:
             if backend is Backend.PKCS11:
-                await asyncio.shield(asyncio.to_thread(self._destroy, identifier))
+                await asyncio.shield(self._destroy(identifier))
             raise
         return made
 
@@ -202,7 +204,7 @@ class KeyService:
             await delete_key(transaction, one.id)
             await _record(transaction, one, "key.deleted", actor)
             if one.backend is Backend.PKCS11:
-                await asyncio.to_thread(self._destroy, one.id)
+                await self._destroy(one.id)
 
     async def sign(
         self, tenant: UUID, named: str, algorithm: SigningAlgorithm, message: Message, *, actor: str
@@ -223,7 +225,7 @@ class KeyService:
                     reason=f"{actor} asked for a signature by the key of {', '.join(authorities)}",
                 )
             check_fits(algorithm, one.algorithm, message)
-            signature = await asyncio.to_thread(self._sign, one, algorithm, message)
+            signature = await self._aside(one.backend, self._sign, one, algorithm, message)
             if one.signed_raw is None:
                 await mark_as_signed_raw(transaction, one.id)
             digest = message.content if message.is_digest else sha256(message.content).digest()
@@ -242,17 +244,23 @@ class KeyService:
     ) -> tuple[PublicKey, bytes | None]:
         async with self._making:
             if backend is Backend.PKCS11 and self._keystore.token is not None:
-                return await asyncio.to_thread(self._keystore.token.make, identifier, algorithm, bits), None
+                return await self._aside(backend, self._keystore.token.make, identifier, algorithm, bits), None
             private_key = await asyncio.to_thread(make_private_key, algorithm, bits)
         return private_key.public_key(), self._keystore.seal(identifier, private_key)
 
     def _sign(self, one: StoredKey, algorithm: SigningAlgorithm, message: Message) -> bytes:
         return self._keystore.signer(one).sign_message(algorithm, message)
 
-    def _destroy(self, identifier: UUID) -> None:
+    async def _destroy(self, identifier: UUID) -> None:
         if self._keystore.token is None:
             raise Refused(Kind.UNAVAILABLE, "The token of this key is not configured here.")
-        self._keystore.token.destroy(identifier)
+        await self._aside(Backend.PKCS11, self._keystore.token.destroy, identifier)
+
+    async def _aside(self, backend: Backend, act: Callable[..., T], *arguments: object) -> T:
+        """Return `act(...)`, awaited in the token's own thread, where it stands in line, or in any for other keys."""
+        token = self._keystore.token if backend is Backend.PKCS11 else None
+        thread = None if token is None else token.thread
+        return await asyncio.get_running_loop().run_in_executor(thread, act, *arguments)
 
     async def _change(
         self,

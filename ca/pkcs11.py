@@ -10,14 +10,19 @@ The rules:
 4. One session, logged in, does everything, and of all that speak with a module in this process one at a time: the
    library that we use initializes modules without locks, and what comes from two threads at once ends the process.
    Workers are processes, each with a session of its own.
-5. When something fails, the module is initialized anew, once, and the same thing is tried once more: so a token that
+5. To make a key may take a token a minute, and meanwhile whoever signs waits. So each module has one thread: what a
+   coroutine wants of it stands in line there, and neither the event loop nor the threads that others share wait. A
+   second session would not help, by rule 4. A process that does nothing but make keys would, and would be one more
+   to log in, to watch and to restart, for what is seldom done; other workers sign in the meantime as it is.
+6. When something fails, the module is initialized anew, once, and the same thing is tried once more: so a token that
    was away, or whose sessions ended, serves again. What fails then is refused (unavailable).
-6. A PIN that the token refuses is not tried again until a new start: after a few wrong ones a token locks itself.
+7. A PIN that the token refuses is not tried again until a new start: after a few wrong ones a token locks itself.
 """
 
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +61,9 @@ _TEST_MESSAGE = Message(b"doorward makes sure that a key of a token signs")
 _LOCKS: dict[Path, threading.RLock] = {}
 """One for each module (rule 4)."""
 
+_THREADS: dict[Path, ThreadPoolExecutor] = {}
+"""One for each module (rule 5); it starts when it is first used, and so in the process that uses it."""
+
 _log = logging.getLogger("doorward.pkcs11")
 
 T = TypeVar("T")
@@ -75,6 +83,7 @@ class Pkcs11Token:
         self._label = label
         self._pin = pin
         self._lock = _LOCKS.setdefault(module, threading.RLock())
+        self.thread: Executor = _THREADS.setdefault(module, ThreadPoolExecutor(1, "pkcs11"))
         self._library: Any = None
         self._session: Any = None
         self._keys: dict[UUID, Any] = {}
@@ -183,7 +192,7 @@ class Pkcs11Token:
         return found
 
     def _do(self, what: str, act: Callable[[Any], T]) -> T:
-        """Do one thing in the session, by rules 4 to 6."""
+        """Do one thing in the session, by rules 4, 6 and 7."""
         with self._lock:
             if self._refused_pin:
                 raise _unavailable(self._label, what, "its PIN was refused, and is not tried again before a new start")
@@ -236,6 +245,7 @@ class Pkcs11Signer:
     def __init__(self, token: Pkcs11Token, identifier: UUID, public_key: PublicKey) -> None:
         self._token = token
         self._identifier = identifier
+        self.thread: Executor | None = token.thread
         self.public_key = public_key
         scheme: SignatureScheme = signature_scheme(public_key)
         self.algorithm = scheme.identifier

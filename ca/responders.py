@@ -156,7 +156,7 @@ class Responders:
         life = self._terms.offline_life if is_offline(authority) else self._terms.life
         template = Template(replace(load_profile(_PROFILE), validity=life), authority.certificate, signer, None)
         holder = responder(f"OCSP responder of {authority.name}"[:_COMMON_NAME_MAXIMUM], encoded_key(key.public_key()))
-        issued = template.issue(holder, now, self._random(SERIAL_BYTES))
+        issued = await template.issue_in_turn(holder, now, self._random(SERIAL_BYTES))
         await record_issued(transaction, issued, authority.id, authority.tenant)
         sealed = self._keystore.seal(identifier, key)
         await insert_responder(

@@ -100,7 +100,8 @@ class AuthorityService:
         self, issuer: Authority, profile: str, holder: Holder, *, device: str | None, actor: str
     ) -> Issued:
         now = self._clock()
-        issued = self._authorities.template(issuer, profile).issue(holder, now, self._random(SERIAL_BYTES))
+        template = self._authorities.template(issuer, profile)
+        issued = await template.issue_in_turn(holder, now, self._random(SERIAL_BYTES))
         async with self._database.transaction(EVERYWHERE) as transaction:  # the node itself acts, for no tenant
             tenant = await system_tenant(transaction)
             await record_issued(transaction, issued, issuer.id, tenant, device=device)

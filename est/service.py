@@ -225,7 +225,7 @@ class EstService:
         is_bound = any(one.binds(wanted) for one in entitled)
         credentials = _credentials(entitled)
         keyed = await with_key(request, wanted, asking.chain, making)
-        attempt = self._attempt(profile, keyed, wanted, now)
+        attempt = await self._attempt(profile, keyed, wanted, now)
         redelivery = None if making is None else making.redelivery(entitled, credentials, wanted)
         return await _settle(
             expected_enrolment(profile, is_bound=is_bound, by_secret=credentials.secret is not None),
@@ -293,7 +293,7 @@ class EstService:
         wanted = _accepted(requested_device(request))
         presented = _presented(judged)
         keyed = await with_key(request, wanted, asking.chain, making)
-        attempt = self._attempt(profile, keyed, wanted, now)
+        attempt = await self._attempt(profile, keyed, wanted, now)
         asked = Renewing(now, judged.leaf.not_valid_after_utc, presented.spki_sha256 == keyed.spki_sha256)
         redelivery = None if making is None else Redelivery(presented.sha256, REDELIVERY)
         return await _settle(
@@ -312,12 +312,13 @@ class EstService:
                 _accepted(one.decide_identifier(asking.profile, wanted.device))
         return said
 
-    def _attempt(
+    async def _attempt(
         self, profile: EnrolmentProfile, request: CertificateRequest, wanted: DeviceIdentifier, now: datetime
     ) -> Attempt:
         issuer, template = self._template(profile)
         try:
-            issued = template.issue(device(wanted, request.spki_der), now, self._random(SERIAL_BYTES))
+            holder = device(wanted, request.spki_der)
+            issued = await template.issue_in_turn(holder, now, self._random(SERIAL_BYTES))
         except CertificateRefused as refusal:
             raise judge_request(refusal).as_error() from refusal
         return Attempt(

@@ -362,6 +362,7 @@ async def test_an_authority_that_cannot_sign_keeps_no_other_from_its_responder_a
     class Gone:
         algorithm = b""
         public_key = None
+        thread = None
 
         def sign(self, data: bytes) -> bytes:
             raise Refused(Kind.UNAVAILABLE, "gone", reason=f"the token was taken out before {len(data)} bytes")

@@ -7,10 +7,11 @@ import logging
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime
 from os import urandom
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pkcs11
@@ -20,15 +21,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.administration import AuthorityAdministration, KeyWish, Wish
 from ca.authorities import Authorities
+from ca.certification import Certification
 from ca.http import keys
+from ca.intake import AuthorityIntake
 from ca.issue import Template, authority, device, encoded_key
-from ca.keystore import Backend, Keystore, SoftwareSigner, make_private_key
+from ca.keystore import Backend, Keystore, SoftwareSigner, StoredKey, in_turn, make_private_key
 from ca.kms import Description, KeyService
 from ca.pkcs11 import Pkcs11Token
+from ca.request import build_request
+from ca.responders import Responders, ResponderTerms
 from ca.signing import WAYS, Message, SigningAlgorithm, verify_message
 from certs.chain import Anchor, Purpose, validate_chain
-from certs.keys import KeyAlgorithm
-from certs.names import device_identifier
+from certs.keys import KeyAlgorithm, PublicKey
+from certs.names import device_identifier, device_subject
 from certs.profile import load_profile
 from doorward.commands.check import check
 from doorward.config import Configuration, NodeSection, Pkcs11Section, load_configuration
@@ -239,6 +244,76 @@ async def test_an_authority_has_its_key_in_the_token(world: World, token: Pkcs11
     await without.ensure()  # a node without the token starts, and does everything else
     assert without.by_name("acme").signer is None
     assert without.by_name("issuing").signer is not None
+
+
+async def test_while_a_key_is_made_the_loop_goes_on_and_what_signs_waits_in_line(
+    world: World, token: Pkcs11Token, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keystore = Keystore(world.keys, MASTER_KEY, urandom, token)
+    service = KeyService(world.pool, keystore, world.clock, urandom)
+    authorities = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)
+    await authorities.ensure()
+    administration = AuthorityAdministration(world.pool, authorities, keystore, world.clock, urandom, base_url=BASE_URL)
+    certification = Certification(world.pool, authorities, administration, world.clock, urandom)
+    intake = AuthorityIntake(world.pool, authorities, administration, keystore, world.clock, urandom)
+    responders = Responders(world.pool, authorities, keystore, world.clock, urandom, ResponderTerms())
+    access, system, said = await world.access(world.system.id), world.system, Description("", (), {})
+
+    async def key() -> StoredKey:
+        return await service.create(system.id, KeyAlgorithm.P256, 256, Backend.PKCS11, said, actor="test")
+
+    async def wish(name: str) -> Wish:
+        return Wish({"common_name": name}, line=name, key=KeyWish(existing=(await key()).id), profile="bootstrap")
+
+    await administration.create(access, system, await wish("acme"))
+    holder = SoftwareSigner(make_private_key(KeyAlgorithm.P256))
+    asked = build_request(device_subject(device_identifier("meter-001")), holder)
+    one, next_key, asked_key = await key(), KeyWish(existing=(await key()).id), KeyWish(existing=(await key()).id)
+    other = await wish("other")
+    message = Message(b"a message")
+
+    is_making, may_end = threading.Event(), threading.Event()
+    make = token._make
+
+    def slowly(*arguments: Any) -> PublicKey:
+        is_making.set()
+        assert may_end.wait(20)
+        return make(*arguments)
+
+    async def stands_in_line(act: Awaitable[object]) -> None:
+        is_making.clear()
+        may_end.clear()
+        making = asyncio.create_task(key())
+        assert await asyncio.to_thread(is_making.wait, 20)
+        end = threading.Timer(5, may_end.set)  # for a loop that waits too
+        end.start()
+        acting = asyncio.ensure_future(act)
+        await asyncio.sleep(0.3)
+        assert not may_end.is_set(), "the loop waited for the token"
+        assert not acting.done()
+        end.cancel()
+        may_end.set()
+        await acting
+        await making
+
+    monkeypatch.setattr(token, "_make", slowly)
+    await stands_in_line(responders.renew())
+    await stands_in_line(certification.certify(access, system, "acme", asked, None))
+    await stands_in_line(administration.create(access, system, other))
+    await stands_in_line(administration.roll_over(access, system, "acme", next_key, None))
+    await stands_in_line(intake.request(access, system, "asked", {"common_name": "asked"}, asked_key, {}))
+    await stands_in_line(service.sign(system.id, str(one.id), SigningAlgorithm.ECDSA_SHA_256, message, actor="test"))
+    await stands_in_line(service.delete(system.id, str(one.id), actor="test"))
+
+
+async def test_the_threads_that_others_share_are_free_while_the_token_is_busy(token: Pkcs11Token) -> None:
+    identifier = uuid4()
+    signer = token.signer(identifier, await asyncio.to_thread(token.make, identifier, KeyAlgorithm.P256, 256))
+    with token._lock:
+        waiting = [asyncio.create_task(in_turn([signer], signer.sign, b"a list")) for _ in range(64)]
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
+        assert not any(one.done() for one in waiting)
+    await asyncio.gather(*waiting)
 
 
 async def test_nothing_is_left_in_the_token_when_the_store_says_no(

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import subprocess
+import threading
 from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.inventory import AuthorityKind, RevocationReason
+from ca.keystore import SoftwareSigner
 from certs.conformance import check_against_profile
 from certs.profile import load_profile
 from est.profiles import Bootstrap, EnrolmentMode, Settings
@@ -294,6 +297,34 @@ async def test_a_name_that_somebody_else_of_the_group_has(est: EstWorld) -> None
     )
     csr = request(new_key(), "meter-001")
     assert await refusal_of(est, "default", await est.bootstrap("meter-001"), csr) == Refusal.NAME_TAKEN.name
+
+
+async def test_the_loop_does_not_wait_for_an_issuer_whose_key_makes_wait(
+    est: EstWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstrap = await est.bootstrap("meter-001")
+    issuing = est.world.authorities.by_name("issuing")
+    template = est.world.authorities.template(issuing, "device")
+    is_signing, may_sign = threading.Event(), threading.Event()
+
+    class Busy(SoftwareSigner):
+        thread = ThreadPoolExecutor(1)
+
+        def sign(self, data: bytes) -> bytes:
+            is_signing.set()
+            assert may_sign.wait(5), "the loop waited for the key"
+            return issuing.signing().sign(data)
+
+    busy = Busy(new_key())
+    busy.algorithm = issuing.signing().algorithm
+    monkeypatch.setattr(template, "_signer", busy)
+    csr = b64(request(new_key(), "meter-001"))
+    enrolling = asyncio.create_task(est.service.enrol("default", (bootstrap.der,), csr))
+    assert await asyncio.to_thread(is_signing.wait, 10)
+    assert not enrolling.done()
+    may_sign.set()
+    only(await enrolling).verify_directly_issued_by(issuing.certificate)
+    Busy.thread.shutdown()
 
 
 # --- Taking over ----------------------------------------------------------------------------------------------------
