@@ -28,7 +28,15 @@ from ca.encoding import ENUMERATED, GENERALIZED_TIME, encode_raw_extension, enco
 from ca.inventory import REASON_CODES, RevocationReason
 from ca.issue import encoded_key
 from ca.keystore import Signer
-from certs.der import CONTEXT_0, OCTET_STRING, SEQUENCE, encode, encode_object_identifier, read_subject_public_key
+from certs.der import (
+    CONTEXT_0,
+    OCTET_STRING,
+    SEQUENCE,
+    encode,
+    encode_integer,
+    encode_object_identifier,
+    read_subject_public_key,
+)
 
 CERTIFICATES_MAXIMUM: Final = 32
 NONCE_ECHOED: Final = range(16, 33)
@@ -43,6 +51,7 @@ HASHES: Final = {
 """By which hash functions an issuer may be named."""
 
 _BASIC = encode_object_identifier("1.3.6.1.5.5.7.48.1.1")
+_NULL = b"\x05\x00"
 _CONTEXT_1 = 0xA1
 _CONTEXT_2 = 0xA2
 _NONCE = OCSPExtensionOID.NONCE.dotted_string
@@ -143,6 +152,26 @@ def read_request(der: bytes) -> StatusRequest:
     if not 1 <= len(asked) <= CERTIFICATES_MAXIMUM:
         raise _malformed(f"it asks about {len(asked)} certificates")
     return StatusRequest(asked, _nonce_to_answer(extensions))
+
+
+def plain_request(request: StatusRequest) -> bytes | None:
+    """Return the request that asks the same and says nothing else, in DER, if all who send that may have one answer.
+
+    There is none for a nonce, for several certificates, and for a CertID that is not written as everybody writes it: in
+    DER, the hash function's parameters being NULL or absent. An answer repeats the CertID, so such a one is a response
+    of its own; and as each certificate could be named so in any number of ways, none of them is worth keeping.
+    """
+    if request.nonce is not None or len(request.certificates) > 1:
+        return None
+    (one,) = request.certificates
+    if one.issuer.algorithm not in HASHES or one.serial < 0:
+        return None
+    algorithm = encode_object_identifier(one.issuer.algorithm)
+    named = encode(OCTET_STRING, one.issuer.name_hash) + encode(OCTET_STRING, one.issuer.key_hash)
+    rest = named + encode_integer(one.serial)
+    if one.der not in (encode(SEQUENCE, encode(SEQUENCE, algorithm, given), rest) for given in (b"", _NULL)):
+        return None
+    return encode(SEQUENCE, encode(SEQUENCE, encode(SEQUENCE, encode(SEQUENCE, one.der))))
 
 
 def _read_certificate_id(one: ocsp.CertId) -> CertificateId:

@@ -5,9 +5,11 @@ The rules:
 1. All certificates of a request are of one authority of ours, named by the hashes of its name and key; else the answer
    is `unauthorized` (RFC 5019 2.2.3), for a responder speaks for one authority. A serial number that the authority
    never issued is `unknown`.
-2. A response without a nonce about one certificate that is known is prepared for all: it is kept in memory by the bytes
-   of its request until half of its life is over, so many of them, the one asked for longest ago leaving first. Any
-   other is signed for whoever asks and is not to be kept.
+2. A response without a nonce about one certificate that is known is prepared for all: kept in memory until half of
+   its life is over, so many of them, the one asked for longest ago leaving first. Any other is signed for whoever asks
+   and is not to be kept.
+   It is kept by the request that asks for it and nothing else (`ca.ocsp.plain_request`), of which a certificate has but
+   a few. Whatever else a request says, it gets that one: so nobody's variants take memory, or another's place.
 3. A revocation, a hold or a release is heard of from its announcement, and looked for in the store every
    `LOOK_SECONDS`: what was prepared about that certificate is dropped. What was looked up meanwhile is given, not kept.
 4. If the store was not seen for `BLIND_SECONDS`, nothing that is kept is given: what cannot be looked up is `tryLater`,
@@ -36,6 +38,7 @@ from ca.ocsp import (
     build_response,
     error_response,
     issuer_names,
+    plain_request,
     read_request,
 )
 from ca.responders import Responders
@@ -112,21 +115,31 @@ class StatusService:
 
     async def answer(self, request: bytes) -> StatusAnswer:
         """Return the response to a request in DER; there always is one."""
-        kept = self._kept.get(request)
+        kept = self._find(request)
         if kept is not None:
-            _, answer = kept
-            if self._sees() and answer.is_fresh(self._clock()):
-                self._kept.move_to_end(request)
-                return answer
-            self._drop(request)
+            return kept
         try:
-            return await self._make(request, read_request(request))
+            read = read_request(request)
+            plain = plain_request(read)
+            return self._find(plain) or await self._make(plain, read)
         except StatusRefused as refused:
             _log.info("a request for OCSP gets %s: %s", refused.status.name.lower(), refused.reason)
             return StatusAnswer(error_response(refused.status))
         except Refused as refused:
             _log.warning("OCSP cannot answer now: %s", refused.reason)
             return StatusAnswer(error_response(ResponseStatus.TRY_LATER))
+
+    def _find(self, plain: bytes | None) -> StatusAnswer | None:
+        """Return what is kept for a request, if it may be given now."""
+        kept = None if plain is None else self._kept.get(plain)
+        if plain is None or kept is None:
+            return None
+        _, answer = kept
+        if not (self._sees() and answer.is_fresh(self._clock())):
+            self._drop(plain)
+            return None
+        self._kept.move_to_end(plain)
+        return answer
 
     def forget(self, serial: bytes) -> None:
         """Drop what is prepared about a certificate."""
@@ -171,7 +184,7 @@ class StatusService:
     def _sees(self) -> bool:
         return self._seen is not None and self._monotonic() - self._seen < BLIND_SECONDS
 
-    async def _make(self, der: bytes, request: StatusRequest) -> StatusAnswer:
+    async def _make(self, plain: bytes | None, request: StatusRequest) -> StatusAnswer:
         changes = self._changes
         authority = self._authority_of(request)
         serials = [stored_serial(one.serial) if one.serial > 0 else b"" for one in request.certificates]
@@ -191,12 +204,12 @@ class StatusService:
             this_update=this_update,
             next_update=next_update,
         )
-        if request.nonce is not None or len(serials) > 1 or said[0] is Standing.UNKNOWN:
+        if plain is None or said[0] is Standing.UNKNOWN:
             return StatusAnswer(response)
         fresh_until = this_update + (next_update - this_update) / 2
         answer = StatusAnswer(response, sha256(response).hexdigest(), this_update, next_update, fresh_until)
         if changes == self._changes:
-            return self._keep(der, serials[0], answer)
+            return self._keep(plain, serials[0], answer)
         return answer
 
     def _authority_of(self, request: StatusRequest) -> Authority:

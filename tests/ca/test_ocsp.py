@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asn1crypto import ocsp
+from asn1crypto.x509 import GeneralName
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,6 +28,7 @@ from ca.inventory import RevocationReason
 from ca.ocsp import CERTIFICATES_MAXIMUM, issuer_names
 from ca.responders import ResponderTerms
 from ca.responding import BLIND_SECONDS, StatusService
+from certs.der import OCTET_STRING, SEQUENCE, encode, encode_integer, encode_object_identifier
 from iam.errors import Kind, Refused
 from iam.store.database import EVERYWHERE, Change
 from tests.ca.world import World
@@ -294,6 +296,42 @@ async def test_so_many_answers_are_kept(world: World) -> None:
     kept = [await service.answer(one) for one in asked]
     assert [await service.answer(one) for one in asked[1:]] == kept[1:]
     assert (len(service._kept), len(service._about)) == (2, 2)
+
+
+def with_requestor(der: bytes, name: str) -> bytes:
+    read = ocsp.OCSPRequest.load(der)
+    read["tbs_request"]["requestor_name"] = GeneralName("rfc822_name", name)
+    made: bytes = read.dump(force=True)
+    return made
+
+
+def with_parameters(der: bytes, parameters: bytes) -> bytes:
+    """Ask as by SHA-1, whose parameters are another value than NULL."""
+    asked = ocsp.OCSPRequest.load(der)["tbs_request"]["request_list"][0]["req_cert"]
+    algorithm = encode(SEQUENCE, encode_object_identifier("1.3.14.3.2.26"), encode(OCTET_STRING, parameters))
+    hashed = (encode(OCTET_STRING, asked[name].native) for name in ("issuer_name_hash", "issuer_key_hash"))
+    certificate_id = encode(SEQUENCE, algorithm, *hashed, encode_integer(asked["serial_number"].native))
+    return encode(SEQUENCE, encode(SEQUENCE, encode(SEQUENCE, encode(SEQUENCE, certificate_id))))
+
+
+async def test_a_strangers_variants_take_no_memory_and_nobodys_place(world: World) -> None:
+    one = await ready(world)
+    asked = request(world, one)
+    first = await world.status.answer(asked)
+    for number in range(50):
+        assert await world.status.answer(with_requestor(asked, f"{number}{'a' * 15_000}")) is first
+        other = await world.status.answer(with_parameters(asked, bytes([number])))
+        assert other.fresh_until is None
+        assert ocsp.OCSPResponse.load(other.der)["response_status"].native == "successful"
+    assert list(world.status._kept) == [asked]
+    assert await world.status.answer(asked) is first
+
+
+async def test_what_a_variant_was_answered_with_serves_the_plain_request(world: World) -> None:
+    asked = request(world, await ready(world), algorithm=hashes.SHA256())
+    first = await world.status.answer(with_requestor(asked, "somebody"))
+    assert await world.status.answer(asked) is first
+    assert list(world.status._kept) == [asked]
 
 
 async def test_without_the_store_nothing_old_is_said(world: World) -> None:
