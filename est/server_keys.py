@@ -3,8 +3,9 @@
 The rules:
 
 1. A key is made where the label says so, of the kind that it says, and only for a request that is in order: its client
-   judged, its names decided, what it is to be encrypted under found. Few are made at once, since RSA takes its time.
-   The key and the signature in the request count for nothing (4.4.1).
+   judged, its names decided, the facts looked at and nothing found in them that refuses it, what it is to be encrypted
+   under found. Few are made at once, since RSA takes its time, and not many wait: others are told to come back. The
+   key and the signature in the request count for nothing (4.4.1).
 2. The private key is kept nowhere: not stored, not logged, not shown. It leaves once, after its certificate was
    recorded.
 3. So an answer that was lost cannot be given again. Whoever asks again by the same credentials, which are this device's
@@ -48,10 +49,13 @@ from est.profiles import EnrolmentMode, EnrolmentProfile, ServerKey
 from est.refusals import Refusal, Refuse
 from est.rules import Entitlement, judge_request
 from est.store.enrolments import Credentials, Redelivery
+from iam.errors import Kind, Refused
 from iam.identifiers import Random
 
 REDELIVERY: Final = timedelta(minutes=10)
 _AT_ONCE: Final = 2
+PENDING_MAXIMUM: Final = 32
+_RETRY_AFTER_SECONDS: Final = 5
 
 _PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
@@ -109,10 +113,26 @@ class ServerKeys:
         self._signer = signer
         self._random = random
         self._makers = ThreadPoolExecutor(_AT_ONCE, "server-keys")
+        self._pending = 0
 
     async def make(self, kind: ServerKey) -> MadeKey:
-        """Return a new key, made in a thread; others wait for their turn."""
-        return await asyncio.get_running_loop().run_in_executor(self._makers, make_key, kind)
+        """Return a new key, made in a thread; others wait for their turn.
+
+        Raises:
+            Refused: (unavailable) So many wait already.
+        """
+        if self._pending >= PENDING_MAXIMUM:
+            raise Refused(
+                Kind.UNAVAILABLE,
+                "Too many keys are being made at this moment.",
+                reason=f"{self._pending} keys are asked for and not made yet",
+                retry_after=_RETRY_AFTER_SECONDS,
+            )
+        self._pending += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._makers, make_key, kind)
+        finally:
+            self._pending -= 1
 
     def begin(self, profile: EnrolmentProfile, kind: ServerKey) -> "KeyMaking":
         """Return what makes the one key of one request."""

@@ -8,6 +8,8 @@ statement that also finds out whether the facts are those. If they are not, it i
 it is refused, or answered with the certificate that was given before, or recorded on these facts. So the usual case is
 one round trip, and every rule stands once, in `est.rules`.
 
+Where the key is made here, the facts are looked at first, and who would be refused by them has none made.
+
 A certificate leaves here only after it was committed. If the store fails in between, nobody knows; the device asks
 again with the same key and gets the same certificate.
 """
@@ -66,6 +68,8 @@ from est.store.enrolments import (
     Redelivery,
     StatementDatabase,
     enrol_device,
+    look_at_enrolment,
+    look_at_renewal,
     reenrol_device,
 )
 from est.store.profiles import find_profile, insert_profile
@@ -224,11 +228,16 @@ class EstService:
         entitled += said
         is_bound = any(one.binds(wanted) for one in entitled)
         credentials = _credentials(entitled)
+        facts = expected_enrolment(profile, is_bound=is_bound, by_secret=credentials.secret is not None)
+        redelivery = None
+        if making is not None:
+            redelivery = making.redelivery(entitled, credentials, wanted)
+            facts = await look_at_enrolment(self._database, profile, credentials, wanted, now, redelivery)
+            _accepted(decide_enrol(profile, facts, is_bound=is_bound))
         keyed = await with_key(request, wanted, asking.chain, making)
         attempt = await self._attempt(profile, keyed, wanted, now)
-        redelivery = None if making is None else making.redelivery(entitled, credentials, wanted)
         return await _settle(
-            expected_enrolment(profile, is_bound=is_bound, by_secret=credentials.secret is not None),
+            facts,
             lambda facts: decide_enrol(profile, facts, is_bound=is_bound),
             lambda facts: enrol_device(
                 self._database, profile, credentials, attempt, facts, identity_id(now, self._random), redelivery
@@ -292,12 +301,17 @@ class EstService:
         _accepted(decide_names(request, judged.leaf))
         wanted = _accepted(requested_device(request))
         presented = _presented(judged)
+        is_same_key = isinstance(request, CertificateRequest) and request.spki_sha256 == presented.spki_sha256
+        asked = Renewing(now, judged.leaf.not_valid_after_utc, is_same_key)
+        facts, redelivery = expected_renewal(same_key=is_same_key), None
+        if making is not None:
+            redelivery = Redelivery(presented.sha256, REDELIVERY)
+            facts = await look_at_renewal(self._database, profile, presented, wanted, now, redelivery)
+            _accepted(decide_reenrol(profile, facts, asked))
         keyed = await with_key(request, wanted, asking.chain, making)
         attempt = await self._attempt(profile, keyed, wanted, now)
-        asked = Renewing(now, judged.leaf.not_valid_after_utc, presented.spki_sha256 == keyed.spki_sha256)
-        redelivery = None if making is None else Redelivery(presented.sha256, REDELIVERY)
         return await _settle(
-            expected_renewal(same_key=asked.is_same_key),
+            facts,
             lambda facts: decide_reenrol(profile, facts, asked),
             lambda facts: reenrol_device(self._database, profile, presented, attempt, facts, redelivery),
             attempt,

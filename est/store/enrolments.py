@@ -4,6 +4,9 @@ An enrolment is one statement and so one round trip: a function of migration 000
 with those that the decision was made on, and writes if they are the same. Its answer comes after its commit. For a key
 that was made here, two functions of migration 0008 stand around it in the same statement: they let a lost answer be
 asked for again, and note whose it was.
+
+A look at the facts is the same statement with facts that are never found: it writes nothing, and so tells just what the
+recording would have found.
 """
 
 from collections.abc import Callable, Sequence
@@ -99,6 +102,10 @@ class Redelivery:
     within: timedelta
 
 
+_NEVER_FOUND = "null"
+_NOTHING_NEW = (None,) * 8
+
+
 class MeanwhileChanged(Exception):
     """Somebody else wrote the same at the same time; nothing was written, and the facts are to be found again."""
 
@@ -169,6 +176,37 @@ async def enrol_device(
     )
 
 
+async def look_at_enrolment(
+    database: StatementDatabase,
+    profile: EnrolmentProfile,
+    credentials: Credentials,
+    device: str,
+    now: datetime,
+    redelivery: Redelivery,
+) -> EnrolmentFacts:
+    """Return the facts of a first enrolment by a key that is not made yet, and so nobody's."""
+    row = await database.statement(
+        _ENROL_GENERATED,
+        _NEVER_FOUND,
+        now,
+        device,
+        profile.tenant,
+        profile.name,
+        profile.role_name,
+        profile.device_defaults,
+        list(credentials.names),
+        credentials.secret,
+        *_of_certificate(credentials.certificate),
+        None,
+        *_NOTHING_NEW,
+        None,
+        None,
+        *_of_redelivery(redelivery),
+        changes=lambda _: (),
+    )
+    return decode_enrolment_facts(row["facts"])
+
+
 _REENROL_ARGUMENTS = "$6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19"
 _REENROL = f"""
     SELECT facts, is_written, tenant, identity, existing
@@ -226,6 +264,35 @@ async def reenrol_device(
         attempt.change,
         *_of_redelivery(redelivery),
     )
+
+
+async def look_at_renewal(
+    database: StatementDatabase,
+    profile: EnrolmentProfile,
+    presented: PresentedCertificate,
+    device: str,
+    now: datetime,
+    redelivery: Redelivery,
+) -> RenewalFacts:
+    """Return the facts of a re-enrolment by a key that is not made yet, and so nobody's."""
+    row = await database.statement(
+        _REENROL_GENERATED,
+        _NEVER_FOUND,
+        now,
+        profile.tenant,
+        profile.name,
+        profile.previous_grace,
+        profile.settings.renewal.revokes_previous,
+        presented.serial,
+        presented.der,
+        device,
+        None,
+        *_NOTHING_NEW,
+        None,
+        *_of_redelivery(redelivery),
+        changes=lambda _: (),
+    )
+    return decode_renewal_facts(row["facts"])
 
 
 _OWED = """

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import subprocess
+import threading
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,12 +26,14 @@ from OpenSSL import SSL
 
 from ca.inventory import AuthorityKind, RevocationReason
 from certs.der import CONTEXT_0, SEQUENCE, encode, encode_object_identifier, read_elements
+from est import server_keys
 from est.decryption_keys import DecryptionKey
 from est.profiles import ProofOfPossession, Renewal, ServerKey, Settings, Way
 from est.refusals import Refusal
 from est.secrets import NewSecret
-from est.server_keys import REDELIVERY, KeyPart
+from est.server_keys import REDELIVERY, KeyPart, MadeKey
 from est.store.decryption_keys import KeyHolder
+from iam.errors import Refused
 from iam.store.database import EVERYWHERE
 from tests.ca.world import StoreGate
 from tests.certs.requests import (
@@ -530,6 +533,50 @@ async def test_a_secret_that_does_not_open_makes_no_key(est: EstWorld) -> None:
 
 
 # --- Refused --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("renews", [True, False])
+async def test_no_key_is_made_for_who_is_refused_by_what_is_on_record(
+    est: EstWorld, monkeypatch: pytest.MonkeyPatch, *, renews: bool
+) -> None:
+    await est.label("made", server_key_generation=ServerKey.RSA_4096)
+    holder = await (est.enrolled("meter-001", label="made") if renews else est.bootstrap("meter-001"))
+    await est.world.revocation.revoke(EVERYWHERE, holder.serial, RevocationReason.KEY_COMPROMISE, actor="test")
+    made: list[ServerKey] = []
+    monkeypatch.setattr(server_keys, "make_key", made.append)
+    names = [alternative_names(x509.UniformResourceIdentifier("urn:doorward:device:meter-001"))] if renews else []
+    csr, before = b64(keyless_request("meter-001", *names)), await est.written()
+    with pytest.raises(Refused) as refused:
+        await est.service.generate("made", (holder.der,), csr)
+    assert refused.value.reason.partition(":")[0] == Refusal.REVOKED.name
+    assert await est.written() == before
+    assert made == []
+
+
+async def test_where_many_wait_for_a_key_the_next_is_told_to_come_back(
+    est: EstWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await est.label("made", server_key_generation=P256)
+    may_end, make_key = threading.Event(), server_keys.make_key
+
+    def slowly(kind: ServerKey) -> MadeKey:
+        assert may_end.wait(20)
+        return make_key(kind)
+
+    monkeypatch.setattr(server_keys, "make_key", slowly)
+    monkeypatch.setattr(server_keys, "PENDING_MAXIMUM", 3)
+    holders = [await est.bootstrap(f"meter-{number}") for number in range(4)]
+    waiting = [
+        asyncio.create_task(est.service.generate("made", (one.der,), b64(keyless_request(f"meter-{number}"))))
+        for number, one in enumerate(holders[:3])
+    ]
+    while est.service._server_keys._pending < 3:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.01)
+    refused = await generate(est, holders[3], device="meter-3")
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
+    may_end.set()
+    await asyncio.gather(*waiting)
+    parts_of(await generate(est, holders[3], device="meter-3"))
 
 
 async def test_a_label_that_makes_no_keys_says_so(est: EstWorld) -> None:
