@@ -40,6 +40,18 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _PATTERN = re.compile(r"[A-Za-z0-9_.:*?-]{1,128}")
 
 
+class Operation(StrEnum):
+    """Those operations of EST that somebody is asked about."""
+
+    ENROL = "simpleenroll"
+    GENERATE = "serverkeygen"
+
+    @property
+    def brings_key(self) -> bool:
+        """Whether the key in the request is that of whoever signed it: RFC 7030 4.4 has key and signature ignored."""
+        return self is Operation.ENROL
+
+
 class EnrolmentMode(StrEnum):
     """What links a bootstrap certificate to a device."""
 

@@ -42,8 +42,9 @@ from datetime import datetime
 from uuid import UUID
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
-from ca.inventory import CertificateStatus, StoredCertificate, stored_serial
+from ca.inventory import CertificateStatus, StoredCertificate
 from certs.chain import Anchor, Purpose, ValidChain, validate_chain
 from certs.csr import NamedRequest
 from certs.errors import CertificateRefused, RefusalKind
@@ -153,7 +154,8 @@ def entitled_by_certificate(chain: ValidChain) -> Entitlement:
         named = Extent(names=frozenset({str(subject_identifier(chain.leaf.subject))}))
     except CertificateRefused:
         named = NONE
-    by = f"certificate {stored_serial(chain.leaf.serial_number).hex()}"
+    # By its SHA-256: of a serial number every issuer has his own.
+    by = f"certificate {chain.leaf.fingerprint(SHA256()).hex()}"
     return Entitlement(Way.CERTIFICATE, by, named, Refusal.NOT_NAMED, goes_by_pattern=True, chain=chain)
 
 

@@ -42,7 +42,7 @@ from est.authentication.table import Authentication, requester
 from est.facts import EnrolmentFacts, RenewalFacts
 from est.labels import Labels
 from est.possession import decide_possession
-from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile, ProofOfPossession
+from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile, Operation, ProofOfPossession
 from est.refusals import Decision, Refuse, Repeat, Wait
 from est.rules import (
     Entitlement,
@@ -218,7 +218,8 @@ class EstService:
         wanted = _accepted(requested_device(request))
         for one in entitled:
             _accepted(one.decide_identifier(profile, wanted))
-        said = await self._consulted(asking, Wanted(wanted, request, requester(entitled)))
+        operation = Operation.ENROL if making is None else Operation.GENERATE
+        said = await self._consulted(asking, Wanted(wanted, request, requester(entitled), operation))
         if isinstance(said, Wait):
             return said
         entitled += said

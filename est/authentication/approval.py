@@ -2,8 +2,9 @@
 
 The rules:
 
-1. A request is the same one if the same requester asks the same label for the same device with the same key: a request
-   that proves possession for its connection is signed anew each time (RFC 7030 3.5).
+1. A request is the same one if the same requester asks the same label for the same device by the same operation with
+   the same key: a request that proves possession for its connection is signed anew each time (RFC 7030 3.5). A key that
+   `serverkeygen` brings is proved by nobody: so it tells that operation's requests apart, and nothing else.
 2. It waits until it expires; so does a decision hold. Whoever asks after that waits anew.
 3. The queue of a label is bounded, and so is what one address may add to it where nothing else proves who asks.
 4. That somebody waits is a change of state: it is in the audit and among the events.
@@ -48,7 +49,12 @@ class Approvals:
 
     async def _find(self, transaction: Transaction, asking: Asking, wanted: Wanted) -> ApprovalRequest | None:
         return await find_same(
-            transaction, asking.profile.id, wanted.device, wanted.request.spki_sha256, wanted.requester
+            transaction,
+            asking.profile.id,
+            wanted.operation,
+            wanted.device,
+            wanted.request.spki_sha256,
+            wanted.requester,
         )
 
     async def _add(self, transaction: Transaction, asking: Asking, wanted: Wanted) -> None:
@@ -57,6 +63,7 @@ class Approvals:
             id=uuid7(now, self._random),
             tenant=profile.tenant,
             profile=profile.id,
+            operation=wanted.operation,
             requester=wanted.requester,
             device=wanted.device,
             spki_sha256=wanted.request.spki_sha256,
@@ -67,7 +74,13 @@ class Approvals:
             expires=now + profile.settings.approval.expires_after,
         )
         if await insert_request(transaction, one):  # else the same one came by another connection, and waits already
-            data = {"approval": str(one.id), "label": profile.name, "requester": one.requester, "address": one.address}
+            data = {
+                "approval": str(one.id),
+                "label": profile.name,
+                "operation": one.operation,
+                "requester": one.requester,
+                "address": one.address,
+            }
             await transaction.record(Change(profile.tenant, "doorward", "enrolment.requested", one.device, data))
 
 

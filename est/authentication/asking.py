@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from certs.csr import NamedRequest
-from est.profiles import EnrolmentProfile
+from est.profiles import EnrolmentProfile, Operation
 
 CLIENT_CERT = "Client-Cert"
 CLIENT_CERT_CHAIN = "Client-Cert-Chain"
@@ -58,3 +58,4 @@ class Wanted:
     device: str
     request: NamedRequest
     requester: str
+    operation: Operation

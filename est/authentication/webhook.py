@@ -8,7 +8,8 @@ The rules:
    HMAC-SHA256 of `id.timestamp.body` under a key that only the service and we have.
 3. It answers 200 with `{"authorized": true}` or `{"authorized": false, "reason": "..."}` before the deadline. Anything
    else is no answer, and no answer is no: fail closed.
-4. Its reason goes to the log and the audit, never to the device: a stranger learns nothing by it.
+4. A key that the request does not prove, as that of `serverkeygen`, is not told of: it would be believed.
+5. Its reason goes to the log and the audit, never to the device: a stranger learns nothing by it.
 """
 
 import hmac
@@ -92,6 +93,7 @@ def secret_context(profile: str) -> str:
 
 
 def _document(identifier: str, asking: Asking, wanted: Wanted) -> dict[str, Any]:
+    brings_key = wanted.operation.brings_key
     return {
         "type": "enrolment.requested",
         "timestamp": asking.now,
@@ -99,8 +101,9 @@ def _document(identifier: str, asking: Asking, wanted: Wanted) -> dict[str, Any]
             "id": identifier,
             "label": asking.profile.name,
             "device_identifier": wanted.device,
-            "csr": b64encode(wanted.request.der).decode(),
-            "public_key_sha256": wanted.request.spki_sha256.hex(),
+            "operation": wanted.operation,
+            "csr": b64encode(wanted.request.der).decode() if brings_key else None,
+            "public_key_sha256": wanted.request.spki_sha256.hex() if brings_key else None,
             "requester": wanted.requester,
             "client_certificate": _pem(asking),
             "authorization": asking.evidence.authorization or None,

@@ -22,9 +22,10 @@ from est.refusals import Refusal
 from iam.errors import Refused
 from iam.sealing import seal
 from tests.ca.world import MASTER_KEY
+from tests.certs.requests import keyless_request
 from tests.est.peers import Asked, Peer, Said, https_peer
 from tests.est.test_authentication import certificate_in, csr_for, enrol, refusal_of
-from tests.est.world import EstWorld
+from tests.est.world import EstWorld, b64
 
 SECRET = b"s" * 32
 
@@ -47,6 +48,7 @@ async def test_a_webhook_is_asked_and_its_yes_enrols(est: EstWorld) -> None:
     data = document["data"]
     assert (asked.method, asked.path, document["type"]) == ("POST", "/ask", "enrolment.requested")
     assert (data["label"], data["device_identifier"], data["requester"]) == ("meters", "meter-001", "anyone")
+    assert data["operation"] == "simpleenroll"
     assert x509.load_der_x509_csr(b64decode(data["csr"])).is_signature_valid
     assert x509.load_pem_x509_certificate(data["client_certificate"].encode()) == bootstrap.certificate
     assert data["authorization"] == "Basic bWU6c2VjcmV0"
@@ -55,6 +57,16 @@ async def test_a_webhook_is_asked_and_its_yes_enrols(est: EstWorld) -> None:
     assert asked.headers["webhook-signature"] == signature
     assert abs(int(asked.headers["webhook-timestamp"]) - time.time()) < 60
     assert data["id"] == asked.headers["webhook-id"]
+
+
+async def test_a_webhook_is_told_of_no_key_that_nobody_proved(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+        await est.world.execute("UPDATE enrolment_profile SET server_key_generation = 'P-256' WHERE name = 'meters'")
+        await est.service.generate("meters", (), b64(keyless_request("meter-001")))
+    data = json.loads(peer.asked[0].body)["data"]
+    assert (data["operation"], data["csr"], data["public_key_sha256"]) == ("serverkeygen", None, None)
+    assert data["device_identifier"] == "meter-001"
 
 
 async def test_a_no_is_told_to_the_log_and_not_to_the_device(est: EstWorld) -> None:
@@ -99,7 +111,7 @@ async def test_nobody_is_asked_about_who_lacks_a_credential_or_names_another_dev
         assert (await enrol(est, csr_for("meter-002"), holder=bootstrap)).status == 403
         assert peer.asked == []
         certificate_in(await enrol(est, csr_for("meter-001"), holder=bootstrap))
-        assert json.loads(peer.asked[0].body)["data"]["requester"] == f"certificate {bootstrap.serial.hex()}"
+        assert json.loads(peer.asked[0].body)["data"]["requester"] == f"certificate {sha256(bootstrap.der).hexdigest()}"
 
 
 async def test_a_redirect_is_not_followed(est: EstWorld) -> None:
