@@ -24,8 +24,8 @@ Re-enrolling (4.2.2), by the device's own certificate:
    one was deleted, any other of the tenant serves, and lends neither grace nor leave to have expired.
 9. The certificate leads to the label's authority or to one that it names beside, pinned by key; it may have ended only
    where the label says so.
-10. It is the one on record, neither revoked nor superseded, save within the label's grace, nor was its key compromised;
-    its device and identity are in good standing.
+10. It is the one on record, neither revoked nor superseded, save within the label's grace and only while a successor
+    is active, nor was its key compromised; its device and identity are in good standing.
 11. Subject and alternative name of the request are identical to the certificate's. The same key renews, another rekeys,
     as far as the label allows either, and within its window; 6 holds. A predecessor that asks again with its
     successor's key gets the successor (7), at any time.
