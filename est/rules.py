@@ -10,8 +10,8 @@ Enrolling (RFC 7030 4.2.1), by whatever credentials the label asks for, all of t
 3. That device is the one that each credential names; for a bootstrap certificate, and a secret that names none, also
    one that the label's pattern covers. Under `pre_registered` it was registered before, and bound to the certificate or
    named by a credential that is none. A binding to a certificate counts under any mode.
-4. It belongs to the label's tenant or one below it, was not registered for another label, and nothing there is
-   blocked, suspended or decommissioned.
+4. It belongs to the label's tenant or one below it, is not another label's, by its registration or enrolment, unless
+   that one was deleted, and nothing there is blocked, suspended or decommissioned.
 5. A device that has an identity is not taken over, unless an operator has allowed a replacement: once, and only where
    the label replaces at all.
 6. One public key belongs to one device, never to an authority, and never again once it was compromised.
