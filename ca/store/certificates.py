@@ -111,7 +111,10 @@ async def revoke_certificate(transaction: Transaction, one: StoredCertificate, r
 
 _RELEASE = """
     UPDATE certificate SET status = 'active', revoked_at = NULL, revocation_reason = NULL WHERE serial = $1"""
-_RELEASE_DEVICE = "UPDATE device SET status = 'ACTIVE' WHERE identity_id = $1 AND status = 'REVOKED'"
+# The life cycle has to look again: while the certificate was on hold it found none that ends.
+_RELEASE_DEVICE = """
+    UPDATE device SET expires_at = NULL, status = CASE status WHEN 'REVOKED' THEN 'ACTIVE' ELSE status END
+    WHERE identity_id = $1"""
 
 
 async def release_certificate(transaction: Transaction, one: StoredCertificate) -> None:

@@ -266,3 +266,6 @@ BEGIN
         jsonb_build_object('identity', enrol_device.identity, 'serial', encode(new_serial, 'hex'),
                            'label', label_name, 'credentials', to_jsonb(credentials)));
 END $$;
+
+-- Devices that were on hold when the life cycle looked at them were given no age: it looks again.
+UPDATE device SET expires_at = NULL WHERE expires_at > '9999-12-30';
