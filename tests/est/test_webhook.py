@@ -187,6 +187,23 @@ async def test_this_node_asks_no_address_that_is_not_everybodys() -> None:
         ("fd00::1", False),
         ("224.0.0.1", False),
         ("10.1.2.3", True),
+        ("::ffff:93.184.216.34", True),
+        ("64:ff9b::5db8:d822", True),  # NAT64 leads to the address within (RFC 6052 2.1)
+        ("64:ff9b::10.0.0.1", False),
+        ("64:ff9b::169.254.169.254", False),
+        ("64:ff9b::10.1.2.3", True),
+        ("2002:5db8:d822::1", True),  # so does 6to4 (RFC 3056 2)
+        ("2002:7f00:1::1", False),
+        ("2002:a9fe:a9fe::", False),
+        ("::127.0.0.1", False),  # IPv4-compatible (RFC 4291 2.5.5.1)
+        ("::10.0.0.1", False),
+        ("::93.184.216.34", True),
+        ("::", False),
+        ("::1", False),
+        ("fec0::1", False),  # site-local (RFC 3879)
+        ("64:ff9b:1::7f00:1", False),  # local NAT64 (RFC 8215)
+        ("::ffff:0:127.0.0.1", False),  # IPv4-translated (RFC 2765)
+        ("ff0e::1", False),
     ],
 )
 def test_addresses(address: str, *, allowed: bool) -> None:
