@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from doorward.outbound import HttpsOutbound, is_allowed
 from est.authentication.asking import Evidence
@@ -24,10 +25,11 @@ from iam.sealing import seal
 from tests.ca.world import MASTER_KEY
 from tests.certs.requests import keyless_request
 from tests.est.peers import Asked, Peer, Said, https_peer
-from tests.est.test_authentication import certificate_in, csr_for, enrol, refusal_of
+from tests.est.test_authentication import ENROLMENTS, basic, certificate_in, csr_for, enrol, make, refusal_of
 from tests.est.world import EstWorld, b64
 
 SECRET = b"s" * 32
+KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 async def webhook_label(est: EstWorld, peer: Peer, **fields: Any) -> None:
@@ -57,6 +59,41 @@ async def test_a_webhook_is_asked_and_its_yes_enrols(est: EstWorld) -> None:
     assert asked.headers["webhook-signature"] == signature
     assert abs(int(asked.headers["webhook-timestamp"]) - time.time()) < 60
     assert data["id"] == asked.headers["webhook-id"]
+
+
+async def asked_with(est: EstWorld, peer: Peer, authorization: str) -> str | None:
+    """Enrol with a credential, and return what the webhook was told of it."""
+    await est.service.enrol("meters", (), csr_for("meter-001", KEY), evidence=Evidence(authorization))
+    told: str | None = json.loads(peer.asked[-1].body)["data"]["authorization"]
+    return told
+
+
+@pytest.mark.parametrize("way", [Way.TOKEN, Way.SECRET])
+async def test_a_credential_that_was_judged_here_is_not_passed_on(est: EstWorld, way: Way) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+        await est.world.execute(
+            "UPDATE enrolment_profile SET settings = jsonb_set(settings, '{ways}', $1::jsonb) WHERE name = 'meters'",
+            json.dumps([way, Way.WEBHOOK]),
+        )
+        if way is Way.TOKEN:
+            credential = (await est.world.identity(est.world.system.id, ENROLMENTS, ["meter-001"]))["Authorization"]
+        else:
+            credential = basic("meters", (await make(est, {"device_identifier": "meter-001"}))["secret"]).authorization
+        assert await asked_with(est, peer, credential) is None
+
+
+async def test_a_token_of_ours_is_never_passed_on(est: EstWorld) -> None:
+    ours = (await est.world.identity(est.world.system.id, ENROLMENTS))["Authorization"]
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+        for said, told in (
+            (ours, None),
+            (f"  {ours.replace(' ', '   ')} ", None),
+            (ours.replace("Bearer", "Token"), None),
+            ("Bearer another", "Bearer another"),
+        ):
+            assert await asked_with(est, peer, said) == told
 
 
 async def test_a_webhook_is_told_of_no_key_that_nobody_proved(est: EstWorld) -> None:
