@@ -163,7 +163,7 @@ class Bootstrap:
     Attributes:
         longest_path: How many steps it may be from the anchor to the certificate; 1 is issued by the anchor itself.
         expired_is_allowed: Whether one that has ended may still enrol.
-        proxies: The keys of proxies that may pass certificates on: SHA-256 of each SubjectPublicKeyInfo, in hex digits.
+        proxies: Those that may pass certificates on, each as `est.authentication.asking.PROXY_PIN` says.
     """
 
     longest_path: int | None = None

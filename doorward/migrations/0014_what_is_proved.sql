@@ -269,3 +269,7 @@ END $$;
 
 -- Devices that were on hold when the life cycle looked at them were given no age: it looks again.
 UPDATE device SET expires_at = NULL WHERE expires_at > '9999-12-30';
+
+-- A proxy's pin names the header that the proxy owns. One that does not say it trusts nobody: an operator pins it anew.
+UPDATE enrolment_profile SET settings = jsonb_set(settings, '{bootstrap,proxies}', '[]')
+    WHERE jsonb_array_length(settings #> '{bootstrap,proxies}') > 0;

@@ -12,6 +12,9 @@ CLIENT_CERT_CHAIN = "Client-Cert-Chain"
 FORWARDED_CLIENT_CERT = "X-Forwarded-Client-Cert"
 FORWARDING_HEADERS = (CLIENT_CERT, CLIENT_CERT_CHAIN, FORWARDED_CLIENT_CERT)
 
+PROXY_PIN = r"^(client-cert|xfcc):[0-9a-f]{64}$"
+"""A proxy that is trusted: the spelling that it owns, and the SHA-256 of its SubjectPublicKeyInfo in hexadecimal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
