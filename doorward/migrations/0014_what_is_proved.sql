@@ -4,8 +4,10 @@
 DELETE FROM enrolment_approval;
 ALTER TABLE enrolment_approval
     ADD COLUMN operation text NOT NULL CHECK (operation IN ('simpleenroll', 'serverkeygen')),
-    DROP CONSTRAINT enrolment_approval_profile_id_device_identifier_spki_sha256_key,
-    ADD UNIQUE (profile_id, operation, device_identifier, spki_sha256, requester);
+    DROP CONSTRAINT enrolment_approval_profile_id_device_identifier_spki_sha256_key;
+-- The SHA-256 of the key that the request proves, or of the whole request if it proves none.
+ALTER TABLE enrolment_approval RENAME COLUMN spki_sha256 TO told_apart_by;
+ALTER TABLE enrolment_approval ADD UNIQUE (profile_id, operation, device_identifier, told_apart_by, requester);
 
 -- As in migration 0009; grace counts only while the identity has an active certificate.
 CREATE OR REPLACE FUNCTION reenrol_device(

@@ -3,15 +3,19 @@
 The rules:
 
 1. A request is the same one if the same requester asks the same label for the same device by the same operation with
-   the same key: a request that proves possession for its connection is signed anew each time (RFC 7030 3.5). A key that
-   `serverkeygen` brings is proved by nobody: so it tells that operation's requests apart, and nothing else.
+   the same key: a request that proves possession for its connection is signed anew each time (RFC 7030 3.5). Where a
+   request does not prove its key, as `serverkeygen` lets it, it is the same one only byte for byte: else whoever knows
+   a device's public key would have what was approved for the device.
 2. It waits until it expires; so does a decision hold. Whoever asks after that waits anew.
 3. The queue of a label is bounded, and so is what one address may add to it where nothing else proves who asks.
 4. That somebody waits is a change of state: it is in the audit and among the events.
 """
 
+from hashlib import sha256
 from typing import Final
 
+from certs.csr import parse_request
+from certs.errors import CertificateRefused
 from est.authentication.asking import Asking, Wanted
 from est.profiles import Way
 from est.refusals import Refusal, Refuse, Wait
@@ -53,7 +57,7 @@ class Approvals:
             asking.profile.id,
             wanted.operation,
             wanted.device,
-            wanted.request.spki_sha256,
+            _told_apart_by(wanted),
             wanted.requester,
         )
 
@@ -66,7 +70,7 @@ class Approvals:
             operation=wanted.operation,
             requester=wanted.requester,
             device=wanted.device,
-            spki_sha256=wanted.request.spki_sha256,
+            told_apart_by=_told_apart_by(wanted),
             request=wanted.request.der,
             address=asking.evidence.address,
             state=ApprovalState.PENDING,
@@ -82,6 +86,16 @@ class Approvals:
                 "address": one.address,
             }
             await transaction.record(Change(profile.tenant, "doorward", "enrolment.requested", one.device, data))
+
+
+def _told_apart_by(wanted: Wanted) -> bytes:
+    """Return the SHA-256 of the key that a request proves, or of the whole request (rule 1)."""
+    if wanted.operation.brings_key:
+        return wanted.request.spki_sha256
+    try:
+        return parse_request(wanted.request.der).spki_sha256
+    except CertificateRefused:
+        return sha256(wanted.request.der).digest()
 
 
 def _answer(found: ApprovalRequest | None, asking: Asking) -> Entitlement | Refuse | Wait:

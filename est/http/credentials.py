@@ -228,7 +228,7 @@ def _show_approval(one: ApprovalRequest) -> ShownApproval:
         device_identifier=one.device,
         operation=one.operation,
         requester=one.requester,
-        public_key_sha256=one.spki_sha256.hex() if brings_key else None,
+        public_key_sha256=one.told_apart_by.hex() if brings_key else None,
         csr=_pem(one.request) if brings_key else None,
         address=one.address,
         state=one.state,

@@ -17,6 +17,7 @@ from est.authentication.secret import read_basic
 from est.http import credentials
 from est.profiles import Approval, EnrolmentMode, ServerKey, Settings, Way
 from est.refusals import Refusal, Wait
+from est.server_keys import KeyAndCertificate
 from iam.errors import Refused
 from iam.guard import Route
 from iam.passwords import PasswordHasher
@@ -473,6 +474,19 @@ async def test_an_approval_of_a_key_that_nobody_proved_is_for_that_operation_alo
     await decide(est, "approve", proved["id"])
     assert isinstance(await est.service.generate("meters", (), unsigned), Wait)
     assert only(await est.service.enrol("meters", (), genuine)).public_key() == key.public_key()
+
+
+async def test_a_key_that_is_made_here_is_not_had_by_knowing_the_key_in_the_request(est: EstWorld) -> None:
+    await est.label("meters", settings=BY_OPERATOR, server_key_generation=ServerKey.P256)
+    key = new_key()
+    forged = bytearray(b64decode(csr_for("meter-001", key)))
+    forged[-1] ^= 1
+    assert isinstance(await est.service.generate("meters", (), csr_for("meter-001", key)), Wait)
+    (asked,) = await waiting(est)
+    await decide(est, "approve", asked["id"])
+    assert isinstance(await est.service.generate("meters", (), b64(bytes(forged))), Wait)
+    given = await est.service.generate("meters", (), csr_for("meter-001", key))  # signed anew, as 3.5 wants it
+    assert isinstance(given, KeyAndCertificate)
 
 
 async def test_certificates_of_two_issuers_by_one_serial_number_are_two_requesters(est: EstWorld) -> None:
