@@ -88,6 +88,14 @@ async def live_certificates(transaction: Transaction, identity: str, *, only_act
     return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity, only_active)]
 
 
+_LIVE_OF_KEY = f"SELECT serial FROM certificate WHERE spki_sha256 = $1 AND {STATUS} <> 'revoked' ORDER BY serial"
+
+
+async def live_certificates_of_key(transaction: Transaction, spki_sha256: bytes) -> list[bytes]:
+    """Return the serial numbers of a key's certificates that are not revoked, in the order in which to lock them."""
+    return [row["serial"] for row in await transaction.fetch(_LIVE_OF_KEY, spki_sha256)]
+
+
 # What was on hold has not counted since then: the date stays.
 _REVOKE = """
     UPDATE certificate SET status = 'revoked', revoked_at = coalesce(revoked_at, $2), revocation_reason = $3
