@@ -166,7 +166,7 @@ class EstService:
 
     def _named(self, profile: EnrolmentProfile, chain: Sequence[bytes]) -> DeviceIdentifier | None:
         """Return the one device that a client can become by what it showed, if there is just one."""
-        now = self._clock()
+        now, chain = self._clock(), self._authorities.believable(chain)
         anchors = self._authorities.anchors([profile.authority])
         presented = judge_peer(chain, anchors, now, expired_is_allowed=profile.expired_may_renew)
         if isinstance(presented, Refuse) and profile.names_by_certificate:
@@ -207,7 +207,8 @@ class EstService:
 
     async def _asking(self, label: str, chain: Sequence[bytes], evidence: Evidence) -> Asking:
         profile = await self._labels.profile(label)
-        return _accepted(self._authentication.asking(profile, chain, evidence, self._clock()))
+        asking = _accepted(self._authentication.asking(profile, chain, evidence, self._clock()))
+        return replace(asking, chain=self._authorities.believable(asking.chain))
 
     async def _enrol(
         self, asking: Asking, body: bytes, channel_binding: bytes | None, making: KeyMaking | None = None
