@@ -160,7 +160,7 @@ async def test_base64_is_taken_however_it_is_wrapped(est: EstWorld, body: bytes)
 
 
 async def test_a_dripped_body_is_cut_and_the_server_goes_on(est: EstWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "BODY_DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr("iam.bodies.BODY_DEADLINE_SECONDS", 0.3)
     holder = await est.bootstrap("meter-001")
     context = ssl.create_default_context(cafile=est.root_file)
     context.load_cert_chain(holder.certificate_file, holder.key_file)
