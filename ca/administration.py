@@ -9,8 +9,8 @@ The rules:
 3. A re-issue gives the same key another period and changes nothing else. A rollover gives the line another key of the
    same name, which issues from then on, and links both (`ca.rollover`); the earlier one is trusted until it ends.
 4. A new key lies where the old one lay: in a file that can be taken away, or in the store.
-5. Revoking is for good: the certificate comes into the list of the authority above. Deactivating can be undone. After
-   either, it issues nothing and is trusted nowhere, and what is connected by its certificates is cut.
+5. Revoking is for good: every certificate of its key comes into a list. Deactivating can be undone. After either, it
+   issues nothing and is trusted nowhere, and what is connected by its certificates is cut (`ca.distrusting`).
 6. Only an authority that signs nothing, or was revoked, is deleted; and only if nothing depends on it.
 """
 
@@ -25,6 +25,7 @@ from cryptography import x509
 
 from ca.authorities import Authorities
 from ca.authority import Authority, AuthorityOrigin, AuthorityStatus, AuthorityStep, Links, next_status
+from ca.distrusting import cut_devices, revoke_key
 from ca.founding import DEFAULT_PROFILES, addresses_of
 from ca.hierarchy import (
     authority_subject,
@@ -35,7 +36,7 @@ from ca.hierarchy import (
     profile_like,
     profile_of_authority,
 )
-from ca.inventory import AuthorityKind, CertificateStatus, RevocationReason, stored_serial
+from ca.inventory import AuthorityKind, RevocationReason, stored_serial
 from ca.issue import SERIAL_BYTES, Holder, Issued, Template, encoded_key
 from ca.keystore import Backend, Keystore, Signer, SoftwareSigner, StoredKey, describe, in_turn, make_private_key
 from ca.kms import key_for_authority
@@ -45,7 +46,6 @@ from ca.store.authorities import (
     StoredAuthority,
     authority_metadata,
     delete_authority,
-    identities_below,
     insert_authority,
     lock_authority,
     set_certificate,
@@ -55,7 +55,6 @@ from ca.store.authorities import (
     set_status,
     supersede,
 )
-from ca.store.certificates import lock_certificate, revoke_certificate
 from ca.store.keys import insert_key
 from certs.errors import CertificateRefused, ProfileRefused
 from certs.keys import KeyAlgorithm, key_algorithm, key_bits
@@ -63,15 +62,12 @@ from certs.pem import read_certificate
 from certs.profile import Profile
 from iam.access import Access
 from iam.errors import Kind, Refused, conflict, not_found
-from iam.events import affects_identity
 from iam.identifiers import Clock, Random, uuid7
 from iam.json_patch import Operation, apply_patch
 from iam.model import Tenant
 from iam.store.database import EVERYWHERE, Change, Database, Transaction
 
 _MARK_BYTES = 4
-_CUT_AT_ONCE = 500
-"""Identities that one event tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +281,11 @@ class AuthorityAdministration:
             status = next_status(await lock_authority(transaction, one.id, tenant.id), step)
             await set_status(transaction, one.id, status, reason if status is AuthorityStatus.REVOKED else None)
             if status is AuthorityStatus.REVOKED:
-                await self._revoke_certificate(transaction, access, one, reason)
+                await revoke_key(transaction, one, reason, actor=access.identity.id)
             data = {"id": str(one.id), **({"reason": reason.value} if status is AuthorityStatus.REVOKED else {})}
             await transaction.record(_change(access, one, _DONE[step], data))
             if step is not AuthorityStep.ACTIVATE:
-                await self._cut_devices(transaction, access, one)
+                await cut_devices(transaction, one, actor=access.identity.id)
         return await self._shown(one.id)
 
     async def patch_metadata(
@@ -415,27 +411,6 @@ class AuthorityAdministration:
             await insert_key(transaction, one.key)
         await insert_authority(transaction, one, metadata)
         await put_on_record(transaction, one, profile)
-
-    async def _revoke_certificate(
-        self, transaction: Transaction, access: Access, one: Authority, reason: RevocationReason
-    ) -> None:
-        if one.origin is not AuthorityOrigin.MANAGED:
-            return  # whoever certified it elsewhere revokes that
-        found = await lock_certificate(transaction, stored_serial(one.certificate.serial_number))
-        if found.status is CertificateStatus.REVOKED:
-            return
-        await revoke_certificate(transaction, found, reason)
-        data = {"reason": reason.value, "device": None, "identity": None}
-        actor = access.identity.id
-        await transaction.record(Change(found.tenant, actor, "certificate.revoked", found.serial.hex(), data))
-
-    async def _cut_devices(self, transaction: Transaction, access: Access, one: Authority) -> None:
-        identities = await identities_below(transaction, one.id)
-        for start in range(0, len(identities), _CUT_AT_ONCE):
-            affected = affects_identity(*identities[start : start + _CUT_AT_ONCE])
-            await transaction.record(
-                Change(one.tenant, access.identity.id, "certificate.distrusted", one.name, affected)
-            )
 
     async def _shown(self, identifier: UUID) -> Authority:
         await self._authorities.refresh()

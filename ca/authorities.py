@@ -8,7 +8,11 @@ The rules:
    nowhere a second later.
 2. An authority is found by its id or its name. Who names a line means: for issuing, its newest generation that can;
    for trusting, every generation that is trusted.
-3. Whether an authority can sign depends on where its key is. The first root's is in a file that may be away; it is
+3. A key of ours that is trusted no more is believed in no certificate, whoever signed it: neither in a link of a
+   rollover, nor in its own below an authority that is trusted, nor in one pinned under another name. So whoever judges
+   a chain that was sent asks `believable` first. That outlasts the authority: what was revoked and then deleted stays
+   distrusted.
+4. Whether an authority can sign depends on where its key is. The first root's is in a file that may be away; it is
    opened for each use. A key that cannot be opened leaves its authority unable to sign, and no other.
 """
 
@@ -18,18 +22,23 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from hashlib import sha256
 from itertools import pairwise
 from uuid import UUID
+
+from cryptography import x509
 
 from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.founding import addresses_of, found_authorities
 from ca.inventory import AuthorityKind
-from ca.issue import Template
+from ca.issue import Template, encoded_key
 from ca.keystore import Backend, Keystore, MessageSigner
 from ca.store.authorities import StoredAuthority, fingerprint, list_authorities
+from ca.store.certificates import revoked_authority_keys
 from ca.store.issuance_profiles import StoredProfile, list_profiles
-from certs.chain import Anchor
-from certs.errors import ProfileRefused
+from certs.chain import INTERMEDIATES_MAXIMUM, Anchor
+from certs.errors import CertificateRefused, ProfileRefused
+from certs.keys import AUTHORITY_KEYS, check_key_strength, read_public_key
 from certs.pem import read_certificate
 from certs.profile import Profile, packaged_profiles, read_profile
 from iam.errors import Refused, not_found
@@ -75,6 +84,8 @@ class Authorities:
         self._stored_profiles: dict[str, StoredProfile] = {}
         self._templates: dict[tuple[UUID, str], Template] = {}
         self._device_anchors: tuple[Anchor, ...] = ()
+        self._trusted: frozenset[UUID] = frozenset()
+        self._distrusted: frozenset[bytes] = frozenset()
         self._fingerprint: str | None = None
         self._listeners: list[Callable[[], None]] = []
         self._reading = asyncio.Lock()
@@ -98,7 +109,8 @@ class Authorities:
             if seen == self._fingerprint:
                 return False
             profiles = await list_profiles(transaction)
-            self._hold(await list_authorities(transaction), profiles)
+            revoked = await revoked_authority_keys(transaction)
+            self._hold(await list_authorities(transaction), profiles, revoked)
             self._fingerprint = seen
         for listener in self._listeners:
             listener()
@@ -197,15 +209,45 @@ class Authorities:
         """Return what pinned authorities' certificates (DER) stand for now: ours by their trusted generations.
 
         So what was pinned before a rollover covers the next key too, and one of ours that is trusted no more is gone.
-        Others stay as they are.
+        Others stay as they are, unless they are for such a key (rule 3).
         """
         found: dict[bytes, None] = {}
         for der in pinned:
-            anchor = Anchor.from_certificate(read_certificate(der))
-            ours = self._by_anchor.get(anchor)
-            line = self._lines[ours.line] if ours is not None else ()
-            found |= dict.fromkeys(one.der for one in line if one.is_trusted) if ours is not None else {der: None}
+            certificate = read_certificate(der)
+            ours = self._by_anchor.get(Anchor.from_certificate(certificate))
+            if ours is not None:
+                found |= dict.fromkeys(one.der for one in self._lines[ours.line] if one.is_trusted)
+            elif not self.distrusts(certificate):
+                found[der] = None
         return tuple(found)
+
+    def distrusts(self, certificate: x509.Certificate) -> bool:
+        """Tell whether a certificate is for a key of ours that is trusted no more (rule 3)."""
+        if not self._distrusted:
+            return False
+        try:  # the key is encoded anew: written otherwise, it would be the same key
+            key = check_key_strength(read_public_key(certificate), AUTHORITY_KEYS)
+        except CertificateRefused:
+            return False  # no key that an authority may have: `certs.chain` refuses it
+        return sha256(encoded_key(key)).digest() in self._distrusted
+
+    def believable(self, chain: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Return a chain that was sent (DER, leaf first) without the authorities in it that are distrusted (rule 3).
+
+        What cannot be read, and more than may be sent, is left for `certs.chain` to refuse.
+        """
+        if not self._distrusted or len(chain) > INTERMEDIATES_MAXIMUM + 1:
+            return tuple(chain)
+        kept = tuple(der for place, der in enumerate(chain) if place == 0 or not self._distrusts_encoded(der))
+        if len(kept) < len(chain):
+            _log.info("%d certificates sent are for keys that are trusted no more", len(chain) - len(kept))
+        return kept
+
+    def _distrusts_encoded(self, der: bytes) -> bool:
+        try:
+            return self.distrusts(read_certificate(der))
+        except CertificateRefused:
+            return False
 
     def usable(self, tenant: Tenant, caller: Tenant, reference: str) -> Authority:
         """Return an authority that somebody may use for a tenant; raise `Refused` (not found) for any other.
@@ -217,6 +259,11 @@ class Authorities:
         if found.tenant == tenant.id or is_between or found.line == AuthorityKind.ISSUING:
             return found
         raise not_found("such authority")
+
+    @property
+    def trusted(self) -> frozenset[UUID]:
+        """The authorities of which what they signed counts."""
+        return self._trusted
 
     @property
     def device_anchors(self) -> tuple[Anchor, ...]:
@@ -251,7 +298,7 @@ class Authorities:
                     found |= {later.links.new_with_old: None, later.links.old_with_new: None}
         return (*found, *tops)
 
-    # --- Issuing (rule 3) -------------------------------------------------------------------------------------------
+    # --- Issuing (rule 4) -------------------------------------------------------------------------------------------
 
     def profile(self, identifier: str) -> Profile:
         """Return a profile, packaged or written by an operator; raise `ProfileRefused` if there is none of that id."""
@@ -287,7 +334,9 @@ class Authorities:
 
     # --- Reading ----------------------------------------------------------------------------------------------------
 
-    def _hold(self, stored: Sequence[StoredAuthority], profiles: Sequence[StoredProfile]) -> None:
+    def _hold(
+        self, stored: Sequence[StoredAuthority], profiles: Sequence[StoredProfile], revoked_keys: frozenset[bytes]
+    ) -> None:
         opened = {one.id: self._open(one) for one in stored}
         lines: dict[str, list[Authority]] = {}
         for one in opened.values():
@@ -303,6 +352,9 @@ class Authorities:
         self._device_anchors = tuple(
             one.anchor for one in self._by_id.values() if one.kind is AuthorityKind.ISSUING and one.is_trusted
         )
+        self._trusted = frozenset(one.id for one in self._by_id.values() if one.is_trusted)
+        good = (one.spki_sha256 for one in stored if one.id in self._trusted)
+        self._distrusted = revoked_keys.union(one.spki_sha256 for one in stored).difference(good)
         self._stored_profiles = {str(one.id): one for one in profiles}
         self._profiles = dict(_readable(profiles))
         self._templates.clear()

@@ -99,7 +99,11 @@ class AuthorityIntake:
         may_sign = offer.key is not None or offer.request is not None
         trusted = self._trusted(tenant)
         taken = check_authority(
-            offer.certificate, offer.chain, [one.anchor for one in trusted], now, may_stand_alone=not may_sign
+            offer.certificate,
+            [one for one in offer.chain if not self._authorities.distrusts(one)],
+            [one.anchor for one in trusted],
+            now,
+            may_stand_alone=not may_sign and not offer.chain,
         )
         parent = next((one for one in trusted if one.anchor == taken.anchor), None)
         identifier = uuid7(now, self._random)

@@ -4,7 +4,7 @@ The table `TRANSITIONS` is all there is: what it does not list is refused. Expir
 with the clock where it matters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
@@ -142,15 +142,20 @@ class ProvedCertificate:
     not_after: datetime
 
 
-def judge_presented(presented: bytes, stored: StoredCertificate | None, now: datetime) -> str | Denied:
+def judge_presented(
+    presented: bytes, stored: StoredCertificate | None, now: datetime, trusted: Collection[UUID]
+) -> str | Denied:
     """Return the identity that a presented certificate (DER) proves, or why it proves none.
 
-    Its chain has been validated. What the store does not know byte for byte was not issued here, whoever signed it.
+    Its chain has been validated. What the store does not know byte for byte was not issued here, whoever signed it;
+    and of what was, only that counts which one of the `trusted` authorities issued.
     """
     if stored is None or stored.der != presented:
         return Denied("the certificate is not one that was recorded here")
     if stored.status is not CertificateStatus.ACTIVE:
         return Denied(f"the certificate is {stored.status}")
+    if stored.authority not in trusted:
+        return Denied("the authority that issued the certificate is not trusted")
     if stored.identity is None:
         return Denied(f"a {stored.profile} certificate proves no identity")
     if not stored.not_before <= now <= stored.not_after:

@@ -3,9 +3,10 @@
 The rules:
 
 1. The chain leads to one of our issuing authorities that is trusted now, at this time, for client authentication.
-   Bootstrap certificates come from another authority and prove nobody.
-2. The certificate is in the store byte for byte, active, and bound to an identity. Whether that identity may do
-   anything is for its Access to say.
+   Bootstrap certificates come from another authority and prove nobody; nor is anything believed that is sent beside it
+   for a key that is trusted no more (`ca.authorities`).
+2. The certificate is in the store byte for byte, active, and bound to an identity; the authority that it was issued by
+   is trusted itself. Whether that identity may do anything is for its Access to say.
 3. An answer is remembered by the SHA-256 of the certificate, as long as `fresh_for` says: long while revocations are
    heard of at once, a moment while they are not, by whichever of two clocks more time has passed (`Moment`). Refusals
    are never remembered.
@@ -128,14 +129,14 @@ class CertificateProver:
 
     async def _look_up(self, chain: Sequence[bytes], now: datetime) -> ProvedCertificate:
         try:
-            leaf, *others = map(read_certificate, chain)
+            leaf, *others = map(read_certificate, self._authorities.believable(chain))
             validate_chain(leaf, others, self._authorities.device_anchors, now, purpose=Purpose.CLIENT_AUTH)
         except CertificateRefused as refusal:
             raise unauthenticated(refusal.reason) from refusal
         serial = stored_serial(leaf.serial_number)
         async with self._database.transaction(EVERYWHERE) as transaction:  # whose it is, is what is asked
             stored = await find_certificate(transaction, serial)
-        judged = judge_presented(chain[0], stored, now)
+        judged = judge_presented(chain[0], stored, now, self._authorities.trusted)
         if isinstance(judged, Denied):
             raise unauthenticated(judged.reason)
         return ProvedCertificate(judged, serial, leaf.not_valid_after_utc)

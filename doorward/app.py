@@ -204,7 +204,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     authentication = Authentication(
         Secrets(pool, passwords),
         Tokens(pool, tokens.by_token, Issuers(outbound)),
-        Webhooks(outbound, master, random),
+        Webhooks(outbound, master, random, tokens.is_own),
         Approvals(pool, random),
         frozenset(configuration.est.trusted_proxies),
     )

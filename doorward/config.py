@@ -30,6 +30,7 @@ from pydantic import (
     field_validator,
 )
 
+from est.authentication.asking import PROXY_PIN
 from iam.errors import Kind, Refused
 
 ENVIRONMENT_PREFIX = "DOORWARD_"
@@ -130,8 +131,8 @@ class EstSection(Section):
     )
     trusted_proxies: Words = Field(
         (),
-        description="Keys of proxies that may pass client certificates on, for every label: the SHA-256 of each"
-        " SubjectPublicKeyInfo, in hexadecimal.",
+        description="Proxies that may pass client certificates on, for every label: `client-cert:` or `xfcc:`, the"
+        " header that the proxy owns, and the SHA-256 of its SubjectPublicKeyInfo in hexadecimal.",
     )
     outbound_networks: Words = Field(
         (),
@@ -143,8 +144,8 @@ class EstSection(Section):
     @classmethod
     def _check_proxies(cls, pins: tuple[str, ...]) -> tuple[str, ...]:
         for pin in pins:
-            if not re.fullmatch("[0-9a-f]{64}", pin):
-                raise ValueError(f"{pin} is not a SHA-256 in lower-case hexadecimal")
+            if not re.fullmatch(PROXY_PIN, pin):
+                raise ValueError(f"{pin} is not client-cert: or xfcc: and a SHA-256 in lower-case hexadecimal")
         return pins
 
     @field_validator("outbound_networks")

@@ -6,15 +6,16 @@ Addresses come from those who configure labels, and a label's operator need not 
    others, else by the system's.
 2. Nothing is followed: a redirect is an answer like any other. No proxy and no credentials come from the environment.
 3. A name is resolved here, and only addresses that anybody may reach are asked: not this machine's, not those of its
-   network, not link-local ones (where clouds keep their credentials). What the node's configuration allows beside
-   (`est.outbound_networks`) is allowed. The address that was checked is the one that is connected to.
+   network, not link-local ones (where clouds keep their credentials). An IPv6 address that stands for an IPv4 address
+   is judged by that one. What the node's configuration allows beside (`est.outbound_networks`) is allowed. The address
+   that was checked is the one that is connected to.
 4. Everything together has one deadline; an answer has a largest size; only so many are asked at once.
 """
 
 import asyncio
 import ssl
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from socket import AF_UNSPEC, AddressFamily
 from typing import Final
 from urllib.parse import urlsplit
@@ -28,6 +29,12 @@ from est.authentication.outbound import Incoming, Outgoing, Unanswered
 MOST_AT_ONCE: Final = 64
 
 Network = IPv4Network | IPv6Network
+
+# What IANA allots of it: so neither site-local addresses (RFC 3879) nor what a network translates by itself (RFC 8215).
+_GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
+
+# RFC 4291 2.5.5: mapped and compatible addresses; RFC 6052 2.1: the prefix of NAT64.
+_ENDS_IN_IPV4: Final = tuple(map(IPv6Network, ("::ffff:0:0/96", "::/96", "64:ff9b::/96")))
 
 
 class _NotAllowed(OSError):
@@ -121,10 +128,17 @@ async def _exchange(session: aiohttp.ClientSession, outgoing: Outgoing) -> Incom
 
 def is_allowed(address: str, allowed: Sequence[Network]) -> bool:
     """Tell whether an address may be asked (rule 3)."""
-    one = ip_address(address.partition("%")[0])
-    if isinstance(one, IPv6Address):
-        one = one.ipv4_mapped or one
-    return (one.is_global and not one.is_multicast) or any(one in network for network in allowed)
+    named = ip_address(address.partition("%")[0])
+    meant = named if isinstance(named, IPv4Address) else _embedded(named) or named
+    is_unicast = not meant.is_multicast if isinstance(meant, IPv4Address) else meant in _GLOBAL_UNICAST
+    return (meant.is_global and is_unicast) or any(one in network for one in (named, meant) for network in allowed)
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address leads to by its form, if by any: mapped, 6to4, NAT64, compatible."""
+    if any(address in network for network in _ENDS_IN_IPV4):
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.sixtofour  # RFC 3056 2: 2002::/16, the address behind it
 
 
 def _is_literal(host: str) -> bool:

@@ -40,6 +40,18 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _PATTERN = re.compile(r"[A-Za-z0-9_.:*?-]{1,128}")
 
 
+class Operation(StrEnum):
+    """Those operations of EST that somebody is asked about."""
+
+    ENROL = "simpleenroll"
+    GENERATE = "serverkeygen"
+
+    @property
+    def brings_key(self) -> bool:
+        """Whether the key in the request is that of whoever signed it: RFC 7030 4.4 has key and signature ignored."""
+        return self is Operation.ENROL
+
+
 class EnrolmentMode(StrEnum):
     """What links a bootstrap certificate to a device."""
 
@@ -151,7 +163,7 @@ class Bootstrap:
     Attributes:
         longest_path: How many steps it may be from the anchor to the certificate; 1 is issued by the anchor itself.
         expired_is_allowed: Whether one that has ended may still enrol.
-        proxies: The keys of proxies that may pass certificates on: SHA-256 of each SubjectPublicKeyInfo, in hex digits.
+        proxies: Those that may pass certificates on, each as `est.authentication.asking.PROXY_PIN` says.
     """
 
     longest_path: int | None = None

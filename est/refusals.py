@@ -38,6 +38,7 @@ class Refusal(Enum):
     KEY_MUST_BE_ENCRYPTED = (Kind.FORBIDDEN, "Keys leave here only encrypted: name a decryption key in the request.")
     PATH_TOO_LONG = (Kind.FORBIDDEN, "The client certificate is too many steps below an authority of this label.")
     FORWARDED_MALFORMED = (Kind.MALFORMED, "The client certificate that the proxy passes on cannot be read.")
+    FORWARDED_OTHERWISE = (Kind.MALFORMED, "The proxy passes on a client certificate in a header that is not its own.")
 
     NO_SECRET = (Kind.UNAUTHENTICATED, "Present an enrolment secret by HTTP Basic authentication.")
     SECRET_REFUSED = (Kind.UNAUTHENTICATED, "The enrolment secret was not accepted.")

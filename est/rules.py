@@ -10,8 +10,8 @@ Enrolling (RFC 7030 4.2.1), by whatever credentials the label asks for, all of t
 3. That device is the one that each credential names; for a bootstrap certificate, and a secret that names none, also
    one that the label's pattern covers. Under `pre_registered` it was registered before, and bound to the certificate or
    named by a credential that is none. A binding to a certificate counts under any mode.
-4. It belongs to the label's tenant or one below it, was not registered for another label, and nothing there is
-   blocked, suspended or decommissioned.
+4. It belongs to the label's tenant or one below it, is not another label's, by its registration or enrolment, unless
+   that one was deleted, and nothing there is blocked, suspended or decommissioned.
 5. A device that has an identity is not taken over, unless an operator has allowed a replacement: once, and only where
    the label replaces at all.
 6. One public key belongs to one device, never to an authority, and never again once it was compromised.
@@ -24,8 +24,8 @@ Re-enrolling (4.2.2), by the device's own certificate:
    one was deleted, any other of the tenant serves, and lends neither grace nor leave to have expired.
 9. The certificate leads to the label's authority or to one that it names beside, pinned by key; it may have ended only
    where the label says so.
-10. It is the one on record, neither revoked nor superseded, save within the label's grace, nor was its key compromised;
-    its device and identity are in good standing.
+10. It is the one on record, neither revoked nor superseded, save within the label's grace and only while a successor
+    is active, nor was its key compromised; its device and identity are in good standing.
 11. Subject and alternative name of the request are identical to the certificate's. The same key renews, another rekeys,
     as far as the label allows either, and within its window; 6 holds. A predecessor that asks again with its
     successor's key gets the successor (7), at any time.
@@ -42,8 +42,9 @@ from datetime import datetime
 from uuid import UUID
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
-from ca.inventory import CertificateStatus, StoredCertificate, stored_serial
+from ca.inventory import CertificateStatus, StoredCertificate
 from certs.chain import Anchor, Purpose, ValidChain, validate_chain
 from certs.csr import NamedRequest
 from certs.errors import CertificateRefused, RefusalKind
@@ -153,7 +154,8 @@ def entitled_by_certificate(chain: ValidChain) -> Entitlement:
         named = Extent(names=frozenset({str(subject_identifier(chain.leaf.subject))}))
     except CertificateRefused:
         named = NONE
-    by = f"certificate {stored_serial(chain.leaf.serial_number).hex()}"
+    # By its SHA-256: of a serial number every issuer has his own.
+    by = f"certificate {chain.leaf.fingerprint(SHA256()).hex()}"
     return Entitlement(Way.CERTIFICATE, by, named, Refusal.NOT_NAMED, goes_by_pattern=True, chain=chain)
 
 

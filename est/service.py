@@ -44,7 +44,7 @@ from est.authentication.table import Authentication, requester
 from est.facts import EnrolmentFacts, RenewalFacts
 from est.labels import Labels
 from est.possession import decide_possession
-from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile, ProofOfPossession
+from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile, Operation, ProofOfPossession
 from est.refusals import Decision, Refuse, Repeat, Wait
 from est.rules import (
     Entitlement,
@@ -170,7 +170,7 @@ class EstService:
 
     def _named(self, profile: EnrolmentProfile, chain: Sequence[bytes]) -> DeviceIdentifier | None:
         """Return the one device that a client can become by what it showed, if there is just one."""
-        now = self._clock()
+        now, chain = self._clock(), self._authorities.believable(chain)
         anchors = self._authorities.anchors([profile.authority])
         presented = judge_peer(chain, anchors, now, expired_is_allowed=profile.expired_may_renew)
         if isinstance(presented, Refuse) and profile.names_by_certificate:
@@ -211,7 +211,8 @@ class EstService:
 
     async def _asking(self, label: str, chain: Sequence[bytes], evidence: Evidence) -> Asking:
         profile = await self._labels.profile(label)
-        return _accepted(self._authentication.asking(profile, chain, evidence, self._clock()))
+        asking = _accepted(self._authentication.asking(profile, chain, evidence, self._clock()))
+        return replace(asking, chain=self._authorities.believable(asking.chain))
 
     async def _enrol(
         self, asking: Asking, body: bytes, channel_binding: bytes | None, making: KeyMaking | None = None
@@ -222,7 +223,8 @@ class EstService:
         wanted = _accepted(requested_device(request))
         for one in entitled:
             _accepted(one.decide_identifier(profile, wanted))
-        said = await self._consulted(asking, Wanted(wanted, request, requester(entitled)))
+        operation = Operation.ENROL if making is None else Operation.GENERATE
+        said = await self._consulted(asking, Wanted(wanted, request, requester(entitled), operation))
         if isinstance(said, Wait):
             return said
         entitled += said

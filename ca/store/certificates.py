@@ -88,6 +88,29 @@ async def live_certificates(transaction: Transaction, identity: str, *, only_act
     return [row["serial"] for row in await transaction.fetch(_LIVE_OF_IDENTITY, identity, only_active)]
 
 
+_LIVE_OF_KEY = f"SELECT serial FROM certificate WHERE spki_sha256 = $1 AND {STATUS} <> 'revoked' ORDER BY serial"
+
+
+async def live_certificates_of_key(transaction: Transaction, spki_sha256: bytes) -> list[bytes]:
+    """Return the serial numbers of a key's certificates that are not revoked, in the order in which to lock them."""
+    return [row["serial"] for row in await transaction.fetch(_LIVE_OF_KEY, spki_sha256)]
+
+
+# An authority's certificate names no device and proves nobody. A server's does neither; but its key signs for nobody.
+_REVOKED_KEYS = """
+    SELECT DISTINCT spki_sha256 FROM certificate
+    WHERE status = 'revoked' AND revocation_reason <> 'certificateHold'
+      AND device_identifier IS NULL AND identity_id IS NULL AND not_after >= $1"""
+
+
+async def revoked_authority_keys(transaction: Transaction) -> frozenset[bytes]:
+    """Return at least the keys of which an authority's certificate was revoked that has not ended, in any tenant.
+
+    So what was deleted after it was revoked stays known for as long as its certificate would be believed.
+    """
+    return frozenset(row["spki_sha256"] for row in await transaction.fetch(_REVOKED_KEYS, transaction.now))
+
+
 # What was on hold has not counted since then: the date stays.
 _REVOKE = """
     UPDATE certificate SET status = 'revoked', revoked_at = coalesce(revoked_at, $2), revocation_reason = $3
@@ -111,7 +134,10 @@ async def revoke_certificate(transaction: Transaction, one: StoredCertificate, r
 
 _RELEASE = """
     UPDATE certificate SET status = 'active', revoked_at = NULL, revocation_reason = NULL WHERE serial = $1"""
-_RELEASE_DEVICE = "UPDATE device SET status = 'ACTIVE' WHERE identity_id = $1 AND status = 'REVOKED'"
+# The life cycle has to look again: while the certificate was on hold it found none that ends.
+_RELEASE_DEVICE = """
+    UPDATE device SET expires_at = NULL, status = CASE status WHEN 'REVOKED' THEN 'ACTIVE' ELSE status END
+    WHERE identity_id = $1"""
 
 
 async def release_certificate(transaction: Transaction, one: StoredCertificate) -> None:

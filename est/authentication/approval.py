@@ -2,15 +2,20 @@
 
 The rules:
 
-1. A request is the same one if the same requester asks the same label for the same device with the same key: a request
-   that proves possession for its connection is signed anew each time (RFC 7030 3.5).
+1. A request is the same one if the same requester asks the same label for the same device by the same operation with
+   the same key: a request that proves possession for its connection is signed anew each time (RFC 7030 3.5). Where a
+   request does not prove its key, as `serverkeygen` lets it, it is the same one only byte for byte: else whoever knows
+   a device's public key would have what was approved for the device.
 2. It waits until it expires; so does a decision hold. Whoever asks after that waits anew.
 3. The queue of a label is bounded, and so is what one address may add to it where nothing else proves who asks.
 4. That somebody waits is a change of state: it is in the audit and among the events.
 """
 
+from hashlib import sha256
 from typing import Final
 
+from certs.csr import parse_request
+from certs.errors import CertificateRefused
 from est.authentication.asking import Asking, Wanted
 from est.profiles import Way
 from est.refusals import Refusal, Refuse, Wait
@@ -48,7 +53,12 @@ class Approvals:
 
     async def _find(self, transaction: Transaction, asking: Asking, wanted: Wanted) -> ApprovalRequest | None:
         return await find_same(
-            transaction, asking.profile.id, wanted.device, wanted.request.spki_sha256, wanted.requester
+            transaction,
+            asking.profile.id,
+            wanted.operation,
+            wanted.device,
+            _told_apart_by(wanted),
+            wanted.requester,
         )
 
     async def _add(self, transaction: Transaction, asking: Asking, wanted: Wanted) -> None:
@@ -57,9 +67,10 @@ class Approvals:
             id=uuid7(now, self._random),
             tenant=profile.tenant,
             profile=profile.id,
+            operation=wanted.operation,
             requester=wanted.requester,
             device=wanted.device,
-            spki_sha256=wanted.request.spki_sha256,
+            told_apart_by=_told_apart_by(wanted),
             request=wanted.request.der,
             address=asking.evidence.address,
             state=ApprovalState.PENDING,
@@ -67,8 +78,24 @@ class Approvals:
             expires=now + profile.settings.approval.expires_after,
         )
         if await insert_request(transaction, one):  # else the same one came by another connection, and waits already
-            data = {"approval": str(one.id), "label": profile.name, "requester": one.requester, "address": one.address}
+            data = {
+                "approval": str(one.id),
+                "label": profile.name,
+                "operation": one.operation,
+                "requester": one.requester,
+                "address": one.address,
+            }
             await transaction.record(Change(profile.tenant, "doorward", "enrolment.requested", one.device, data))
+
+
+def _told_apart_by(wanted: Wanted) -> bytes:
+    """Return the SHA-256 of the key that a request proves, or of the whole request (rule 1)."""
+    if wanted.operation.brings_key:
+        return wanted.request.spki_sha256
+    try:
+        return parse_request(wanted.request.der).spki_sha256
+    except CertificateRefused:
+        return sha256(wanted.request.der).digest()
 
 
 def _answer(found: ApprovalRequest | None, asking: Asking) -> Entitlement | Refuse | Wait:

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from certs.csr import NamedRequest
-from est.profiles import EnrolmentProfile
+from est.profiles import EnrolmentProfile, Operation
 
 CLIENT_CERT = "Client-Cert"
 CLIENT_CERT_CHAIN = "Client-Cert-Chain"
 FORWARDED_CLIENT_CERT = "X-Forwarded-Client-Cert"
 FORWARDING_HEADERS = (CLIENT_CERT, CLIENT_CERT_CHAIN, FORWARDED_CLIENT_CERT)
+
+PROXY_PIN = r"^(client-cert|xfcc):[0-9a-f]{64}$"
+"""A proxy that is trusted: the spelling that it owns, and the SHA-256 of its SubjectPublicKeyInfo in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +61,4 @@ class Wanted:
     device: str
     request: NamedRequest
     requester: str
+    operation: Operation

@@ -3,13 +3,16 @@
 The rules:
 
 1. They count only from a proxy that itself proved a key which the configuration or the label pins, by a certificate
-   that holds now. From anybody else they are ignored, never believed, and the log says so.
+   that holds now. From anybody else they are ignored, never believed, and the log says so. A pin names the spelling
+   that the proxy owns, and so takes out of what clients send: one that comes in the other was a client's, and the
+   request is refused.
 2. Behind such a proxy its own certificate is nobody's credential: who came without one has none.
 3. `Client-Cert` is one structured field item, a byte sequence (RFC 9440 2.2; RFC 8941 3.3.5), in one field line;
    `Client-Cert-Chain` is a list of them. Neither has parameters here. Base64 is canonical.
 4. Of `x-forwarded-client-cert` the last element counts, which the proxy itself has added; its `Cert` is the
    certificate, its `Chain` the chain with the certificate, in PEM and percent-encoded.
-5. A proxy that speaks both must say the same. What cannot be read is refused: guessing would let somebody else in.
+5. A proxy that is pinned for both must say the same. What cannot be read is refused: guessing would let somebody else
+   in.
 6. At most `LONGEST_CHAIN` certificates, each of at most `LARGEST_CERTIFICATE` bytes, in at most `LARGEST_FIELDS`.
 """
 
@@ -17,7 +20,7 @@ import binascii
 import logging
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -39,6 +42,12 @@ _BYTE_SEQUENCE: Final = re.compile(r":([A-Za-z0-9+/]*={0,2}):")
 _PAIR: Final = re.compile(r'([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",;]*))')
 _PERCENT_ENCODED: Final = re.compile(r"(?:[A-Za-z0-9_.~*+/=:()!'$-]|%[0-9A-Fa-f]{2})*")
 
+OWNED: Final[Mapping[str, frozenset[str]]] = {
+    "client-cert": frozenset({CLIENT_CERT, CLIENT_CERT_CHAIN}),
+    "xfcc": frozenset({FORWARDED_CLIENT_CERT}),
+}
+"""The headers of each spelling, by what pins call it."""
+
 _log = logging.getLogger("est.authentication")
 
 
@@ -46,29 +55,39 @@ class _Unreadable(Exception):
     """A field that breaks rules 3 to 6, and how."""
 
 
-def is_trusted_proxy(connection: Sequence[bytes], evidence: Evidence, pins: frozenset[str], now: datetime) -> bool:
-    """Tell whether the peer may pass certificates on; if it tries and may not, say so in the log (rule 1).
+def headers_owned(
+    connection: Sequence[bytes], evidence: Evidence, pins: frozenset[str], now: datetime
+) -> frozenset[str]:
+    """Return the headers in which the peer may pass certificates on; if it tries and has none, say so in the log.
 
     Args:
         connection: What was presented in TLS, in DER, leaf first.
-        pins: SHA-256 of the SubjectPublicKeyInfo of each proxy that is trusted, in hexadecimal.
+        pins: Each proxy that is trusted, as `PROXY_PIN` says.
     """
-    reason = _distrust(connection, pins, now)
-    if reason is not None and evidence.forwarded:
-        _log.warning("%s from %s ignored: %s", ", ".join(sorted(evidence.forwarded)), evidence.address, reason)
-    return reason is None
+    owned = _owned(connection, pins, now)
+    if isinstance(owned, frozenset):
+        return owned
+    if evidence.forwarded:
+        _log.warning("%s from %s ignored: %s", ", ".join(sorted(evidence.forwarded)), evidence.address, owned)
+    return frozenset()
 
 
-def passed_on_chain(evidence: Evidence) -> Sequence[bytes] | Refuse:
-    """Return the certificates that a trusted proxy passes on, leaf first; none if it passes none on (rule 2)."""
+def passed_on_chain(evidence: Evidence, owned: frozenset[str]) -> Sequence[bytes] | Refuse:
+    """Return the certificates that a trusted proxy passes on, leaf first; none if it passes none on (rule 2).
+
+    Args:
+        owned: The headers that the proxy owns.
+    """
+    if others := evidence.forwarded.keys() - owned:
+        return Refuse(Refusal.FORWARDED_OTHERWISE, f"{', '.join(sorted(others))} from {evidence.address}")
     try:
         return _passed_on(evidence)
     except (_Unreadable, CertificateRefused) as error:
         return Refuse(Refusal.FORWARDED_MALFORMED, str(error))
 
 
-def _distrust(connection: Sequence[bytes], pins: frozenset[str], now: datetime) -> str | None:
-    """Return why the peer is no trusted proxy; None if it is one (rule 1)."""
+def _owned(connection: Sequence[bytes], pins: frozenset[str], now: datetime) -> frozenset[str] | str:
+    """Return the headers that the peer owns, or why it is no trusted proxy (rule 1)."""
     if not connection:
         return "the peer has no certificate"
     if not pins:
@@ -77,11 +96,13 @@ def _distrust(connection: Sequence[bytes], pins: frozenset[str], now: datetime) 
         proxy = read_certificate(connection[0])
     except CertificateRefused as refusal:
         return f"its certificate cannot be read: {refusal.reason}"
-    if spki_sha256(proxy).hex() not in pins:
+    key = spki_sha256(proxy).hex()
+    owned = [headers for spelling, headers in OWNED.items() if f"{spelling}:{key}" in pins]
+    if not owned:
         return "its key is not pinned"
     if not proxy.not_valid_before_utc <= now <= proxy.not_valid_after_utc:
         return "its certificate does not hold now"
-    return None
+    return frozenset().union(*owned)
 
 
 def spki_sha256(certificate: x509.Certificate) -> bytes:

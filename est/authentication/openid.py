@@ -7,16 +7,17 @@ The rules of a token that is taken:
    No `crit`, and nothing in the header that brings a key along (`jwk`, `jku`, `x5u`, `x5c`).
 3. `kid` names a key of the issuer exactly; without one, the issuer must have a single key of that kind.
 4. `iss` is the issuer's, exactly. `aud` is the label's audience or a list that holds it.
-5. Times are whole seconds: `exp` is there and has not come; `nbf` and `iat` are not in the future beyond `CLOCK_SKEW`.
+5. `sub`, if it is there, is 1 to 255 printable characters (OpenID Connect Core 1.0, 2): it is written into the audit.
+6. Times are whole seconds: `exp` is there and has not come; `nbf` and `iat` are not in the future beyond `CLOCK_SKEW`.
 
 The rules of its keys:
 
-6. They come over HTTPS from `jwks_uri`, or from where the issuer's discovery document says, if that names the same
+7. They come over HTTPS from `jwks_uri`, or from where the issuer's discovery document says, if that names the same
    issuer; only by the roots that the label names, if it names any.
-7. They are believed for `FRESH_FOR`. A `kid` that is not among them has them read again, at most once in
+8. They are believed for `FRESH_FOR`. A `kid` that is not among them has them read again, at most once in
    `READ_AGAIN_AFTER`: so a rotation is found at once, and nobody makes us ask at every token.
-8. If the issuer does not answer, keys that are known serve until `STALE_AFTER`; after that nothing is believed.
-9. Requests at once share one reading. What one label's trust has read serves no other trust.
+9. If the issuer does not answer, keys that are known serve until `STALE_AFTER`; after that nothing is believed.
+10. Requests at once share one reading. What one label's trust has read serves no other trust.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ from est.profiles import OpenIdTrust
 from iam.access import Denied
 
 LONGEST_TOKEN: Final = 8 * 1024
+LONGEST_SUBJECT: Final = 255
 CLOCK_SKEW: Final = timedelta(seconds=30)
 FRESH_FOR: Final = timedelta(minutes=10)
 READ_AGAIN_AFTER: Final = timedelta(seconds=30)
@@ -111,7 +113,7 @@ class Issuers:
         return held
 
     async def _read_again(self, trust: OpenIdTrust, held: _Held, now: datetime) -> bool:
-        """Read the issuer's keys unless that was tried just before (rule 7); tell whether they were read."""
+        """Read the issuer's keys unless that was tried just before (rule 8); tell whether they were read."""
         if held.asked is not None and timedelta(0) <= now - held.asked < READ_AGAIN_AFTER:
             return False
         held.asked = now
@@ -223,12 +225,14 @@ def _named(keys: tuple[PublicWebKey, ...], header: _Header) -> PublicWebKey | No
 
 
 def _check_claims(claims: dict[str, Any], trust: OpenIdTrust, now: datetime) -> Claims | Denied:
-    """Check rules 4 and 5."""
+    """Check rules 4 to 6."""
     if claims.get("iss") != trust.issuer:
         return Denied(f"the token's iss is {quoted(str(claims.get('iss')))}")
     audience = claims.get("aud")
     if audience != trust.audience and not (isinstance(audience, list) and trust.audience in audience):
         return Denied(f"the token's aud is {quoted(str(audience))}")
+    if "sub" in claims and not _is_subject(claims["sub"]):
+        return Denied(f"the token's sub is not 1 to {LONGEST_SUBJECT} printable characters")
     present = now.timestamp()
     if type(claims.get("exp")) is not int or claims["exp"] <= present:
         return Denied("the token has expired, or does not say when it does")
@@ -236,3 +240,7 @@ def _check_claims(claims: dict[str, Any], trust: OpenIdTrust, now: datetime) -> 
         if name in claims and (type(claims[name]) is not int or claims[name] > present + CLOCK_SKEW.total_seconds()):
             return Denied(f"the token's {name} is no time, or in the future")
     return claims
+
+
+def _is_subject(value: object) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= LONGEST_SUBJECT and value.isprintable()

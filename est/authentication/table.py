@@ -14,7 +14,7 @@ from typing import Final
 from est.authentication.approval import ANYONE, Approvals
 from est.authentication.asking import Asking, Evidence, Wanted
 from est.authentication.certificate import judge_certificate
-from est.authentication.forwarded import is_trusted_proxy, passed_on_chain
+from est.authentication.forwarded import headers_owned, passed_on_chain
 from est.authentication.secret import Secrets
 from est.authentication.token import Tokens
 from est.authentication.webhook import Webhooks
@@ -33,7 +33,7 @@ class Authentication:
     """Asks the ways that a label names.
 
     Args:
-        proxies: The keys of proxies that every label trusts, as `Bootstrap.proxies`.
+        proxies: The proxies that every label trusts, as `Bootstrap.proxies`.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Authentication:
     ) -> Asking | Refuse:
         """Return who asks: by the certificates of the connection, or by those that a trusted proxy passes on."""
         pins = self._proxies.union(profile.settings.bootstrap.proxies)
-        is_passed_on = is_trusted_proxy(connection, evidence, pins, now)
-        chain = passed_on_chain(evidence) if is_passed_on else connection
-        return chain if isinstance(chain, Refuse) else Asking(profile, now, chain, evidence, is_passed_on)
+        owned = headers_owned(connection, evidence, pins, now)
+        chain = passed_on_chain(evidence, owned) if owned else connection
+        return chain if isinstance(chain, Refuse) else Asking(profile, now, chain, evidence, is_passed_on=bool(owned))
 
     async def judge(self, asking: Asking) -> tuple[Entitlement, ...] | Refuse:
         """Return what the credentials speak for that the label asks for."""

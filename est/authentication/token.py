@@ -58,7 +58,7 @@ class Tokens:
         device = named_device(trust, claims)
         if device is None:
             return Refuse(Refusal.TOKEN_NOT_NAMED, f"{trust.device} makes no device identifier of its claims")
-        by = f"token of {claims.get('sub') or 'nobody'} by {trust.issuer}"
+        by = f"token of {claims.get('sub', 'nobody')} by {trust.issuer}"
         return Entitlement(Way.TOKEN, by, Extent(names=frozenset({device})), Refusal.TOKEN_NOT_NAMED)
 
     async def _judge_own(self, token: str, where: UUID) -> Entitlement | Refuse:

@@ -8,11 +8,15 @@ The rules:
    HMAC-SHA256 of `id.timestamp.body` under a key that only the service and we have.
 3. It answers 200 with `{"authorized": true}` or `{"authorized": false, "reason": "..."}` before the deadline. Anything
    else is no answer, and no answer is no: fail closed.
-4. Its reason goes to the log and the audit, never to the device: a stranger learns nothing by it.
+4. A key that the request does not prove, as that of `serverkeygen`, is not told of: it would be believed.
+5. What is sent in `Authorization` goes to the service only where it is the service that has to judge it: not where the
+   label itself asks for a secret or a token, and never an access token of ours.
+6. Its reason goes to the log and the audit, never to the device: a stranger learns nothing by it.
 """
 
 import hmac
 from base64 import b64encode
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
 
@@ -34,15 +38,19 @@ SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - how Standard Webhooks marks a se
 SECRET_BYTES: Final = 32
 
 _OK: Final = 200
+_JUDGED_HERE: Final = frozenset({Way.SECRET, Way.TOKEN})
 
 
 class Webhooks:
     """Asks webhooks."""
 
-    def __init__(self, outbound: Outbound, master_key: MasterKey, random: Random) -> None:
+    def __init__(
+        self, outbound: Outbound, master_key: MasterKey, random: Random, is_own_token: Callable[[str], bool]
+    ) -> None:
         self._outbound = outbound
         self._master_key = master_key
         self._random = random
+        self._is_own_token = is_own_token
 
     async def judge(self, asking: Asking, wanted: Wanted) -> Entitlement | Refuse:
         """Return what the service answers."""
@@ -51,7 +59,7 @@ class Webhooks:
             return Refuse(Refusal.WEBHOOK_SILENT, "the label has no webhook, or no secret for it")
         secret = open_sealed(self._master_key, profile.webhook_secret, context=secret_context(str(profile.id)))
         identifier = str(uuid7(asking.now, self._random))
-        body = orjson.dumps(_document(identifier, asking, wanted))
+        body = orjson.dumps(_document(identifier, asking, wanted, self._authorization(asking)))
         timestamp = str(int(asking.now.timestamp()))
         answered = await self._outbound.send(
             Outgoing(
@@ -74,6 +82,13 @@ class Webhooks:
             return Refuse(Refusal.WEBHOOK_SILENT, f"it answered {answered.status}")
         return _read_answer(answered.body, identifier, wanted.device)
 
+    def _authorization(self, asking: Asking) -> str | None:
+        """Return what of `Authorization` the service is told (rule 5)."""
+        said = asking.evidence.authorization
+        if _JUDGED_HERE.intersection(asking.profile.settings.ways) or any(map(self._is_own_token, said.split())):
+            return None
+        return said or None
+
 
 def sign(secret: bytes, identifier: str, timestamp: str, body: bytes) -> str:
     """Return the signature of a message, as Standard Webhooks writes it."""
@@ -91,7 +106,8 @@ def secret_context(profile: str) -> str:
     return f"enrolment-webhook:{profile}"
 
 
-def _document(identifier: str, asking: Asking, wanted: Wanted) -> dict[str, Any]:
+def _document(identifier: str, asking: Asking, wanted: Wanted, authorization: str | None) -> dict[str, Any]:
+    brings_key = wanted.operation.brings_key
     return {
         "type": "enrolment.requested",
         "timestamp": asking.now,
@@ -99,11 +115,12 @@ def _document(identifier: str, asking: Asking, wanted: Wanted) -> dict[str, Any]
             "id": identifier,
             "label": asking.profile.name,
             "device_identifier": wanted.device,
-            "csr": b64encode(wanted.request.der).decode(),
-            "public_key_sha256": wanted.request.spki_sha256.hex(),
+            "operation": wanted.operation,
+            "csr": b64encode(wanted.request.der).decode() if brings_key else None,
+            "public_key_sha256": wanted.request.spki_sha256.hex() if brings_key else None,
             "requester": wanted.requester,
             "client_certificate": _pem(asking),
-            "authorization": asking.evidence.authorization or None,
+            "authorization": authorization,
             "address": asking.evidence.address,
         },
     }

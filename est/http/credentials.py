@@ -11,6 +11,7 @@ from est.approvals import ApprovalService
 from est.durations import duration
 from est.http.dms import DMS_TAG, ONE_DMS, named_label
 from est.http.dms_shapes import Period
+from est.profiles import Operation
 from est.secrets import MadeSecret, NewSecret, SecretService
 from est.store.approvals import ApprovalRequest, ApprovalState
 from est.store.secrets import EnrolmentSecret
@@ -75,9 +76,10 @@ class ShownApproval(SnakeShown):
 
     id: UUID
     device_identifier: str
+    operation: Operation = Field(description="`serverkeygen`: the key is made here, and the request proves none.")
     requester: str
-    public_key_sha256: str
-    csr: str = Field(description="The certification request in PEM.")
+    public_key_sha256: str | None = Field(description="Of the key that the request proves.")
+    csr: str | None = Field(description="The certification request in PEM, if it proves a key.")
     address: str
     state: str
     requested_at: datetime
@@ -220,14 +222,14 @@ def _show_secret(one: EnrolmentSecret) -> ShownSecret:
 
 
 def _show_approval(one: ApprovalRequest) -> ShownApproval:
-    lines = b64encode(one.request).decode()
-    wrapped = "\n".join(lines[start : start + 64] for start in range(0, len(lines), 64))
+    brings_key = one.operation.brings_key
     return ShownApproval(
         id=one.id,
         device_identifier=one.device,
+        operation=one.operation,
         requester=one.requester,
-        public_key_sha256=one.spki_sha256.hex(),
-        csr=f"-----BEGIN CERTIFICATE REQUEST-----\n{wrapped}\n-----END CERTIFICATE REQUEST-----\n",
+        public_key_sha256=one.told_apart_by.hex() if brings_key else None,
+        csr=_pem(one.request) if brings_key else None,
         address=one.address,
         state=one.state,
         requested_at=one.requested,
@@ -236,3 +238,9 @@ def _show_approval(one: ApprovalRequest) -> ShownApproval:
         decided_by=one.decided_by,
         reason=one.reason,
     )
+
+
+def _pem(request: bytes) -> str:
+    lines = b64encode(request).decode()
+    wrapped = "\n".join(lines[start : start + 64] for start in range(0, len(lines), 64))
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{wrapped}\n-----END CERTIFICATE REQUEST-----\n"

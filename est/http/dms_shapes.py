@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from est.authentication.asking import PROXY_PIN
 from est.authentication.json_web_keys import ALGORITHMS
 from est.authentication.token import is_template
 from est.durations import duration
@@ -72,10 +73,11 @@ class ClientCertificateSettings(SnakeModel):
         -1, ge=-1, le=8, description="How many steps below one of them a certificate may be; -1 for any."
     )
     allow_expired: bool = Field(False, description="Whether a certificate that has ended may still enrol.")
-    trusted_proxies: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+    trusted_proxies: list[Annotated[str, Field(pattern=PROXY_PIN, examples=["client-cert:" + "0f" * 32])]] = Field(
         default_factory=list,
         max_length=16,
-        description="SHA-256 of the SubjectPublicKeyInfo of proxies that may pass certificates on, in hexadecimal.",
+        description="Proxies that may pass certificates on: `client-cert:` or `xfcc:`, the header that the proxy owns,"
+        " and the SHA-256 of its SubjectPublicKeyInfo in hexadecimal.",
     )
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from est.profiles import Operation
 from iam.listing import FieldKind, ListQuery
 from iam.model import Extent
 from iam.paging import Page
@@ -26,6 +27,7 @@ class ApprovalRequest:
 
     Attributes:
         requester: What the credentials beside it call who asks; `anyone` where there were none.
+        told_apart_by: The SHA-256 of the key that the request proves; of the whole request if it proves none.
         request: The certification request in DER.
         expires: Until when it waits, or the decision holds.
     """
@@ -33,9 +35,10 @@ class ApprovalRequest:
     id: UUID
     tenant: UUID
     profile: UUID
+    operation: Operation
     requester: str
     device: str
-    spki_sha256: bytes
+    told_apart_by: bytes
     request: bytes
     address: str
     state: ApprovalState
@@ -47,18 +50,19 @@ class ApprovalRequest:
 
 
 _COLUMNS = """
-    id, tenant_id, profile_id, requester, device_identifier, spki_sha256, request, address, state, requested_at,
-    expires_at, decided_at, decided_by, reason"""
+    id, tenant_id, profile_id, operation, requester, device_identifier, told_apart_by, request, address, state,
+    requested_at, expires_at, decided_at, decided_by, reason"""
 _REQUEST = f"SELECT {_COLUMNS} FROM enrolment_approval"
 _SAME = f"""{_REQUEST}
-    WHERE profile_id = $1 AND device_identifier = $2 AND spki_sha256 = $3 AND requester = $4 AND expires_at > $5"""
+    WHERE profile_id = $1 AND operation = $2 AND device_identifier = $3 AND told_apart_by = $4 AND requester = $5
+      AND expires_at > $6"""
 
 
 async def find_same(
-    transaction: Transaction, profile: UUID, device: str, spki_sha256: bytes, requester: str
+    transaction: Transaction, profile: UUID, operation: Operation, device: str, told_apart_by: bytes, requester: str
 ) -> ApprovalRequest | None:
     """Return the request that is the same one, if there is one whose time is not over."""
-    row = await transaction.fetchrow(_SAME, profile, device, spki_sha256, requester, transaction.now)
+    row = await transaction.fetchrow(_SAME, profile, operation, device, told_apart_by, requester, transaction.now)
     return _request_from(row) if row else None
 
 
@@ -77,14 +81,14 @@ async def count_waiting(transaction: Transaction, profile: UUID, address: str) -
 
 
 _INSERT = """
-    INSERT INTO enrolment_approval AS a (id, tenant_id, profile_id, requester, device_identifier, spki_sha256, request,
-                                         address, state, requested_at, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9, $10)
-    ON CONFLICT (profile_id, device_identifier, spki_sha256, requester) DO UPDATE
+    INSERT INTO enrolment_approval AS a (id, tenant_id, profile_id, operation, requester, device_identifier,
+                                         told_apart_by, request, address, state, requested_at, expires_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11)
+    ON CONFLICT (profile_id, operation, device_identifier, told_apart_by, requester) DO UPDATE
     SET id = excluded.id, request = excluded.request, address = excluded.address, state = 'pending',
         requested_at = excluded.requested_at, expires_at = excluded.expires_at, decided_at = NULL, decided_by = NULL,
         reason = NULL
-    WHERE a.expires_at <= $9"""
+    WHERE a.expires_at <= $10"""
 
 
 async def insert_request(transaction: Transaction, one: ApprovalRequest) -> bool:
@@ -95,9 +99,10 @@ async def insert_request(transaction: Transaction, one: ApprovalRequest) -> bool
             one.id,
             one.tenant,
             one.profile,
+            one.operation,
             one.requester,
             one.device,
-            one.spki_sha256,
+            one.told_apart_by,
             one.request,
             one.address,
             one.requested,
@@ -106,14 +111,18 @@ async def insert_request(transaction: Transaction, one: ApprovalRequest) -> bool
     )
 
 
+# Nobody finds a request by a key that it does not prove.
+_PROVED_KEY = "CASE WHEN operation = 'simpleenroll' THEN told_apart_by ELSE '' END"
+
 _LISTING = Listing(
     select=_COLUMNS,
     source="FROM enrolment_approval",
     columns={
         "id": Column(FieldKind.UUID, sql="id"),
         "device_identifier": Column(FieldKind.TEXT, sql="device_identifier"),
+        "operation": Column(FieldKind.ENUM, values=tuple(Operation), sql="operation"),
         "requester": Column(FieldKind.TEXT, sql="requester"),
-        "public_key_sha256": Column(FieldKind.HEX, sql="spki_sha256"),
+        "public_key_sha256": Column(FieldKind.HEX, sql=_PROVED_KEY),
         "address": Column(FieldKind.TEXT, sql="address"),
         "state": Column(FieldKind.ENUM, values=tuple(ApprovalState), sql="state"),
         "requested_at": Column(FieldKind.DATE, sql="requested_at"),
@@ -165,9 +174,10 @@ def _request_from(row: Row) -> ApprovalRequest:
         id=row["id"],
         tenant=row["tenant_id"],
         profile=row["profile_id"],
+        operation=Operation(row["operation"]),
         requester=row["requester"],
         device=row["device_identifier"],
-        spki_sha256=row["spki_sha256"],
+        told_apart_by=row["told_apart_by"],
         request=row["request"],
         address=row["address"],
         state=ApprovalState(row["state"]),

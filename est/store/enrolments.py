@@ -1,6 +1,6 @@
 """Enrolment in SQL: the statements that record it.
 
-An enrolment is one statement and so one round trip: a function of migration 0009 that finds the facts, compares them
+An enrolment is one statement and so one round trip: a function of migration 0014 that finds the facts, compares them
 with those that the decision was made on, and writes if they are the same. Its answer comes after its commit. For a key
 that was made here, two functions of migration 0008 stand around it in the same statement: they let a lost answer be
 asked for again, and note whose it was.

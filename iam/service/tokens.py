@@ -24,7 +24,7 @@ from iam.model import IdentityType
 from iam.service.keyring import KeyRing
 from iam.store.sessions import Session
 from iam.store.standing import Standing
-from iam.tokens import VerifiedToken, claims_for, mint, verify_token
+from iam.tokens import VerifiedToken, claims_for, is_issued_by, mint, verify_token
 
 FIRST_PARTY = "doorward"
 """The `client_id` of tokens that were not asked for by a registered client."""
@@ -66,6 +66,10 @@ class TokenService:
     def lifetime_of(self, type_: IdentityType) -> timedelta:
         """Return how long a token of an identity of this type lasts."""
         return self._terms.machine if type_ in (IdentityType.GATEWAY, IdentityType.DEVICE) else self._terms.person
+
+    def is_own(self, token: str) -> bool:
+        """Tell whether a token says that it is one of ours, whatever else may be wrong with it."""
+        return is_issued_by(token, self._terms.issuer)
 
     async def by_token(self, token: str) -> Authenticated:
         """Return whom an access token speaks for, as things are now (rule 1).

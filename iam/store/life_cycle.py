@@ -16,7 +16,7 @@ from iam.store.database import Row, Transaction
 
 _AGED = ", ".join(f"'{status}'" for status in BY_AGE)
 
-# Whose certificate is gone all the same (nothing does that) never comes to an age.
+# Whose certificate is on hold comes to no age: it is looked at again once that is released.
 _LOOK = f"""
     WITH unseen AS (
         SELECT device_identifier FROM device WHERE expires_at IS NULL AND status IN ({_AGED})

@@ -39,9 +39,12 @@ STORED = StoredCertificate(
 )
 
 
+TRUSTED = frozenset({STORED.authority})
+
+
 @pytest.mark.parametrize("moment", [NOW - DAY, NOW, NOW + DAY])
 def test_an_active_certificate_on_record_proves_its_identity(moment: datetime) -> None:
-    assert judge_presented(DER, STORED, moment) == "idt-1"
+    assert judge_presented(DER, STORED, moment, TRUSTED) == "idt-1"
 
 
 @pytest.mark.parametrize(
@@ -53,12 +56,13 @@ def test_an_active_certificate_on_record_proves_its_identity(moment: datetime) -
         (DER, replace(STORED, status=CertificateStatus.HELD), NOW),
         (DER, replace(STORED, status=CertificateStatus.REVOKED), NOW),
         (DER, replace(STORED, identity=None), NOW),
+        (DER, replace(STORED, authority=UUID(int=3)), NOW),
         (DER, STORED, NOW - DAY - timedelta(seconds=1)),
         (DER, STORED, NOW + DAY + timedelta(seconds=1)),
     ],
 )
 def test_any_other_proves_nobody(presented: bytes, stored: StoredCertificate | None, moment: datetime) -> None:
-    assert isinstance(judge_presented(presented, stored, moment), Denied)
+    assert isinstance(judge_presented(presented, stored, moment, TRUSTED), Denied)
 
 
 @pytest.mark.parametrize(

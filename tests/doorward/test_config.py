@@ -63,6 +63,7 @@ def test_lists_and_durations_come_from_the_environment_as_text(tmp_path: Path) -
         ("[node]\npublic_url = 'http://x'", {}, "node.public_url"),
         ("[node]\npublic_url = 'https://x/y'", {}, "node.public_url"),
         ("[api]\nport = 70000", {}, "api.port"),
+        (f"[est]\ntrusted_proxies = ['{'0' * 64}']", {}, "is not client-cert: or xfcc: and a SHA-256"),
         ("", {"DOORWARD_NODE_WORKER": "1"}, "did you mean DOORWARD_NODE_WORKERS?"),
         ("", {"DOORWARD_XYZ": "1"}, "DOORWARD_XYZ is not known"),
         ("[database]\nurl = 'postgresql://x'", {}, "give both or neither"),

@@ -90,7 +90,7 @@ EVERYTHING: dict[str, Any] = {
             "client_certificate_settings": {
                 "chain_level_validation": 2,
                 "allow_expired": True,
-                "trusted_proxies": ["ab" * 32],
+                "trusted_proxies": ["client-cert:" + "ab" * 32, "xfcc:" + "cd" * 32],
             },
             "jwt_settings": {
                 "issuer": "https://id.example",
@@ -206,7 +206,9 @@ EST = "enrollment_settings.est_rfc7030_settings"
         _at(f"{EST}.auth_mode", "EXTERNAL_WEBHOOK"),
         _at(f"{EST}.additional_auth_modes", ["EXTERNAL_WEBHOOK"]),
         _at(f"{EST}.client_certificate_settings.chain_level_validation", 0),
-        _at(f"{EST}.client_certificate_settings.trusted_proxies", ["AB" * 32]),
+        _at(f"{EST}.client_certificate_settings.trusted_proxies", ["client-cert:" + "AB" * 32]),
+        _at(f"{EST}.client_certificate_settings.trusted_proxies", ["ab" * 32]),
+        _at(f"{EST}.client_certificate_settings.trusted_proxies", ["forwarded:" + "ab" * 32]),
         _at(f"{EST}.external_webhook", {"url": "http://stock.example/"}),
         _at(f"{EST}.external_webhook", {"url": "https://user:secret@stock.example/"}),
         _at(f"{EST}.external_webhook", {"url": "https://stock.example/", "config": {"call_timeout": "1h"}}),

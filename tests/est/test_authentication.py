@@ -3,17 +3,21 @@
 import asyncio
 from base64 import b64decode, b64encode
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
 
 from est.authentication.asking import Evidence
 from est.authentication.secret import read_basic
 from est.http import credentials
-from est.profiles import Approval, EnrolmentMode, Settings, Way
+from est.profiles import Approval, EnrolmentMode, ServerKey, Settings, Way
 from est.refusals import Refusal, Wait
+from est.server_keys import KeyAndCertificate
 from iam.errors import Refused
 from iam.guard import Route
 from iam.passwords import PasswordHasher
@@ -442,11 +446,67 @@ async def test_an_approval_is_the_requesters_and_the_keys(est: EstWorld) -> None
     one, other, key = await est.bootstrap("one"), await est.bootstrap("other"), new_key()
     assert isinstance(await est.service.enrol("meters", (one.der,), csr_for("meter-001", key)), Wait)
     (asked,) = await waiting(est)
-    assert asked["requester"] == f"certificate {one.serial.hex()}"
+    assert asked["requester"] == f"certificate {sha256(one.der).hexdigest()}"
     await decide(est, "approve", asked["id"])
     assert isinstance(await est.service.enrol("meters", (other.der,), csr_for("meter-001", key)), Wait)
     assert isinstance(await est.service.enrol("meters", (one.der,), csr_for("meter-002", key)), Wait)
     assert isinstance(await est.service.enrol("meters", (one.der,), csr_for("meter-001", key)), bytes)
+
+
+async def test_an_approval_of_a_key_that_nobody_proved_is_for_that_operation_alone(est: EstWorld) -> None:
+    """RFC 7030 4.4 has the signature ignored: whoever knows a device's public key could have asked by it."""
+    await est.label("meters", settings=BY_OPERATOR, server_key_generation=ServerKey.P256)
+    key = new_key()  # the device's; the stranger knows its public half
+    genuine = csr_for("meter-001", key)
+    forged = bytearray(b64decode(genuine))
+    forged[-1] ^= 1
+    unsigned = b64(bytes(forged))
+    assert isinstance(await est.service.generate("meters", (), unsigned), Wait)
+    (asked,) = await waiting(est)
+    assert (asked["operation"], asked.keys() & {"public_key_sha256", "csr"}) == ("serverkeygen", set())
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    by_key = f"?filter=public_key_sha256[eq]{sha256(public).hexdigest()}"
+    assert await waiting(est, by_key) == []
+    assert isinstance(await est.service.enrol("meters", (), genuine), Wait)
+    (proved,) = await waiting(est, by_key)
+    assert proved["operation"] == "simpleenroll"
+    assert await waiting(est, "?filter=operation[eq]serverkeygen") == [asked]
+    await decide(est, "approve", proved["id"])
+    assert isinstance(await est.service.generate("meters", (), unsigned), Wait)
+    assert only(await est.service.enrol("meters", (), genuine)).public_key() == key.public_key()
+
+
+async def test_a_key_that_is_made_here_is_not_had_by_knowing_the_key_in_the_request(est: EstWorld) -> None:
+    await est.label("meters", settings=BY_OPERATOR, server_key_generation=ServerKey.P256)
+    key = new_key()
+    forged = bytearray(b64decode(csr_for("meter-001", key)))
+    forged[-1] ^= 1
+    assert isinstance(await est.service.generate("meters", (), csr_for("meter-001", key)), Wait)
+    (asked,) = await waiting(est)
+    await decide(est, "approve", asked["id"])
+    assert isinstance(await est.service.generate("meters", (), b64(bytes(forged))), Wait)
+    given = await est.service.generate("meters", (), csr_for("meter-001", key))  # signed anew, as 3.5 wants it
+    assert isinstance(given, KeyAndCertificate)
+
+
+async def test_certificates_of_two_issuers_by_one_serial_number_are_two_requesters(est: EstWorld) -> None:
+    makers = []
+    for name in ("North", "South"):
+        key, subject = new_key(), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        makers.append(est.signed_by((subject, key), name, is_authority=True, usage=None, key=key))
+    await est.label(
+        "meters",
+        settings=Settings(ways=(Way.CERTIFICATE, Way.APPROVAL)),
+        identifier_pattern="meter-*",
+        bootstrap_anchors=tuple(maker.der for maker in makers),
+    )
+    one, other = (est.signed_by((maker.certificate.subject, maker.key), "any", serial=7) for maker in makers)
+    csr = csr_for("meter-001")
+    assert isinstance(await est.service.enrol("meters", (one.der,), csr), Wait)
+    (asked,) = await waiting(est)
+    await decide(est, "approve", asked["id"])
+    assert isinstance(await est.service.enrol("meters", (other.der,), csr), Wait)
+    assert isinstance(await est.service.enrol("meters", (one.der,), csr), bytes)
 
 
 async def test_operators_see_and_decide_on_devices_they_reach(est: EstWorld) -> None:

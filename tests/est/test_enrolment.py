@@ -379,6 +379,18 @@ async def test_a_replacement_is_told_to_whoever_holds_the_replaced_one(est: EstW
         assert (recorded["subject"], json.loads(recorded["data"])) == (old.serial.hex(), data)
 
 
+async def test_a_replacement_is_taken_under_the_devices_own_label_and_no_other(est: EstWorld) -> None:
+    await est.label("strict")
+    await est.enrolled("meter-001", label="strict")
+    await est.world.execute("UPDATE device SET replacement_allowed = true")
+    bootstrap, csr = await est.bootstrap("meter-001"), request(new_key(), "meter-001")
+    assert await refusal_of(est, "default", bootstrap, csr) == Refusal.REGISTERED_ELSEWHERE.name
+    assert await est.world.value("SELECT replacement_allowed FROM device")
+    await est.world.execute("DELETE FROM enrolment_profile WHERE name = 'strict'")
+    assert only(await est.service.enrol("default", (bootstrap.der,), b64(csr)))  # nobody else can serve it now
+    assert await est.world.value("SELECT enrolment_profile FROM device") == "default"
+
+
 async def test_of_many_replacements_at_once_one_counts(est: EstWorld) -> None:
     await est.enrolled("meter-001")
     await est.world.execute("UPDATE device SET replacement_allowed = true")

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ca.inventory import AuthorityKind, RevocationReason
 from est.refusals import Refusal
-from iam import guard
+from iam import responses
 from iam.store.database import EVERYWHERE
 from tests.est.world import DAY, EstWorld, Holder, b64, new_key, request
 
@@ -123,7 +123,7 @@ async def test_a_peer_that_may_not(est: EstWorld, operation: str, make: Made, re
     holder = await make(est)
     before = await est.written()
     answer = await est.enrol(operation, holder, b64(request(new_key(), "meter-001")))
-    assert (answer.status, answer.body.decode()) == (guard.STATUS[refusal.kind], f"{refusal.sentence}\n")
+    assert (answer.status, answer.body.decode()) == (responses.STATUS[refusal.kind], f"{refusal.sentence}\n")
     assert answer.headers["Content-Type"] == "text/plain"
     assert answer.headers.get("WWW-Authenticate") == ('Basic realm="doorward"' if holder is None else None)
     assert await est.written() == before
@@ -160,7 +160,7 @@ async def test_base64_is_taken_however_it_is_wrapped(est: EstWorld, body: bytes)
 
 
 async def test_a_dripped_body_is_cut_and_the_server_goes_on(est: EstWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "BODY_DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr("iam.bodies.BODY_DEADLINE_SECONDS", 0.3)
     holder = await est.bootstrap("meter-001")
     context = ssl.create_default_context(cafile=est.root_file)
     context.load_cert_chain(holder.certificate_file, holder.key_file)

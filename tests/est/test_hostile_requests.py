@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from doorward.embedded.postgres import PostgresAddresses
-from iam import guard
+from iam import responses
 from iam.errors import Kind
 from tests.ca.world import new_database, running_world
 from tests.est.hostile import bodies, encodings, keys, names, wishes
@@ -26,7 +26,7 @@ from tests.est.world import EstWorld, Holder, b64, new_key, only, request, runni
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-REFUSED = frozenset(guard.STATUS[kind] for kind in Kind)
+REFUSED = frozenset(responses.STATUS[kind] for kind in Kind)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,7 +10,7 @@ from certs.pkcs7 import parse_certs_only
 from doorward.embedded.postgres import PostgresAddresses
 from est.profiles import ServerKey
 from est.server_keys import KeyAndCertificate
-from iam import guard
+from iam import responses
 from iam.errors import Refused
 from tests.ca.world import new_database, running_world
 from tests.est.hostile import bodies, encodings, keys, names
@@ -48,7 +48,7 @@ async def answered(est: EstWorld, holder: Holder, body: bytes) -> KeyAndCertific
         made = await est.service.generate("made", (holder.der,), body)
     except Refused as refused:
         assert await est.written() == before
-        return guard.STATUS[refused.kind]
+        return responses.STATUS[refused.kind]
     assert isinstance(made, KeyAndCertificate)
     return made
 

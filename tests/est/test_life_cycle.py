@@ -81,6 +81,17 @@ async def test_a_device_ages_with_its_certificate_and_is_young_again_when_it_ren
     assert audited == len(await changes(world, "meter-001")) == 3
 
 
+async def test_a_device_that_was_held_when_it_was_first_looked_at_ages_once_it_is_released(est: EstWorld) -> None:
+    world, job = est.world, life_cycle(est.world)
+    holder = await est.enrolled("meter-001")
+    await world.revocation.hold(EVERYWHERE, holder.serial, actor="test")
+    await job.advance()
+    await world.revocation.release(EVERYWHERE, holder.serial, actor="test")
+    world.clock.move(365 * DAY)
+    assert await job.advance() == 1
+    assert await status(world, "meter-001") == "EXPIRED"
+
+
 async def test_a_clock_that_was_set_wrong_leaves_nothing_behind(est: EstWorld) -> None:
     world, job = est.world, life_cycle(est.world)
     await est.enrolled("meter-001")

@@ -18,7 +18,7 @@ from est.authentication.json_web_keys import read_keys
 from est.authentication.openid import Issuers, Unjudged
 from est.authentication.token import is_template, named_device
 from est.profiles import OpenIdTrust, Settings, Way
-from est.refusals import Refusal
+from est.refusals import Refusal, Wait
 from iam.access import Denied
 from tests.est.peers import Asked, Peer, Said, https_peer
 from tests.est.test_authentication import certificate_in, csr_for, enrol, refusal_of
@@ -104,6 +104,20 @@ async def test_our_own_token_is_none_of_the_issuers(est: EstWorld, issuer: Issue
     await est.label("meters", settings=Settings(ways=(Way.TOKEN,), openid=issuer.trust))
     own = await est.world.identity(est.world.system.id, '[{"resource": "*", "actions": ["create"]}]')
     assert await refusal_of(est, Evidence(own["Authorization"]), csr_for("meter-001")) == Refusal.TOKEN_REFUSED.name
+
+
+@pytest.mark.parametrize("subject", ["", "a\x00b", "\ud800", "a\nb", "s" * 256, 7, ["maker"], False])
+async def test_a_subject_that_cannot_be_written_down_is_none(est: EstWorld, issuer: Issuer, subject: Any) -> None:
+    ways = (Way.TOKEN, Way.APPROVAL)  # who asks is noted while he waits
+    await est.label("meters", settings=Settings(ways=ways, openid=issuer.trust))
+    evidence = Evidence(f"Bearer {issuer.token(P256, sub=subject)}")
+    assert await refusal_of(est, evidence, csr_for("meter-001")) == Refusal.TOKEN_REFUSED.name
+
+
+async def test_the_longest_subject_is_written_down(est: EstWorld, issuer: Issuer) -> None:
+    await est.label("meters", settings=Settings(ways=(Way.TOKEN, Way.APPROVAL), openid=issuer.trust))
+    evidence = Evidence(f"Bearer {issuer.token(sub=''.join(map(chr, range(0x4E00, 0x4E00 + 255))))}")
+    assert isinstance(await est.service.enrol("meters", (), csr_for("meter-001"), evidence=evidence), Wait)
 
 
 async def test_an_issuer_that_does_not_answer_lets_nobody_in(est: EstWorld, issuer: Issuer) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from est.authentication.asking import (
     CLIENT_CERT,
     CLIENT_CERT_CHAIN,
     FORWARDED_CLIENT_CERT,
+    FORWARDING_HEADERS,
     Evidence,
 )
 from est.authentication.forwarded import passed_on_chain, spki_sha256
@@ -30,6 +31,7 @@ from tests.est.world import DAY, EstWorld, Holder, b64, makers_chain, request, r
 
 PROXY_KEY = ec.generate_private_key(ec.SECP256R1())
 PROXY_PIN = sha256(PROXY_KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+EVERY_HEADER = frozenset(FORWARDING_HEADERS)
 
 
 def pin_of(holder: Holder) -> str:
@@ -59,19 +61,36 @@ async def proxy(est: EstWorld) -> Holder:
     return proxy_of(est)
 
 
-async def proxied_label(est: EstWorld, proxy: Holder, **fields: Any) -> None:
-    bootstrap = Bootstrap(proxies=(pin_of(proxy),))
+async def proxied_label(est: EstWorld, proxy: Holder, *, owns: Sequence[str] = ("client-cert",), **fields: Any) -> None:
+    bootstrap = Bootstrap(proxies=tuple(f"{spelling}:{pin_of(proxy)}" for spelling in owns))
     await est.label("meters", settings=Settings(bootstrap=bootstrap), **fields)
 
 
 async def test_a_pinned_proxy_passes_the_certificate_on(est: EstWorld, proxy: Holder) -> None:
-    await proxied_label(est, proxy)
+    await proxied_label(est, proxy, owns=("client-cert", "xfcc"))
     bootstrap = await est.bootstrap("meter-001")
     passed = headers(("Client-Cert", client_cert(bootstrap)))
     assert certificate_in(await enrol(est, csr_for("meter-001"), *passed, holder=proxy))
     envoys = await est.bootstrap("meter-002")
     passed = headers(("x-forwarded-client-cert", envoy(envoys, By="spiffe://a", Hash="00")))
     assert certificate_in(await enrol(est, csr_for("meter-002"), *passed, holder=proxy))
+
+
+async def test_a_header_that_the_proxy_does_not_own_was_its_clients(est: EstWorld, proxy: Holder) -> None:
+    """It takes out of what clients send what it writes itself, and knows nothing of the other."""
+    victim, mine = await est.bootstrap("meter-001"), await est.bootstrap("meter-002")
+    standard = [("Client-Cert", client_cert(victim)), ("Client-Cert-Chain", client_cert(victim))]
+    envoys = [("x-forwarded-client-cert", envoy(victim))]
+    for label, others, own in (
+        ("client-cert", envoys, ("Client-Cert", client_cert(mine))),
+        ("xfcc", standard, ("x-forwarded-client-cert", envoy(mine))),
+    ):
+        await est.label(label, settings=Settings(bootstrap=Bootstrap(proxies=(f"{label}:{pin_of(proxy)}",))))
+        for smuggled in (*([other] for other in others), *([other, own] for other in others)):
+            answer = await enrol(est, csr_for("meter-001"), *headers(*smuggled), holder=proxy, label=label)
+            assert (answer.status, b"in a header that is not its own" in answer.body) == (400, True), smuggled
+    passed = headers(("x-forwarded-client-cert", envoy(mine)))
+    assert certificate_in(await enrol(est, csr_for("meter-002"), *passed, holder=proxy, label="xfcc"))
 
 
 async def test_a_renewal_through_a_proxy(est: EstWorld, proxy: Holder) -> None:
@@ -156,7 +175,7 @@ async def test_behind_a_proxy_no_request_is_linked_to_a_connection(est: EstWorld
 @pytest.fixture
 async def behind(world: World, tmp_path: Path) -> AsyncIterator[EstWorld]:
     """A node whose configuration pins a proxy for every label."""
-    async with running_est(world, tmp_path, proxies=frozenset({PROXY_PIN})) as running:
+    async with running_est(world, tmp_path, proxies=frozenset({f"client-cert:{PROXY_PIN}"})) as running:
         yield running
 
 
@@ -195,7 +214,7 @@ async def test_fields_as_proxies_write_them(est: EstWorld, leaf: Holder) -> None
         ({FORWARDED_CLIENT_CERT: [envoy(other), envoy(leaf)]}, (leaf.der,)),
         ({CLIENT_CERT: [client_cert(leaf)], FORWARDED_CLIENT_CERT: [envoy(leaf)]}, (leaf.der,)),
     ):
-        assert passed_on_chain(Evidence(forwarded=forwarded)) == chain, forwarded
+        assert passed_on_chain(Evidence(forwarded=forwarded), EVERY_HEADER) == chain, forwarded
 
 
 async def test_fields_that_are_refused(est: EstWorld, leaf: Holder) -> None:
@@ -228,6 +247,6 @@ async def test_fields_that_are_refused(est: EstWorld, leaf: Holder) -> None:
         {FORWARDED_CLIENT_CERT: ["=;=,"]},
         {CLIENT_CERT: [good], FORWARDED_CLIENT_CERT: [envoy(other)]},
     ):
-        refused = passed_on_chain(Evidence(forwarded=forwarded))
+        refused = passed_on_chain(Evidence(forwarded=forwarded), EVERY_HEADER)
         assert isinstance(refused, Refuse), forwarded
         assert refused.refusal is Refusal.FORWARDED_MALFORMED

@@ -139,6 +139,22 @@ async def test_grace_does_not_outlive_a_revocation(est: EstWorld) -> None:
     assert await refusal_of(est, device, label="meters") == Refusal.REVOKED.name
 
 
+@pytest.mark.parametrize("is_held", [False, True])
+async def test_grace_brings_no_device_back_that_was_put_out(est: EstWorld, *, is_held: bool) -> None:
+    await est.label("meters", previous_grace=timedelta(hours=1))
+    device = await est.enrolled("meter-001", label="meters")
+    successor = await renewed(est, device, new_key(), "meters")
+    revocation, serial = est.world.revocation, successor.serial
+    if is_held:
+        await revocation.hold(EVERYWHERE, serial, actor="test")
+    else:
+        await revocation.revoke(EVERYWHERE, serial, RevocationReason.KEY_COMPROMISE, actor="test")
+    assert await refusal_of(est, device, label="meters") == Refusal.SUPERSEDED.name
+    if is_held:
+        await revocation.release(EVERYWHERE, serial, actor="test")
+        await renewed(est, device, new_key(), "meters")
+
+
 async def test_a_revoked_certificate_never(est: EstWorld) -> None:
     device = await est.enrolled("meter-001")
     await est.world.revocation.revoke(EVERYWHERE, device.serial, RevocationReason.UNSPECIFIED, actor="test")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from doorward.outbound import HttpsOutbound, is_allowed
 from est.authentication.asking import Evidence
@@ -22,11 +23,13 @@ from est.refusals import Refusal
 from iam.errors import Refused
 from iam.sealing import seal
 from tests.ca.world import MASTER_KEY
+from tests.certs.requests import keyless_request
 from tests.est.peers import Asked, Peer, Said, https_peer
-from tests.est.test_authentication import certificate_in, csr_for, enrol, refusal_of
-from tests.est.world import EstWorld
+from tests.est.test_authentication import ENROLMENTS, basic, certificate_in, csr_for, enrol, make, refusal_of
+from tests.est.world import EstWorld, b64
 
 SECRET = b"s" * 32
+KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 async def webhook_label(est: EstWorld, peer: Peer, **fields: Any) -> None:
@@ -47,6 +50,7 @@ async def test_a_webhook_is_asked_and_its_yes_enrols(est: EstWorld) -> None:
     data = document["data"]
     assert (asked.method, asked.path, document["type"]) == ("POST", "/ask", "enrolment.requested")
     assert (data["label"], data["device_identifier"], data["requester"]) == ("meters", "meter-001", "anyone")
+    assert data["operation"] == "simpleenroll"
     assert x509.load_der_x509_csr(b64decode(data["csr"])).is_signature_valid
     assert x509.load_pem_x509_certificate(data["client_certificate"].encode()) == bootstrap.certificate
     assert data["authorization"] == "Basic bWU6c2VjcmV0"
@@ -55,6 +59,51 @@ async def test_a_webhook_is_asked_and_its_yes_enrols(est: EstWorld) -> None:
     assert asked.headers["webhook-signature"] == signature
     assert abs(int(asked.headers["webhook-timestamp"]) - time.time()) < 60
     assert data["id"] == asked.headers["webhook-id"]
+
+
+async def asked_with(est: EstWorld, peer: Peer, authorization: str) -> str | None:
+    """Enrol with a credential, and return what the webhook was told of it."""
+    await est.service.enrol("meters", (), csr_for("meter-001", KEY), evidence=Evidence(authorization))
+    told: str | None = json.loads(peer.asked[-1].body)["data"]["authorization"]
+    return told
+
+
+@pytest.mark.parametrize("way", [Way.TOKEN, Way.SECRET])
+async def test_a_credential_that_was_judged_here_is_not_passed_on(est: EstWorld, way: Way) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+        await est.world.execute(
+            "UPDATE enrolment_profile SET settings = jsonb_set(settings, '{ways}', $1::jsonb) WHERE name = 'meters'",
+            json.dumps([way, Way.WEBHOOK]),
+        )
+        if way is Way.TOKEN:
+            credential = (await est.world.identity(est.world.system.id, ENROLMENTS, ["meter-001"]))["Authorization"]
+        else:
+            credential = basic("meters", (await make(est, {"device_identifier": "meter-001"}))["secret"]).authorization
+        assert await asked_with(est, peer, credential) is None
+
+
+async def test_a_token_of_ours_is_never_passed_on(est: EstWorld) -> None:
+    ours = (await est.world.identity(est.world.system.id, ENROLMENTS))["Authorization"]
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+        for said, told in (
+            (ours, None),
+            (f"  {ours.replace(' ', '   ')} ", None),
+            (ours.replace("Bearer", "Token"), None),
+            ("Bearer another", "Bearer another"),
+        ):
+            assert await asked_with(est, peer, said) == told
+
+
+async def test_a_webhook_is_told_of_no_key_that_nobody_proved(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await webhook_label(est, peer)
+        await est.world.execute("UPDATE enrolment_profile SET server_key_generation = 'P-256' WHERE name = 'meters'")
+        await est.service.generate("meters", (), b64(keyless_request("meter-001")))
+    data = json.loads(peer.asked[0].body)["data"]
+    assert (data["operation"], data["csr"], data["public_key_sha256"]) == ("serverkeygen", None, None)
+    assert data["device_identifier"] == "meter-001"
 
 
 async def test_a_no_is_told_to_the_log_and_not_to_the_device(est: EstWorld) -> None:
@@ -99,7 +148,7 @@ async def test_nobody_is_asked_about_who_lacks_a_credential_or_names_another_dev
         assert (await enrol(est, csr_for("meter-002"), holder=bootstrap)).status == 403
         assert peer.asked == []
         certificate_in(await enrol(est, csr_for("meter-001"), holder=bootstrap))
-        assert json.loads(peer.asked[0].body)["data"]["requester"] == f"certificate {bootstrap.serial.hex()}"
+        assert json.loads(peer.asked[0].body)["data"]["requester"] == f"certificate {sha256(bootstrap.der).hexdigest()}"
 
 
 async def test_a_redirect_is_not_followed(est: EstWorld) -> None:
@@ -175,6 +224,23 @@ async def test_this_node_asks_no_address_that_is_not_everybodys() -> None:
         ("fd00::1", False),
         ("224.0.0.1", False),
         ("10.1.2.3", True),
+        ("::ffff:93.184.216.34", True),
+        ("64:ff9b::5db8:d822", True),  # NAT64 leads to the address within (RFC 6052 2.1)
+        ("64:ff9b::10.0.0.1", False),
+        ("64:ff9b::169.254.169.254", False),
+        ("64:ff9b::10.1.2.3", True),
+        ("2002:5db8:d822::1", True),  # so does 6to4 (RFC 3056 2)
+        ("2002:7f00:1::1", False),
+        ("2002:a9fe:a9fe::", False),
+        ("::127.0.0.1", False),  # IPv4-compatible (RFC 4291 2.5.5.1)
+        ("::10.0.0.1", False),
+        ("::93.184.216.34", True),
+        ("::", False),
+        ("::1", False),
+        ("fec0::1", False),  # site-local (RFC 3879)
+        ("64:ff9b:1::7f00:1", False),  # local NAT64 (RFC 8215)
+        ("::ffff:0:127.0.0.1", False),  # IPv4-translated (RFC 2765)
+        ("ff0e::1", False),
     ],
 )
 def test_addresses(address: str, *, allowed: bool) -> None:

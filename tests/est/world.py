@@ -280,7 +280,7 @@ async def running_est(
     authentication = Authentication(
         Secrets(world.pool, passwords),
         Tokens(world.pool, StoreGate(world).own_token, Issuers(asked)),
-        Webhooks(asked, MASTER_KEY, urandom),
+        Webhooks(asked, MASTER_KEY, urandom, lambda token: token.startswith("idt-")),
         Approvals(world.pool, urandom),
         proxies,
     )

@@ -25,7 +25,7 @@ from iam.keyset import NewKey, jwks, make_key, open_key, verifying_keys
 from iam.model import ALL, NONE, Extent, Identity, IdentityStatus, IdentityType, Role, Scope, Tenant, TenantStatus
 from iam.permissions import ALL_ACTIONS, Action, Permission
 from iam.sealing import MasterKey
-from iam.tokens import SHORTER_THAN, Claims, VerifiedToken, claims_for, mint, verify_token
+from iam.tokens import SHORTER_THAN, Claims, VerifiedToken, claims_for, is_issued_by, mint, verify_token
 
 MASTER = MasterKey(bytes(range(32)))
 NOW = datetime(2026, 3, 6, 12, tzinfo=UTC)
@@ -118,6 +118,15 @@ def test_a_minted_token_verifies_and_says_who() -> None:
         "services": "*",
         "res": ["meter-001", "meter-002"],
     }
+
+
+def test_a_token_of_ours_is_known_as_such_though_it_has_ended() -> None:
+    ours = mint(claims(), SIGNER)
+    ended = mint(claims(exp=1, iat=0), SIGNER)
+    assert is_issued_by(ours, ISSUER)
+    assert is_issued_by(ended, ISSUER)
+    assert not is_issued_by(mint(claims(iss="https://id.example"), SIGNER), ISSUER)
+    assert not any(is_issued_by(text, ISSUER) for text in ("", "Bearer", ISSUER, "a.b.c", ours[:-1]))
 
 
 def test_an_independent_library_verifies_ours() -> None:
