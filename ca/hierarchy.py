@@ -21,7 +21,6 @@ from cryptography import x509
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from certs.chain import Anchor
-from certs.errors import CertificateRefused
 from certs.keys import AUTHORITY_KEYS
 from certs.profile import PATH_LENGTH_MAXIMUM, AlternativeNameRule, Profile, SubjectRule
 from iam.errors import Kind, Refused, malformed
@@ -74,15 +73,6 @@ def authority_subject(attributes: Mapping[str, str]) -> x509.Name:
             raise malformed("The name cannot be used.", **{f"subject.{name}": "two letters (ISO 3166)"})
         named.append(x509.NameAttribute(oid, value.upper() if oid == NameOID.COUNTRY_NAME else value))
     return x509.Name(named)
-
-
-def attributes_of(name: x509.Name) -> dict[str, str]:
-    """Return the attributes of a name as `authority_subject` takes them; of several alike the first, others not."""
-    return {
-        attribute: str(found[0].value)
-        for attribute, (oid, _) in SUBJECT_ATTRIBUTES.items()
-        if (found := name.get_attributes_for_oid(oid))
-    }
 
 
 def check_stands_below(subject: x509.Name, above: Anchor, above_subject: x509.Name) -> None:
@@ -166,14 +156,6 @@ def profile_like(certificate: x509.Certificate, name: str) -> Profile:
         ocsp=False,
         ocsp_no_check=False,
     )
-
-
-def anchor_of(certificate: x509.Certificate) -> Anchor:
-    """Return what a certificate says about signing; raise `Refused` (invalid) if it may not sign (rule 3)."""
-    try:
-        return Anchor.from_certificate(certificate)
-    except CertificateRefused as refusal:
-        raise _refused(f"The certificate is not one that an authority can have: {refusal.reason}.") from refusal
 
 
 def _refused(detail: str) -> Refused:

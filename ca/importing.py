@@ -31,7 +31,6 @@ from certs.keys import AUTHORITY_KEYS, PublicKey, check_key_encoding, check_publ
 from certs.pem import read_certificates
 from iam.errors import Kind, Refused, malformed
 
-CHAIN_MAXIMUM = 8
 _PEM = "-----BEGIN "
 
 

@@ -102,10 +102,6 @@ class Addresses:
     responder: str
     partitions: int = 1
 
-    def revocation_list_of(self, serial: bytes) -> str:
-        """Return the list that a certificate is in, if it is revoked."""
-        return Partition.of_serial(serial, self.partitions).address(self.revocation_list)
-
 
 @dataclass(frozen=True, slots=True)
 class Issued:

@@ -1,4 +1,4 @@
-"""`/auth/challenge`, `/auth/verify` and `/identity/register`, in the words of seed 004."""
+"""`/auth/challenge`, `/auth/verify` and `/identity/register`, in the words of the Novacore API."""
 
 from datetime import datetime
 from typing import Literal

@@ -1,7 +1,6 @@
 """The one list that wires everything: read it top to bottom to know what a worker is made of."""
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -88,8 +87,6 @@ from iam.store.database import Change
 from iam.store.standing import read_standing
 
 _PASSWORD_QUEUE = 64
-
-_log = logging.getLogger("doorward.app")
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _with_node(worker)
     worker.set_defaults(run=_worker)
 
-    check = _command(commands, "check", "look at configuration, database, NATS, clock, packages and the audit chain")
+    check = _command(commands, "check", "look whether the configuration and all that a node needs are as they must be")
     _with_node(check)
     _with_json(check)
     check.set_defaults(run=_check)
@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     _with_server(login, "https://127.0.0.1:8443")
     _with_json(login)
     login.add_argument("--key", type=Path, required=True, help="private key: PEM or OpenSSH, Ed25519 or P-256")
+    login.add_argument(
+        "--passphrase-file", type=Path, metavar="F", help="file whose first line opens the key, if it has a passphrase"
+    )
     login.set_defaults(run=_login)
 
     demo = _command(commands, "demo", "run the whole journey against a node, with real clients")
@@ -299,7 +302,7 @@ def _bootstrap(parsed: argparse.Namespace) -> int:
 def _login(parsed: argparse.Namespace) -> int:
     from doorward.commands.login import login
 
-    return login(parsed.url, parsed.key, parsed.root, as_json=parsed.json)
+    return login(parsed.url, parsed.key, parsed.passphrase_file, parsed.root, as_json=parsed.json)
 
 
 def _demo(parsed: argparse.Namespace) -> int:

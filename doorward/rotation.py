@@ -16,7 +16,6 @@ Sealed are the columns of `SEALED_COLUMNS` and the files of this node. Other nod
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,7 +54,6 @@ _BATCH = 100
 _LOCK = 0x6D6B6579  # "mkey"
 _NODE = "doorward"
 
-_log = logging.getLogger("doorward.rotation")
 
 Tell = Callable[[str], None]
 

@@ -1,7 +1,6 @@
 """`doorward serve`: the supervisor of a node, from the services it embeds to the workers, top to bottom."""
 
 import asyncio
-import logging
 import os
 import sys
 import time
@@ -23,8 +22,6 @@ from doorward.preparation import Preparation, device_anchors_file, root_file, se
 from doorward.supervisor import Supervised, Supervisor, Worker, data_folder_lock
 
 _READY_SECONDS = 120.0
-
-_log = logging.getLogger("doorward.serve")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """What went wrong, by who can mend it. `iam.guard` holds the one table from here to HTTP status codes."""
+    """What went wrong, by who can mend it. `iam.responses` holds the one table from here to HTTP status codes."""
 
     MALFORMED = "malformed"
     """The request cannot be read; mending it is the caller's work."""

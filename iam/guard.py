@@ -12,7 +12,6 @@ The rules:
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_origin
@@ -28,8 +27,6 @@ from iam.model import Tenant
 from iam.permissions import Action, Resource
 from iam.responses import Answer, Speech, render, respond_to
 from iam.schema import NoQuery, SnakeModel
-
-_log = logging.getLogger("doorward.http")
 
 JUDGED_EVERY_SECONDS = 1.0
 """While a body is taken as it comes."""

@@ -171,7 +171,7 @@ async def _say_nothing(_: Exception) -> None:
 
 async def _authorities(configuration: Configuration, addresses: Addresses) -> str:
     keys = keystore(configuration, read_master_key(configuration), random_bytes)
-    # Everywhere: authorities belong to no tenant.
+    # Everywhere: the node looks at every tenant's.
     async with _pool(addresses) as pool, pool.transaction(EVERYWHERE) as transaction:
         authorities = await list_authorities(transaction)
     if not authorities:

@@ -77,18 +77,24 @@ class ApiClient:
         return answer
 
 
-def login(url: str, key_file: Path, root: Path | None, *, as_json: bool) -> int:
+def login(url: str, key_file: Path, passphrase_file: Path | None, root: Path | None, *, as_json: bool) -> int:
     """Print the token that a key gets."""
-    try:
-        key = load_private_key(key_file.read_bytes())
-    except OSError as error:
-        raise Refused(Kind.INVALID, f"The key {key_file} cannot be read: {error.strerror}.") from error
+    key = read_key(key_file, passphrase_file)
     proved = ApiClient(url, trusted_root(root, key_file.parent)).prove(key)
     if as_json:
         print_json(proved)
     else:
         print_lines(proved["token"])
     return 0
+
+
+def read_key(key_file: Path, passphrase_file: Path | None) -> SigningKey:
+    """Return a private key; its passphrase, if it has one, is the first line of a file."""
+    try:
+        passphrase = None if passphrase_file is None else passphrase_file.read_bytes().partition(b"\n")[0].rstrip(b"\r")
+        return load_private_key(key_file.read_bytes(), passphrase)
+    except OSError as error:
+        raise Refused(Kind.INVALID, f"{error.filename} cannot be read: {error.strerror}.") from error
 
 
 def trusted_root(named: Path | None, beside: Path) -> Path:

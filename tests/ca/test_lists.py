@@ -31,7 +31,6 @@ from tests.ca.world import BASE_URL, World
 
 NOW = datetime(2030, 6, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-DER = Encoding.DER
 
 
 async def made(world: World, serial: bytes | None = None) -> bytes:

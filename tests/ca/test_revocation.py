@@ -16,7 +16,6 @@ from iam.errors import Kind, Refused
 from iam.store.database import EVERYWHERE
 from tests.ca.world import World
 
-DAY = timedelta(days=1)
 LIFE = ListTerms().life
 
 

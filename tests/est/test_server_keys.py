@@ -57,7 +57,6 @@ from tests.est.world import Answer, EstWorld, Holder, b64, only
 P256 = ServerKey.P256
 SECRET = bytes(range(32))
 LINE = named_key(b"line-7")
-PUBLIC = named_key(b"line-7", is_asymmetric=True)
 
 
 @dataclass(frozen=True)

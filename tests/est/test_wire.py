@@ -13,7 +13,6 @@ from tests.est.wire import Raw, TlsClient, on_connection, parsed
 from tests.est.world import EstWorld, Holder, b64, only, request
 
 P256 = ServerKey.P256
-MULTIPART = "multipart/mixed; boundary=doorward-est-serverkeygen"
 PATHS = ("", "/default", "/meters")
 ONCE = ("Content-Type", "Content-Length", "Cache-Control", "Connection", "Date", "Server")
 

@@ -32,7 +32,6 @@ EC_KEY, RSA_KEY, RSA_PSS_KEY, ED25519_KEY = (
     "1.2.840.113549.1.1.10",
     "1.3.101.112",
 )
-P256 = "1.2.840.10045.3.1.7"
 RSA_SHA256, ECDSA_SHA1 = "1.2.840.113549.1.1.11", "1.2.840.10045.4.1"
 POINT = KEY.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 WEAK = {"md5": hashes.MD5(), "sha1": hashes.SHA1()}  # noqa: S303 - to be refused
