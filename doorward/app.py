@@ -22,9 +22,7 @@ from ca.intake import AuthorityIntake
 from ca.issuance_profiles import IssuanceProfiles
 from ca.kms import KeyService
 from ca.proof import CertificateHolders, CertificateProver
-from ca.publishing import ListPublisher, ListTerms
 from ca.register import AuthorityRegister
-from ca.responders import Responders, ResponderTerms
 from ca.responding import StatusService
 from ca.revocation import RevocationService
 from ca.search import CertificateSearch
@@ -45,6 +43,7 @@ from doorward.master_key import master_key
 from doorward.outbound import HttpsOutbound
 from doorward.outbox import Relay
 from doorward.preparation import signing_identity
+from doorward.publication import list_publisher, ocsp_responders
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
 from est.approvals import ApprovalService
@@ -176,24 +175,11 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     certification = Certification(pool, authorities, administration, clock, random)
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool)
-    published = configuration.publication
-    publisher = ListPublisher(
-        pool,
-        authorities,
-        clock,
-        ListTerms(published.list_life, published.offline_list_life, published.delta_life),
-    )
+    publisher = list_publisher(configuration, pool, authorities, clock)
     bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
     shelf = ListShelf(pool)
-    responders = Responders(
-        pool,
-        authorities,
-        keys,
-        clock,
-        random,
-        ResponderTerms(published.responder_life, published.offline_list_life),
-    )
-    status = StatusService(pool, authorities, responders, clock, life=published.answer_life)
+    responders = ocsp_responders(configuration, pool, authorities, keys, clock, random)
+    status = StatusService(pool, authorities, responders, clock, life=configuration.publication.answer_life)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 
     # Enrolment, key login, brokers.

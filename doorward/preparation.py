@@ -4,6 +4,9 @@ All of it is idempotent and runs at every start. The certificates of the listene
 life are over, while everything runs: workers take up the new files by themselves, nats-server is told to read again. A
 certificate that cannot be read, or whose key is another's, or whose authority is trusted no more, is renewed too.
 
+What certificates name, the revocation list and the OCSP responder of each authority, is there before anybody can ask
+for it; from then on the jobs keep it fresh.
+
 The files of what others trust (the root, in all its generations; the authorities of devices) follow the authorities
 within a second or so; the broker is told of those of devices. The last authority of devices is never taken out of the
 file, since a broker does not start without any: whoever comes by it is refused when the broker asks.
@@ -32,6 +35,7 @@ from doorward.config import Configuration
 from doorward.database import Pool, migrate
 from doorward.embedded.process import write_private
 from doorward.keys import keystore
+from doorward.publication import list_publisher, ocsp_responders
 from doorward.tls import ServerIdentity, ServerIdentityError
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random
@@ -126,6 +130,7 @@ class Preparation:
         self.root_fingerprint = fingerprint_sha256(self._authorities.current(AuthorityKind.ROOT).der)
         self._write_trusted(self._authorities)
         await self._renew_if_due(self._authorities)
+        await self._publish(self._pool, self._authorities)
 
     async def ended(self) -> str:
         """Follow the authorities and renew what is due, until the supervisor stops."""
@@ -136,6 +141,17 @@ class Preparation:
                     await self._renewed()
             except Refused as error:
                 _log.warning("the listeners' certificates cannot be looked after now: %s", error.reason)
+
+    async def _publish(self, pool: Pool, authorities: Authorities) -> None:
+        """Make the lists and responders that are due; what cannot be made now is left to the jobs."""
+        configuration, clock = self._configuration, self._clock
+        publisher = list_publisher(configuration, pool, authorities, clock)
+        responders = ocsp_responders(configuration, pool, authorities, self._keystore, clock, self._random)
+        for make_due in (publisher.publish_lists, responders.renew):
+            try:
+                await make_due()
+            except Refused as error:
+                _log.warning("what certificates name cannot be published now: %s", error.reason)
 
     async def _follow(self, authorities: Authorities) -> bool:
         """Write what has changed, renew what is due, and tell whether the broker has something to read again."""
