@@ -15,7 +15,6 @@ Rules enforced here:
 A certificate is replaced while listening: connections made from then on get the new one, living ones keep theirs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
@@ -69,17 +68,6 @@ class ServerIdentity:
             )
         except (ValueError, TypeError) as error:
             raise ServerIdentityError(f"not a certificate chain and key in PEM: {error}") from error
-
-    @classmethod
-    def from_der(cls, certificates: Sequence[bytes], private_key: bytes) -> Self:
-        """Read DER: certificates leaf first, and an unencrypted private key."""
-        try:
-            return cls(
-                tuple(map(x509.load_der_x509_certificate, certificates)),
-                serialization.load_der_private_key(private_key, password=None),
-            )
-        except (ValueError, TypeError) as error:
-            raise ServerIdentityError(f"not a certificate chain and key in DER: {error}") from error
 
     @property
     def not_after(self) -> datetime:
