@@ -8,15 +8,14 @@ The rules:
    recorded with the authority, in one transaction.
 3. A re-issue gives the same key another period and changes nothing else. A rollover gives the line another key of the
    same name, which issues from then on, and links both (`ca.rollover`); the earlier one is trusted until it ends.
-4. A new key lies where the old one lay: in a file that can be taken away, or in the store.
-5. Revoking is for good: every certificate of its key comes into a list. Deactivating can be undone. After either, it
+4. Revoking is for good: every certificate of its key comes into a list. Deactivating can be undone. After either, it
    issues nothing and is trusted nowhere, and what is connected by its certificates is cut (`ca.distrusting`).
-6. Only an authority that signs nothing, or was revoked, is deleted; and only if nothing depends on it.
+5. What it issues ends when its profile says; or earlier, if the authority's own limit says so.
+6. Which authority may be deleted, and what is remembered of it, is decided by `ca.deletion`.
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -25,6 +24,7 @@ from cryptography import x509
 
 from ca.authorities import Authorities
 from ca.authority import Authority, AuthorityOrigin, AuthorityStatus, AuthorityStep, Links, next_status
+from ca.deletion import delete_authority
 from ca.distrusting import cut_devices, revoke_key
 from ca.founding import DEFAULT_PROFILES, addresses_of
 from ca.hierarchy import (
@@ -37,27 +37,26 @@ from ca.hierarchy import (
     profile_of_authority,
 )
 from ca.inventory import AuthorityKind, RevocationReason, stored_serial
-from ca.issue import SERIAL_BYTES, Holder, Issued, Template, encoded_key
-from ca.keystore import Backend, Keystore, Signer, SoftwareSigner, StoredKey, describe, in_turn, make_private_key
-from ca.kms import key_for_authority
-from ca.recording import put_on_record, record_issued
+from ca.issue import SERIAL_BYTES, Holder, encoded_key
+from ca.keystore import Keystore, in_turn
+from ca.making import AuthorityMaking
+from ca.recording import record_issued
 from ca.rollover import Generation, link
 from ca.store.authorities import (
     StoredAuthority,
     authority_metadata,
-    delete_authority,
-    insert_authority,
     lock_authority,
     set_certificate,
+    set_issuance,
     set_metadata,
     set_profile,
     set_serial,
     set_status,
     supersede,
 )
-from ca.store.keys import insert_key
-from certs.errors import CertificateRefused, ProfileRefused
-from certs.keys import KeyAlgorithm, key_algorithm, key_bits
+from ca.wishes import KeyWish, Wish
+from certs.errors import ProfileRefused
+from certs.keys import key_algorithm, key_bits
 from certs.pem import read_certificate
 from certs.profile import Profile
 from iam.access import Access
@@ -65,50 +64,9 @@ from iam.errors import Kind, Refused, conflict, not_found
 from iam.identifiers import Clock, Random, uuid7
 from iam.json_patch import Operation, apply_patch
 from iam.model import Tenant
-from iam.store.database import EVERYWHERE, Change, Database, Transaction
+from iam.store.database import EVERYWHERE, Change, Database
 
 _MARK_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class KeyWish:
-    """Which key an authority is to have: a new one of this kind, or one that is here already and is nobody's yet."""
-
-    algorithm: KeyAlgorithm = KeyAlgorithm.P384
-    bits: int = 0
-    existing: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What an operator asks for.
-
-    Attributes:
-        line: What it is to be called; None gives it a name.
-        parent: The authority above it; None for a root.
-        own_profile: By which its own certificate is made; None: `root` or `issuing`.
-        profile: What it issues by where nobody says; None: by its kind.
-        period: How long it is to last, or until when; None: as its own profile says.
-    """
-
-    subject: Mapping[str, str]
-    line: str | None = None
-    parent: str | None = None
-    key: KeyWish = KeyWish()
-    own_profile: str | None = None
-    profile: str | None = None
-    path_length: int | None = None
-    period: timedelta | datetime | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A key on its way into the store, and who signs with it."""
-
-    stored: StoredKey
-    signer: Signer
-    is_new: bool
 
 
 class AuthorityAdministration:
@@ -126,10 +84,10 @@ class AuthorityAdministration:
     ) -> None:
         self._database = database
         self._authorities = authorities
-        self._keystore = keystore
         self._clock = clock
         self._random = random
         self._base_url = base_url
+        self._making = AuthorityMaking(authorities, keystore, clock, random)
 
     def visible(self, tenant: Tenant, reference: str) -> Authority:
         """Return a tenant's authority by its line, name or id; raise `Refused` (not found) for any other (rule 1)."""
@@ -162,9 +120,9 @@ class AuthorityAdministration:
         self.usable_profile(tenant, default)
         identifier = uuid7(now, self._random)
         async with self._database.transaction(tenant.id) as transaction:
-            made = await self._key(transaction, tenant, identifier, line, wish.key)
+            made = await self._making.key(transaction, tenant, identifier, line, wish.key)
             holder = Holder(subject, (), encoded_key(made.signer.public_key))
-            issued = await self._certify(parent, profile, holder, made.signer)
+            issued = await self._making.certify(parent, profile, holder, made.signer)
             one = StoredAuthority(
                 id=identifier,
                 name=line,
@@ -179,8 +137,9 @@ class AuthorityAdministration:
                 key=made.stored,
                 profile=default,
                 serial=None,
+                issuance=wish.issuance,
             )
-            await self._insert(transaction, one, wish.metadata, profile.name, is_new_key=made.is_new)
+            await self._making.insert(transaction, one, wish.metadata, profile.name, made)
             data = {"id": str(one.id), "parent": parent.name if parent else None, "spki_sha256": one.spki_sha256.hex()}
             await transaction.record(_change(access, one, "created", data))
         return await self._shown(one.id)
@@ -203,7 +162,7 @@ class AuthorityAdministration:
             status = await lock_authority(transaction, one.id, tenant.id)
             if status is AuthorityStatus.REVOKED:
                 raise conflict("The authority is revoked: make another one.")
-            issued = await self._certify(parent, profile, holder, signer)
+            issued = await self._making.certify(parent, profile, holder, signer)
             await supersede(transaction, stored_serial(one.certificate.serial_number))
             await set_certificate(transaction, one.id, issued.der, parent.id if parent else None, ())
             issuer = parent.id if parent else one.id
@@ -234,9 +193,9 @@ class AuthorityAdministration:
         wish = key or KeyWish(key_algorithm(old_signer.public_key), key_bits(old_signer.public_key))
         async with self._database.transaction(tenant.id) as transaction:
             await lock_authority(transaction, old.id, tenant.id)
-            made = await self._key(transaction, tenant, identifier, name, wish, beside=old)
+            made = await self._making.key(transaction, tenant, identifier, name, wish, beside=old)
             holder = Holder(old.certificate.subject, (), encoded_key(made.signer.public_key))
-            issued = await self._certify(parent, profile, holder, made.signer)
+            issued = await self._making.certify(parent, profile, holder, made.signer)
             linked = await in_turn(
                 [old_signer, made.signer],
                 link,
@@ -260,9 +219,10 @@ class AuthorityAdministration:
                 profile=old.profile,
                 serial=None,
                 links=Links(linked.old_with_new.der, linked.new_with_old.der),
+                issuance=old.issuance,
             )
             metadata = await authority_metadata(transaction, old.id)
-            await self._insert(transaction, one, metadata, profile.name, is_new_key=made.is_new)
+            await self._making.insert(transaction, one, metadata, profile.name, made)
             await record_issued(transaction, linked.old_with_new, one.id, tenant.id)
             await record_issued(transaction, linked.new_with_old, old.id, tenant.id)
             data = {"id": str(one.id), "after": str(old.id), "spki_sha256": one.spki_sha256.hex()}
@@ -274,7 +234,7 @@ class AuthorityAdministration:
     async def set_status(
         self, access: Access, tenant: Tenant, reference: str, step: AuthorityStep, reason: RevocationReason
     ) -> Authority:
-        """Deactivate, activate or revoke an authority (rule 5); raise `Refused` (conflict) if its state forbids it."""
+        """Deactivate, activate or revoke an authority (rule 4); raise `Refused` (conflict) if its state forbids it."""
         await self._authorities.refresh()
         one = self.visible(tenant, reference)
         async with self._database.transaction(EVERYWHERE) as transaction:  # its devices may be of any tenant
@@ -311,15 +271,33 @@ class AuthorityAdministration:
             await transaction.record(_change(access, one, "described", data))
         return await self._shown(one.id)
 
+    async def set_issuance(
+        self, access: Access, tenant: Tenant, reference: str, longest: timedelta | datetime | None
+    ) -> Authority:
+        """Say how long what an authority issues lasts at the most, or until when (rule 5); None: as its profile says.
+
+        Raises:
+            Refused: (invalid) It would issue nothing any more. (conflict) It issues nothing, since its key is not here.
+        """
+        one = self.visible(tenant, reference)
+        if one.origin is AuthorityOrigin.EXTERNAL:
+            raise conflict("Its key is not here: what it issues, and for how long, is decided where the key is.")
+        if isinstance(longest, datetime) and longest <= self._clock():
+            raise Refused(Kind.INVALID, "What an authority issues ends later than now: to stop it, deactivate it.")
+        async with self._database.transaction(tenant.id) as transaction:
+            await lock_authority(transaction, one.id, tenant.id)
+            await set_issuance(transaction, one.line, longest)
+            data = {"id": str(one.id), "issuance": None if longest is None else str(longest)}
+            await transaction.record(_change(access, one, "described", data))
+        return await self._shown(one.id)
+
     async def delete(self, access: Access, tenant: Tenant, reference: str) -> None:
         """Delete an authority (rule 6); raise `Refused` (conflict) if it may not be."""
         await self._authorities.refresh()
         one = self.visible(tenant, reference)
-        if one.origin is not AuthorityOrigin.EXTERNAL and one.status is not AuthorityStatus.REVOKED:
-            raise conflict("Only an authority that was revoked, or whose key was never here, can be deleted.")
-        async with self._database.transaction(tenant.id) as transaction:
+        async with self._database.transaction(EVERYWHERE) as transaction:  # labels of tenants below may pin it
             await lock_authority(transaction, one.id, tenant.id)
-            await delete_authority(transaction, one.id, stored_serial(one.certificate.serial_number), one.id)
+            await delete_authority(transaction, one, self._clock())
             await transaction.record(_change(access, one, "deleted", {"id": str(one.id)}))
         await self._authorities.refresh()
 
@@ -346,7 +324,10 @@ class AuthorityAdministration:
     def _above(self, one: Authority) -> Authority | None:
         """Return who certifies an authority anew: the one above it in its newest generation; None: it does itself."""
         if one.origin is AuthorityOrigin.EXTERNAL:
-            raise conflict("Its key is not here.")
+            raise conflict(
+                "Its key is not here: whoever has it certifies it anew. Take the new certificate in beside it, "
+                "or put it into the labels that pin this one."
+            )
         if one.parent is not None:
             return self._authorities.issuer(one.parent)
         if not one.is_self_signed:
@@ -361,56 +342,6 @@ class AuthorityAdministration:
         longest = self._authorities.profile("root" if one.is_self_signed else "issuing").validity
         allowed = replace(like, validity=max(like.validity, longest))
         return profile_of_authority(like if period is None else allowed, one.path_length, period, now)
-
-    async def _key(
-        self,
-        transaction: Transaction,
-        tenant: Tenant,
-        identifier: UUID,
-        name: str,
-        wish: KeyWish,
-        *,
-        beside: Authority | None = None,
-    ) -> _Made:
-        if wish.existing is not None:
-            found = await key_for_authority(transaction, tenant.id, wish.existing)
-            return _Made(found, self._keystore.signer(found), is_new=False)
-        private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits or 3072)
-        lies_in_file = beside is not None and beside.kind is AuthorityKind.ROOT and beside.signer is None
-        sealed = None if lies_in_file else self._keystore.seal(identifier, private_key)
-        if lies_in_file:  # rule 4; it is on the disk before the transaction commits
-            self._keystore.keep_later_root(identifier, private_key)
-        backend = Backend.FILE if lies_in_file else Backend.SEALED
-        public_key = private_key.public_key()
-        stored = describe(identifier, tenant.id, name, public_key, backend=backend, sealed=sealed, now=self._clock())
-        return _Made(stored, SoftwareSigner(private_key), is_new=True)
-
-    async def _certify(self, parent: Authority | None, profile: Profile, holder: Holder, own: Signer | None) -> Issued:
-        now, serial = self._clock(), self._random(SERIAL_BYTES)
-        try:
-            if parent is not None:
-                template = Template(profile, parent.certificate, parent.issuing(now), parent.addresses)
-            elif own is not None:
-                template = Template(profile, None, own, None)
-            else:
-                raise Refused(Kind.UNAVAILABLE, "Its key is not here.")
-            return await template.issue_in_turn(holder, now, serial)
-        except CertificateRefused as refusal:
-            raise Refused(Kind.INVALID, f"The authority cannot be so: {refusal.reason}.") from refusal
-
-    async def _insert(
-        self,
-        transaction: Transaction,
-        one: StoredAuthority,
-        metadata: Mapping[str, Any],
-        profile: str,
-        *,
-        is_new_key: bool,
-    ) -> None:
-        if one.key is not None and is_new_key:
-            await insert_key(transaction, one.key)
-        await insert_authority(transaction, one, metadata)
-        await put_on_record(transaction, one, profile)
 
     async def _shown(self, identifier: UUID) -> Authority:
         await self._authorities.refresh()

@@ -8,10 +8,7 @@ The rules:
    nowhere a second later.
 2. An authority is found by its id or its name. Who names a line means: for issuing, its newest generation that can;
    for trusting, every generation that is trusted.
-3. A key of ours that is trusted no more is believed in no certificate, whoever signed it: neither in a link of a
-   rollover, nor in its own below an authority that is trusted, nor in one pinned under another name. So whoever judges
-   a chain that was sent asks `believable` first. That outlasts the authority: what was revoked and then deleted stays
-   distrusted.
+3. What is believed of certificates that are sent or pinned, and by which tenant, is decided by `ca.trust`.
 4. Whether an authority can sign depends on where its key is. The first root's is in a file that may be away; it is
    opened for each use. A key that cannot be opened leaves its authority unable to sign, and no other.
 """
@@ -22,23 +19,20 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from hashlib import sha256
 from itertools import pairwise
 from uuid import UUID
-
-from cryptography import x509
 
 from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.founding import addresses_of, found_authorities
 from ca.inventory import AuthorityKind
-from ca.issue import Template, encoded_key
+from ca.issue import Template
 from ca.keystore import Backend, Keystore, MessageSigner
 from ca.store.authorities import StoredAuthority, fingerprint, list_authorities
-from ca.store.certificates import revoked_authority_keys
+from ca.store.authority_keys import distrusted_keys
 from ca.store.issuance_profiles import StoredProfile, list_profiles
-from certs.chain import INTERMEDIATES_MAXIMUM, Anchor
-from certs.errors import CertificateRefused, ProfileRefused
-from certs.keys import AUTHORITY_KEYS, check_key_strength, read_public_key
+from ca.trust import Distrust, DistrustedKey
+from certs.chain import Anchor
+from certs.errors import ProfileRefused
 from certs.pem import read_certificate
 from certs.profile import Profile, packaged_profiles, read_profile
 from iam.errors import Refused, not_found
@@ -85,7 +79,8 @@ class Authorities:
         self._templates: dict[tuple[UUID, str], Template] = {}
         self._device_anchors: tuple[Anchor, ...] = ()
         self._trusted: frozenset[UUID] = frozenset()
-        self._distrusted: frozenset[bytes] = frozenset()
+        self._distrust = Distrust()
+        self._claims: dict[bytes, frozenset[UUID]] = {}
         self._fingerprint: str | None = None
         self._listeners: list[Callable[[], None]] = []
         self._reading = asyncio.Lock()
@@ -109,8 +104,8 @@ class Authorities:
             if seen == self._fingerprint:
                 return False
             profiles = await list_profiles(transaction)
-            revoked = await revoked_authority_keys(transaction)
-            self._hold(await list_authorities(transaction), profiles, revoked)
+            distrusted = await distrusted_keys(transaction)
+            self._hold(await list_authorities(transaction), profiles, distrusted)
             self._fingerprint = seen
         for listener in self._listeners:
             listener()
@@ -205,49 +200,34 @@ class Authorities:
         known = [self._by_id[identifier].line for identifier in identifiers if identifier in self._by_id]
         return tuple(one.anchor for line in dict.fromkeys(known) for one in self._lines[line] if one.is_trusted)
 
-    def followed(self, pinned: Iterable[bytes]) -> tuple[bytes, ...]:
-        """Return what pinned authorities' certificates (DER) stand for now: ours by their trusted generations.
+    def followed(self, pinned: Iterable[bytes], path: Sequence[UUID]) -> tuple[bytes, ...]:
+        """Return what authorities' certificates (DER) that a tenant pins stand for now: ours by trusted generations.
 
         So what was pinned before a rollover covers the next key too, and one of ours that is trusted no more is gone.
-        Others stay as they are, unless they are for such a key (rule 3).
+        Others stay as they are, unless they are for a key that the tenant distrusts (rule 3).
+
+        Args:
+            path: The tenants above it and itself.
         """
         found: dict[bytes, None] = {}
         for der in pinned:
             certificate = read_certificate(der)
             ours = self._by_anchor.get(Anchor.from_certificate(certificate))
             if ours is not None:
-                found |= dict.fromkeys(one.der for one in self._lines[ours.line] if one.is_trusted)
-            elif not self.distrusts(certificate):
+                trusted = (one for one in self._lines[ours.line] if one.is_trusted)
+                found |= {one.der: None for one in trusted if not self._distrust.reaches(one.spki_sha256, path)}
+            elif not self._distrust.covers(certificate, path):
                 found[der] = None
         return tuple(found)
 
-    def distrusts(self, certificate: x509.Certificate) -> bool:
-        """Tell whether a certificate is for a key of ours that is trusted no more (rule 3)."""
-        if not self._distrusted:
-            return False
-        try:  # the key is encoded anew: written otherwise, it would be the same key
-            key = check_key_strength(read_public_key(certificate), AUTHORITY_KEYS)
-        except CertificateRefused:
-            return False  # no key that an authority may have: `certs.chain` refuses it
-        return sha256(encoded_key(key)).digest() in self._distrusted
+    def is_claimed(self, spki_sha256: bytes, path: Sequence[UUID]) -> bool:
+        """Tell whether a tenant, or one above it, has taken a key in as an external authority's."""
+        return not self._claims.get(spki_sha256, frozenset()).isdisjoint(path)
 
-    def believable(self, chain: Sequence[bytes]) -> tuple[bytes, ...]:
-        """Return a chain that was sent (DER, leaf first) without the authorities in it that are distrusted (rule 3).
-
-        What cannot be read, and more than may be sent, is left for `certs.chain` to refuse.
-        """
-        if not self._distrusted or len(chain) > INTERMEDIATES_MAXIMUM + 1:
-            return tuple(chain)
-        kept = tuple(der for place, der in enumerate(chain) if place == 0 or not self._distrusts_encoded(der))
-        if len(kept) < len(chain):
-            _log.info("%d certificates sent are for keys that are trusted no more", len(chain) - len(kept))
-        return kept
-
-    def _distrusts_encoded(self, der: bytes) -> bool:
-        try:
-            return self.distrusts(read_certificate(der))
-        except CertificateRefused:
-            return False
+    @property
+    def distrust(self) -> Distrust:
+        """Which keys are believed no more (rule 3)."""
+        return self._distrust
 
     def usable(self, tenant: Tenant, caller: Tenant, reference: str) -> Authority:
         """Return an authority that somebody may use for a tenant; raise `Refused` (not found) for any other.
@@ -322,7 +302,9 @@ class Authorities:
         key = (issuer.id, profile)
         found = self._templates.get(key)
         if found is None:
-            found = Template(self.profile(profile), issuer.certificate, signer, issuer.addresses)
+            found = Template(
+                self.profile(profile), issuer.certificate, signer, issuer.addresses, longest=issuer.issuance
+            )
             self._templates[key] = found
         return found
 
@@ -335,7 +317,7 @@ class Authorities:
     # --- Reading ----------------------------------------------------------------------------------------------------
 
     def _hold(
-        self, stored: Sequence[StoredAuthority], profiles: Sequence[StoredProfile], revoked_keys: frozenset[bytes]
+        self, stored: Sequence[StoredAuthority], profiles: Sequence[StoredProfile], deleted: Sequence[DistrustedKey]
     ) -> None:
         opened = {one.id: self._open(one) for one in stored}
         lines: dict[str, list[Authority]] = {}
@@ -346,15 +328,19 @@ class Authorities:
             line.sort(key=lambda one: one.generation)
         self._by_id = {one.id: _placed(one, opened, revoked) for one in opened.values()}
         self._by_name = {one.name: one for one in self._by_id.values()}
-        self._by_anchor = {one.anchor: one for one in self._by_id.values()}
+        external = {one.id: one for one in self._by_id.values() if one.origin is AuthorityOrigin.EXTERNAL}
+        self._by_anchor = {one.anchor: one for one in self._by_id.values() if one.id not in external}
+        claims: dict[bytes, set[UUID]] = {}
+        for one in external.values():
+            claims.setdefault(one.spki_sha256, set()).add(one.tenant)
+        self._claims = {spki_sha256: frozenset(tenants) for spki_sha256, tenants in claims.items()}
         self._lines = {name: tuple(self._by_id[one.id] for one in line) for name, line in lines.items()}
         self._serials = frozenset(one.serial.hex() for one in stored if one.serial is not None)
         self._device_anchors = tuple(
             one.anchor for one in self._by_id.values() if one.kind is AuthorityKind.ISSUING and one.is_trusted
         )
         self._trusted = frozenset(one.id for one in self._by_id.values() if one.is_trusted)
-        good = (one.spki_sha256 for one in stored if one.id in self._trusted)
-        self._distrusted = revoked_keys.union(one.spki_sha256 for one in stored).difference(good)
+        self._distrust = Distrust.of(self._by_id.values(), deleted)
         self._stored_profiles = {str(one.id): one for one in profiles}
         self._profiles = dict(_readable(profiles))
         self._templates.clear()
@@ -380,6 +366,7 @@ class Authorities:
             profile=one.profile,
             signer=held.signer if held and held.signer else self._open_key(one),
             addresses=addresses_of(self._base_url, one.name, one.list_partitions[-1]),
+            issuance=one.issuance,
         )
 
     def _open_key(self, one: StoredAuthority) -> MessageSigner | None:

@@ -12,7 +12,7 @@ The rules:
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, StrEnum, auto
 from functools import cached_property
 from uuid import UUID
@@ -94,6 +94,7 @@ class Authority:
         signer: Its key; None where that is not at hand, as the first root's.
         addresses: Where its list and its certificate are published, if that was configured.
         is_revoked_above: An authority above it is revoked.
+        issuance: How long what it issues lasts, or until when, at the most; None: as its profile says.
     """
 
     id: UUID
@@ -114,6 +115,7 @@ class Authority:
     signer: MessageSigner | None
     addresses: Addresses | None
     is_revoked_above: bool = False
+    issuance: timedelta | datetime | None = None
 
     @cached_property
     def anchor(self) -> Anchor:

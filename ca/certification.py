@@ -19,7 +19,7 @@ from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.inventory import CertificateStatus, StoredCertificate
 from ca.issue import SERIAL_BYTES, Holder, device_to_be, host
-from ca.store.authorities import is_key_barred
+from ca.store.authority_keys import is_key_barred
 from ca.store.certificates import insert_certificate
 from certs.csr import CertificateRequest, parse_request
 from certs.names import subject_identifier
@@ -65,7 +65,7 @@ class Certification:
         holder, device = _holder(read, rules)
         issuer = self._authorities.issuer(named.id)
         now = self._clock()
-        await self._check_key(read.spki_sha256)
+        await self._check_key(read.spki_sha256, tenant)
         template = self._authorities.template(issuer, identifier)
         issued = await template.issue_in_turn(holder, now, self._random(SERIAL_BYTES))
         one = StoredCertificate(
@@ -91,9 +91,9 @@ class Certification:
             await transaction.record(change)
         return one
 
-    async def _check_key(self, spki_sha256: bytes) -> None:
+    async def _check_key(self, spki_sha256: bytes, tenant: Tenant) -> None:
         async with self._database.transaction(EVERYWHERE) as transaction:  # a key may be anybody's
-            if await is_key_barred(transaction, spki_sha256):
+            if await is_key_barred(transaction, spki_sha256, tenant.path):
                 raise Refused(Kind.CONFLICT, "The key is an authority's, or was compromised.")
 
 

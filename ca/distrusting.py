@@ -4,13 +4,13 @@ The rules:
 
 1. To revoke an authority is to revoke its key: every certificate that was issued here for it and is not revoked yet is
    revoked for the same reason, also what a re-issue superseded, and the links of a rollover. What somebody elsewhere
-   certified, he revokes.
+   certified, he revokes; and an external authority's key is not its tenant's to revoke, if it is somebody's here.
 2. They are locked in the order of their serial numbers, so that two who revoke never wait for each other; each is told
    of by an event. The lists and OCSP follow as for any other certificate (`ca.revocation`).
 3. Whom its certificates, or those of an authority below it, may prove is told to everybody who keeps connections.
 """
 
-from ca.authority import Authority
+from ca.authority import Authority, AuthorityOrigin
 from ca.inventory import CertificateStatus, RevocationReason
 from ca.revocation import CERTIFICATE_REVOKED
 from ca.store.authorities import identities_below
@@ -24,6 +24,8 @@ _CUT_AT_ONCE = 500
 
 async def revoke_key(transaction: Transaction, one: Authority, reason: RevocationReason, *, actor: str) -> None:
     """Revoke all certificates of a locked authority's key (rules 1 and 2)."""
+    if one.origin is AuthorityOrigin.EXTERNAL:
+        return
     for serial in await live_certificates_of_key(transaction, one.spki_sha256):
         found = await lock_certificate(transaction, serial)
         if found.status is CertificateStatus.REVOKED:  # meanwhile, by somebody else

@@ -3,22 +3,24 @@
 The rules:
 
 1. What is taken in was looked at by `ca.importing` first. A key that anybody here has already (an authority, a device,
-   a request) is not taken in; nor is one asked for that has ever signed what a caller gave.
+   a request) is not taken in; nor is one asked for that has ever signed what a caller gave; nor one whose authority was
+   deleted as one that nobody believes (`ca.trust`).
 2. A certificate without its key makes an authority that signs nothing. It is trusted where a label names it, and never
-   proves who a device is.
+   proves who a device is. It is what one tenant says of a key elsewhere: others may say the same, or have the key.
 3. A request's key is made here and stays here. The certificate that answers it is for that key and that name.
 """
 
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.administration import AuthorityAdministration, KeyWish
+from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.authority import Authority, AuthorityOrigin
 from ca.founding import DEFAULT_PROFILES
@@ -27,9 +29,11 @@ from ca.importing import Taken, check_authority, check_key_pair, in_der
 from ca.inventory import AuthorityKind
 from ca.keystore import Backend, Keystore, StoredKey, describe, in_turn, make_private_key
 from ca.kms import key_for_authority
+from ca.making import check_was_not_distrusted
 from ca.request import build_request
 from ca.signing import PrivateKey
-from ca.store.authorities import StoredAuthority, insert_authority, is_key_known
+from ca.store.authorities import StoredAuthority, insert_authority
+from ca.store.authority_keys import is_key_known
 from ca.store.authority_requests import (
     AuthorityRequest,
     RequestStatus,
@@ -39,6 +43,7 @@ from ca.store.authority_requests import (
     mark_as_issued,
 )
 from ca.store.keys import delete_key, insert_key
+from ca.wishes import KeyWish
 from iam.access import Access
 from iam.errors import Kind, Refused, conflict
 from iam.identifiers import Clock, Random, uuid7
@@ -57,6 +62,7 @@ class Offer:
         key: Its private key; None where it stays elsewhere.
         request: The request that the certificate answers.
         profile: What it issues by where nobody says; None: by its kind.
+        issuance: How long what it issues lasts, or until when, at the most; None: as its profile says.
     """
 
     certificate: x509.Certificate
@@ -65,6 +71,7 @@ class Offer:
     line: str | None = None
     request: UUID | None = None
     profile: str | None = None
+    issuance: timedelta | datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -100,7 +107,7 @@ class AuthorityIntake:
         trusted = self._trusted(tenant)
         taken = check_authority(
             offer.certificate,
-            [one for one in offer.chain if not self._authorities.distrusts(one)],
+            [one for one in offer.chain if not self._authorities.distrust.covers(one, tenant.path)],
             [one.anchor for one in trusted],
             now,
             may_stand_alone=not may_sign and not offer.chain,
@@ -110,7 +117,8 @@ class AuthorityIntake:
         kind = _kind_of(taken, may_sign=may_sign)
         profile = offer.profile or DEFAULT_PROFILES[kind]
         self._administration.usable_profile(tenant, profile)
-        await self._check_unknown(taken, is_answer=offer.request is not None)
+        check_was_not_distrusted(self._authorities.distrust.was_deleted(taken.spki_sha256, tenant.path))
+        await self._check_unknown(tenant, taken, is_answer=offer.request is not None)
         async with self._database.transaction(tenant.id) as transaction:
             line = offer.line
             if offer.request is not None:
@@ -135,6 +143,7 @@ class AuthorityIntake:
                 profile=profile,
                 serial=None,
                 chain=in_der(taken.above),
+                issuance=offer.issuance if may_sign else None,
             )
             await insert_authority(transaction, one, offer.metadata)
             data = {"id": str(one.id), "origin": one.origin.value, "spki_sha256": one.spki_sha256.hex()}
@@ -158,6 +167,7 @@ class AuthorityIntake:
         async with self._database.transaction(tenant.id) as transaction:
             if wish.existing is not None:
                 key = await key_for_authority(transaction, tenant.id, wish.existing)
+                check_was_not_distrusted(self._authorities.distrust.was_deleted(key.spki_sha256, tenant.path))
             else:
                 private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits)
                 key = self._describe(tenant, identifier, name, private_key)
@@ -200,9 +210,9 @@ class AuthorityIntake:
         """Return the authorities that may stand above one of the tenant: its own, and those of tenants above it."""
         return [one for one in self._authorities.all if one.is_trusted and one.tenant in tenant.path]
 
-    async def _check_unknown(self, taken: Taken, *, is_answer: bool) -> None:
+    async def _check_unknown(self, tenant: Tenant, taken: Taken, *, is_answer: bool) -> None:
         async with self._database.transaction(EVERYWHERE) as transaction:  # a key may be anybody's
-            if not is_answer and await is_key_known(transaction, taken.spki_sha256):
+            if not is_answer and await is_key_known(transaction, taken.spki_sha256, tenant.id):
                 raise conflict("The key is somebody's here already.")
 
     async def _answer(self, transaction: Transaction, identifier: UUID, taken: Taken) -> AuthorityRequest:

@@ -4,8 +4,9 @@ The rules:
 
 1. Names and key are given by whoever authenticated the holder. A request's own extensions never come here.
 2. The serial number is 128 random bits, given; it is positive, and unique by the store's constraint.
-3. The period begins a little before now, since clocks differ, and ends with the profile's length or with the issuer,
-   whichever is first; it never leaves the issuer's period. An issuer that has ended issues nothing.
+3. The period begins a little before now, since clocks differ, and ends with the profile's length, with what the issuer
+   allows, or with the issuer, whichever is first; it never leaves the issuer's period. An issuer that has ended issues
+   nothing.
 4. A certificate that links two keys of one authority (RFC 4210 4.4) has the period that is given, and nothing else of
    its own.
 5. Addresses (revocation list, issuer's certificate, OCSP) are there if the authority has them and the profile names
@@ -17,7 +18,7 @@ What is the same for all certificates of one authority and profile is encoded on
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
 
@@ -127,12 +128,20 @@ class Template:
     Args:
         issuer: The issuer's certificate; None for one that signs itself.
         signer: The issuer's key.
+        longest: How long certificates of the issuer last, or until when, at the most; None: as the profile says.
     """
 
     def __init__(
-        self, profile: Profile, issuer: x509.Certificate | None, signer: Signer, addresses: Addresses | None
+        self,
+        profile: Profile,
+        issuer: x509.Certificate | None,
+        signer: Signer,
+        addresses: Addresses | None,
+        *,
+        longest: timedelta | datetime | None = None,
     ) -> None:
         self._profile = profile
+        self._longest = longest
         self._issuer = issuer
         self._signer = signer
         self._issuer_name = issuer.subject.public_bytes() if issuer is not None else None
@@ -204,7 +213,7 @@ class Template:
 
     def _period(self, now: datetime) -> tuple[datetime, datetime]:
         begin = (now - self._profile.backdate).replace(microsecond=0)
-        end = self._profile.end(now).replace(microsecond=0)
+        end = self._end(now).replace(microsecond=0)
         if self._issuer is None:
             return begin, end
         if not self._issuer.not_valid_before_utc <= now < self._issuer.not_valid_after_utc:
@@ -213,7 +222,16 @@ class Template:
                 "The authority cannot issue now.",
                 reason=f"the period of {self._issuer.subject.rfc4514_string()} does not include {now.isoformat()}",
             )
+        if end <= now:
+            ended = f"what {self._issuer.subject.rfc4514_string()} issues ends at {end.isoformat()} at the latest"
+            raise Refused(Kind.UNAVAILABLE, "The authority issues nothing any more.", reason=ended)
         return max(begin, self._issuer.not_valid_before_utc), min(end, self._issuer.not_valid_after_utc)
+
+    def _end(self, now: datetime) -> datetime:
+        end = self._profile.end(now)
+        if self._longest is None:
+            return end
+        return min(end, now + self._longest if isinstance(self._longest, timedelta) else self._longest)
 
     def _own_extensions(self, holder: Holder, serial: bytes) -> bytes:
         own = b""

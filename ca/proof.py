@@ -4,7 +4,7 @@ The rules:
 
 1. The chain leads to one of our issuing authorities that is trusted now, at this time, for client authentication.
    Bootstrap certificates come from another authority and prove nobody; nor is anything believed that is sent beside it
-   for a key that is trusted no more (`ca.authorities`).
+   for a key of ours that is trusted no more (`ca.trust`).
 2. The certificate is in the store byte for byte, active, and bound to an identity; the authority that it was issued by
    is trusted itself. Whether that identity may do anything is for its Access to say.
 3. An answer is remembered by the SHA-256 of the certificate, as long as `fresh_for` says: long while revocations are
@@ -129,7 +129,7 @@ class CertificateProver:
 
     async def _look_up(self, chain: Sequence[bytes], now: datetime) -> ProvedCertificate:
         try:
-            leaf, *others = map(read_certificate, self._authorities.believable(chain))
+            leaf, *others = map(read_certificate, self._authorities.distrust.believable(chain, ()))
             validate_chain(leaf, others, self._authorities.device_anchors, now, purpose=Purpose.CLIENT_AUTH)
         except CertificateRefused as refusal:
             raise unauthenticated(refusal.reason) from refusal

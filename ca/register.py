@@ -5,7 +5,7 @@ from datetime import datetime
 from ca.authorities import Authorities
 from ca.authority import Authority
 from ca.signing import SigningAlgorithm
-from ca.store.authorities import (
+from ca.store.authority_lists import (
     AuthorityDetails,
     Counted,
     count_authorities,

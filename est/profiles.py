@@ -253,6 +253,7 @@ class EnrolmentProfile:
         renewal_window: How long before its end a certificate is due (RENEWAL_PENDING).
         critical_window: How long before its end it is urgent (EXPIRING_SOON).
         webhook_secret: What requests to the webhook are signed by, sealed under the node's master key; empty for none.
+        tenant_path: The tenants above its own and that, from the top, as the store has them.
     """
 
     id: UUID
@@ -278,6 +279,7 @@ class EnrolmentProfile:
     critical_window: timedelta = timedelta(days=7)
     settings: Settings = Settings()
     webhook_secret: bytes = field(default=b"", repr=False)
+    tenant_path: tuple[UUID, ...] = field(default=(), compare=False)
 
     @cached_property
     def anchors(self) -> tuple[Anchor, ...]:

@@ -45,7 +45,7 @@ from est.facts import EnrolmentFacts, RenewalFacts
 from est.labels import Labels
 from est.possession import decide_possession
 from est.profiles import DEFAULT_LABEL, EnrolmentMode, EnrolmentProfile, Operation, ProofOfPossession
-from est.refusals import Decision, Refuse, Repeat, Wait
+from est.refusals import Decision, Refusal, Refuse, Repeat, Wait
 from est.rules import (
     Entitlement,
     Renewing,
@@ -150,8 +150,8 @@ class EstService:
         """Return a profile whose anchors follow our own authorities: to their next keys, and out of trust."""
         return replace(
             profile,
-            bootstrap_anchors=self._authorities.followed(profile.bootstrap_anchors),
-            additional_anchors=self._authorities.followed(profile.additional_anchors),
+            bootstrap_anchors=self._authorities.followed(profile.bootstrap_anchors, profile.tenant_path),
+            additional_anchors=self._authorities.followed(profile.additional_anchors, profile.tenant_path),
         )
 
     async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
@@ -170,7 +170,7 @@ class EstService:
 
     def _named(self, profile: EnrolmentProfile, chain: Sequence[bytes]) -> DeviceIdentifier | None:
         """Return the one device that a client can become by what it showed, if there is just one."""
-        now, chain = self._clock(), self._authorities.believable(chain)
+        now, chain = self._clock(), self._authorities.distrust.believable(chain, profile.tenant_path)
         anchors = self._authorities.anchors([profile.authority])
         presented = judge_peer(chain, anchors, now, expired_is_allowed=profile.expired_may_renew)
         if isinstance(presented, Refuse) and profile.names_by_certificate:
@@ -212,7 +212,7 @@ class EstService:
     async def _asking(self, label: str, chain: Sequence[bytes], evidence: Evidence) -> Asking:
         profile = await self._labels.profile(label)
         asking = _accepted(self._authentication.asking(profile, chain, evidence, self._clock()))
-        return replace(asking, chain=self._authorities.believable(asking.chain))
+        return replace(asking, chain=self._authorities.distrust.believable(asking.chain, profile.tenant_path))
 
     async def _enrol(
         self, asking: Asking, body: bytes, channel_binding: bytes | None, making: KeyMaking | None = None
@@ -331,6 +331,8 @@ class EstService:
     async def _attempt(
         self, profile: EnrolmentProfile, request: CertificateRequest, wanted: DeviceIdentifier, now: datetime
     ) -> Attempt:
+        if self._authorities.is_claimed(request.spki_sha256, profile.tenant_path):
+            raise Refuse(Refusal.KEY_TAKEN).as_error()
         issuer, template = self._template(profile)
         try:
             holder = device(wanted, request.spki_der)

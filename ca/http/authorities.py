@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from ca.administration import AuthorityAdministration, Wish
+from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.authority import Authority, AuthorityStep
 from ca.certification import Certification
@@ -36,7 +36,8 @@ from ca.intake import AuthorityIntake, Offer
 from ca.messages import sign
 from ca.register import AuthorityRegister
 from ca.signing import Message, SigningAlgorithm, verify_message
-from ca.store.authorities import AuthorityDetails
+from ca.store.authority_lists import AuthorityDetails
+from ca.wishes import Wish
 from certs.csr import decode_base64_request
 from iam.errors import malformed, not_found
 from iam.guard import Call, Needs, Route

@@ -10,15 +10,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import Field
 
-from ca.administration import KeyWish
 from ca.authorities import Authorities
 from ca.authority import Authority
 from ca.http.certificate_shapes import ShownIssuer, ShownKey, ShownSubject, show_key, show_name
 from ca.http.key_shapes import KINDS, Family
 from ca.inventory import stored_serial
-from ca.store.authorities import AuthorityDetails
+from ca.store.authority_lists import AuthorityDetails
 from ca.store.authority_requests import AuthorityRequest
 from ca.store.certificate_lists import reason_shown
+from ca.wishes import KeyWish
 from certs.duration import read_duration
 from certs.errors import ProfileRefused
 from certs.pem import fingerprint_sha256

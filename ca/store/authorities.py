@@ -1,8 +1,8 @@
 """Authorities in SQL: their rows, their standing, and what a node looks at to see whether it is up to date."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,15 +12,12 @@ from cryptography.x509.oid import NameOID
 
 from ca.authority import AuthorityOrigin, AuthorityStatus, Links
 from ca.inventory import AuthorityKind, RevocationReason
-from ca.keystore import Backend, StoredKey
+from ca.keystore import StoredKey
 from ca.store.keys import KEY_COLUMNS, key_from
 from certs.pem import read_certificate
 from iam.errors import conflict, not_found
-from iam.listing import FieldKind, ListQuery
 from iam.model import SYSTEM_TENANT
-from iam.paging import Page
 from iam.store.database import Row, Transaction
-from iam.store.listing import Column, Listing, page_of_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +28,7 @@ class StoredAuthority:
         serial: Of its certificate, where that was issued here and is on record.
         is_certificate_revoked: It was revoked by its certificate.
         list_partitions: Into how many partitions its revocation lists were ever cut, the present number last.
+        issuance: How long what it issues lasts, or until when, at the most; None: as its profile says.
     """
 
     id: UUID
@@ -51,6 +49,7 @@ class StoredAuthority:
     links: Links | None = None
     chain: tuple[bytes, ...] = ()
     list_partitions: tuple[int, ...] = (1,)
+    issuance: timedelta | datetime | None = None
 
 
 _LOCK = "SELECT pg_advisory_xact_lock($1)"
@@ -65,9 +64,9 @@ async def lock_authorities(transaction: Transaction) -> None:
 _AUTHORITY = f"""
     SELECT a.id AS authority_id, a.name AS authority_name, s.line, s.generation,
            a.kind, s.origin, s.tenant_id AS owner_id, a.parent_id,
-           a.certificate, a.spki_sha256 AS authority_spki_sha256,
+           a.certificate, coalesce(a.spki_sha256, s.external_spki_sha256) AS authority_spki_sha256,
            s.issuance_profile, s.serial, s.status AS standing_status, s.old_with_new, s.new_with_old, s.chain,
-           a.list_partitions,
+           a.list_partitions, s.issuance_seconds, s.issuance_ends,
            coalesce(c.status = 'revoked', false) AS is_certificate_revoked,
            {KEY_COLUMNS}
     FROM authority a
@@ -80,127 +79,6 @@ _AUTHORITIES = f"{_AUTHORITY} ORDER BY a.created_at, a.name"
 async def list_authorities(transaction: Transaction) -> list[StoredAuthority]:
     """Return all authorities, oldest first."""
     return [authority_from(row) for row in await transaction.fetch(_AUTHORITIES)]
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityDetails:
-    """What is said about an authority and not held in memory."""
-
-    id: UUID
-    metadata: Mapping[str, Any]
-    created: datetime
-    revoked: datetime | None
-    reason: RevocationReason | None
-    backend: Backend | None
-
-
-_DETAILS = """
-    s.authority_id, s.metadata, a.created_at, coalesce(s.revoked_at, c.revoked_at) AS revoked_at,
-    coalesce(s.revocation_reason, c.revocation_reason) AS revocation_reason, k.backend"""
-_SOURCE = """
-    FROM authority_standing s
-        JOIN authority a ON a.id = s.authority_id
-        LEFT JOIN certificate c ON c.serial = s.serial
-        LEFT JOIN kms_key k ON k.id = a.key_id"""
-_DETAILS_OF = f"SELECT {_DETAILS} {_SOURCE} WHERE s.authority_id = $1 AND s.tenant_id = $2"
-
-
-async def find_details(transaction: Transaction, authority: UUID, tenant: UUID) -> AuthorityDetails:
-    """Return what is said about a tenant's authority; raise `Refused` (not found) if it has no such one."""
-    row = await transaction.fetchrow(_DETAILS_OF, authority, tenant)
-    if row is None:
-        raise not_found("such authority")
-    return _details_from(row)
-
-
-# `$2` is now, in every statement made of this list.
-_IS_REVOKED = "(s.status = 'revoked' OR coalesce(c.status = 'revoked', false))"
-_STANDING = {
-    "ACTIVE": f"NOT {_IS_REVOKED} AND s.status = 'active' AND s.not_after >= $2",
-    "EXPIRED": f"NOT {_IS_REVOKED} AND s.not_after < $2",
-    "INACTIVE": f"NOT {_IS_REVOKED} AND s.status = 'inactive' AND s.not_after >= $2",
-    "REVOKED": _IS_REVOKED,
-}
-AUTHORITIES = Listing(
-    select=_DETAILS,
-    source=_SOURCE,
-    columns={
-        "id": Column(FieldKind.TEXT, "s.line"),
-        "type": Column(FieldKind.ENUM, "s.origin", values=tuple(AuthorityOrigin), is_sortable=False),
-        "kind": Column(FieldKind.ENUM, "a.kind", values=tuple(AuthorityKind), is_sortable=False),
-        "status": Column(FieldKind.ENUM, "s.status", values=tuple(_STANDING), is_sortable=False, meaning=_STANDING),
-        "subject.common_name": Column(FieldKind.TEXT, "s.common_name"),
-        "valid_to": Column(FieldKind.DATE, "s.not_after"),
-        "creation_ts": Column(FieldKind.DATE, "a.created_at"),
-        "engine_id": Column(FieldKind.TEXT, "k.backend", is_nullable=True, is_sortable=False),
-        "profile_id": Column(FieldKind.TEXT, "s.issuance_profile", is_sortable=False),
-        "metadata": Column(FieldKind.JSON, "s.metadata"),
-    },
-    key="id",
-)
-# A line is shown by its newest generation.
-_NEWEST = """
-    s.tenant_id = $1 AND $2::timestamptz IS NOT NULL
-    AND NOT EXISTS (SELECT FROM authority_standing n WHERE n.line = s.line AND n.generation > s.generation)"""
-
-
-async def page_of_authorities(
-    transaction: Transaction, tenant: UUID, query: ListQuery, common_name: str | None
-) -> Page[AuthorityDetails]:
-    """Return a page of a tenant's lines, or of those of a common name; errors as for `page_of_list`."""
-    where, values = _NEWEST, [tenant, transaction.now]
-    if common_name is not None:
-        where += " AND s.common_name = $3"
-        values.append(common_name)
-    page = await page_of_list(transaction, AUTHORITIES, query, where, *values)
-    return Page(tuple(map(_details_from, page.items)), page.next)
-
-
-_COUNT_AUTHORITIES = f"""
-    SELECT count(*) AS number, coalesce(k.backend, 'none') AS backend,
-           CASE {" ".join(f"WHEN {condition} THEN '{word}'" for word, condition in _STANDING.items())} END AS standing
-    {_SOURCE} WHERE {_NEWEST} GROUP BY 2, 3"""
-_COUNT_CERTIFICATES = """
-    SELECT count(*) AS number, c.authority_id, CASE WHEN c.status = 'revoked' THEN 'REVOKED' WHEN c.not_after < $2
-           THEN 'EXPIRED' WHEN c.status = 'superseded' THEN 'INACTIVE' ELSE 'ACTIVE' END AS standing
-    FROM certificate c
-    WHERE c.tenant_id = $1 AND ($3::uuid[] IS NULL OR c.authority_id = ANY ($3)) GROUP BY 2, 3"""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """How many there are of one standing, by one further thing: the engine, or the authority that issued."""
-
-    number: int
-    standing: str
-    by: str
-
-
-async def count_authorities(transaction: Transaction, tenant: UUID) -> list[Counted]:
-    """Count a tenant's lines by standing and by where their keys lie."""
-    rows = await transaction.fetch(_COUNT_AUTHORITIES, tenant, transaction.now)
-    return [Counted(row["number"], row["standing"], row["backend"]) for row in rows]
-
-
-async def count_certificates(
-    transaction: Transaction, tenant: UUID, authorities: Sequence[UUID] | None
-) -> list[Counted]:
-    """Count a tenant's certificates by standing and issuer; `authorities` None: of all."""
-    named = None if authorities is None else list(authorities)
-    rows = await transaction.fetch(_COUNT_CERTIFICATES, tenant, transaction.now, named)
-    return [Counted(row["number"], row["standing"], str(row["authority_id"])) for row in rows]
-
-
-def _details_from(row: Row) -> AuthorityDetails:
-    reason, backend = row["revocation_reason"], row["backend"]
-    return AuthorityDetails(
-        id=row["authority_id"],
-        metadata=orjson.loads(row["metadata"]),
-        created=row["created_at"],
-        revoked=row["revoked_at"],
-        reason=RevocationReason(reason) if reason else None,
-        backend=Backend(backend) if backend else None,
-    )
 
 
 # What a node holds in memory depends on these and on nothing else.
@@ -219,13 +97,15 @@ async def fingerprint(transaction: Transaction) -> str:
     return str(await transaction.fetchval(_FINGERPRINT))
 
 
+_KEYS = frozenset({"authority_spki_sha256_key", "authority_standing_tenant_id_external_spki_sha256_key"})
 _INSERT_AUTHORITY = """
     INSERT INTO authority (id, name, kind, parent_id, certificate, spki_sha256, key_id, created_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
 _INSERT_STANDING = """
     INSERT INTO authority_standing (authority_id, tenant_id, origin, line, generation, status, issuance_profile,
-                                    old_with_new, new_with_old, chain, metadata, common_name, not_after)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
+                                    old_with_new, new_with_old, chain, metadata, external_spki_sha256,
+                                    issuance_seconds, issuance_ends, common_name, not_after)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"""
 
 
 async def insert_authority(transaction: Transaction, one: StoredAuthority, metadata: Mapping[str, Any]) -> None:
@@ -234,6 +114,7 @@ async def insert_authority(transaction: Transaction, one: StoredAuthority, metad
     Raises:
         Refused: (conflict) Its name or its key is taken.
     """
+    is_external = one.origin is AuthorityOrigin.EXTERNAL
     try:
         await transaction.execute(
             _INSERT_AUTHORITY,
@@ -242,7 +123,7 @@ async def insert_authority(transaction: Transaction, one: StoredAuthority, metad
             one.kind,
             one.parent,
             one.certificate,
-            one.spki_sha256,
+            None if is_external else one.spki_sha256,
             one.key.id if one.key else None,
             transaction.now,
         )
@@ -259,10 +140,12 @@ async def insert_authority(transaction: Transaction, one: StoredAuthority, metad
             one.links.new_with_old if one.links else None,
             list(one.chain),
             orjson.dumps(metadata).decode(),
+            one.spki_sha256 if is_external else None,
+            *_period_to(one.issuance),
             *_shown_of(one.certificate),
         )
     except asyncpg.UniqueViolationError as error:
-        is_key = error.constraint_name == "authority_spki_sha256_key"
+        is_key = error.constraint_name in _KEYS
         taken = "The key is an authority's already." if is_key else f"The name {one.line} is taken."
         raise conflict(taken) from error
 
@@ -335,6 +218,25 @@ async def set_profile(transaction: Transaction, line: str, profile: str) -> None
     await transaction.execute(_SET_PROFILE, line, profile)
 
 
+_SET_ISSUANCE = """
+    UPDATE authority_standing SET issuance_seconds = $2, issuance_ends = $3, revision = revision + 1 WHERE line = $1"""
+
+
+async def set_issuance(transaction: Transaction, line: str, longest: timedelta | datetime | None) -> None:
+    """Say how long what all generations of a line issue lasts at the most; None: as its profile says."""
+    await transaction.execute(_SET_ISSUANCE, line, *_period_to(longest))
+
+
+def _period_to(period: timedelta | datetime | None) -> tuple[int | None, datetime | None]:
+    if isinstance(period, timedelta):
+        return int(period.total_seconds()), None
+    return None, period
+
+
+def _period_from(seconds: int | None, end: datetime | None) -> timedelta | datetime | None:
+    return end if seconds is None else timedelta(seconds=seconds)
+
+
 _METADATA = "SELECT metadata FROM authority_standing WHERE authority_id = $1"
 _SET_METADATA = "UPDATE authority_standing SET metadata = $2 WHERE authority_id = $1"
 
@@ -353,35 +255,6 @@ async def set_metadata(transaction: Transaction, authority: UUID, metadata: Mapp
     await transaction.execute(_SET_METADATA, authority, orjson.dumps(metadata).decode())
 
 
-_FORGET_CERTIFICATE = "DELETE FROM certificate WHERE serial = $1 AND authority_id = $2"
-_FORGET_PUBLISHED = (
-    "DELETE FROM revocation_list WHERE authority_id = $1",
-    "DELETE FROM revocation WHERE authority_id = $1",
-    "DELETE FROM status_responder WHERE authority_id = $1",
-    "DELETE FROM certificate WHERE authority_id = $1 AND profile = 'responder'",
-)
-_FORGET_SERIAL = "UPDATE authority_standing SET serial = NULL WHERE authority_id = $1"
-_DELETE = "DELETE FROM authority WHERE id = $1"
-_DELETE_KEY = "DELETE FROM kms_key WHERE id = $1"
-
-
-async def delete_authority(transaction: Transaction, authority: UUID, serial: bytes | None, key: UUID | None) -> None:
-    """Delete an authority that nothing depends on, with its key; raise `Refused` (conflict) if something does.
-
-    What it issued must stay revocable, so one that ever issued for others stays.
-    """
-    try:
-        if serial is not None:  # a root's own certificate is the one that it issued itself
-            await transaction.execute(_FORGET_SERIAL, authority)
-            await transaction.execute(_FORGET_CERTIFICATE, serial, authority)
-        for statement in _FORGET_PUBLISHED:
-            await transaction.execute(statement, authority)
-        await transaction.execute(_DELETE, authority)
-        await transaction.execute(_DELETE_KEY, key)
-    except asyncpg.ForeignKeyViolationError as error:
-        raise conflict("The authority has issued certificates, or a label names it: it stays.") from error
-
-
 _DEVICES_OF = """
     WITH RECURSIVE below AS (
         SELECT id FROM authority WHERE id = $1
@@ -394,28 +267,6 @@ _DEVICES_OF = """
 async def identities_below(transaction: Transaction, authority: UUID) -> list[str]:
     """Return whom certificates of an authority, or of one below it, may prove; ask where every tenant is seen."""
     return [row["identity_id"] for row in await transaction.fetch(_DEVICES_OF, authority, transaction.now)]
-
-
-_KEY_IS_KNOWN = """
-    SELECT EXISTS (SELECT FROM authority WHERE spki_sha256 = $1)
-        OR EXISTS (SELECT FROM device_key WHERE spki_sha256 = $1)
-        OR EXISTS (SELECT FROM certificate WHERE spki_sha256 = $1)"""
-
-
-async def is_key_known(transaction: Transaction, spki_sha256: bytes) -> bool:
-    """Tell whether a key is anybody's already; ask in a transaction that sees every tenant."""
-    return bool(await transaction.fetchval(_KEY_IS_KNOWN, spki_sha256))
-
-
-_KEY_IS_BARRED = """
-    SELECT EXISTS (SELECT FROM authority WHERE spki_sha256 = $1)
-        OR EXISTS (SELECT FROM certificate WHERE spki_sha256 = $1 AND status = 'revoked'
-                   AND revocation_reason = 'keyCompromise')"""
-
-
-async def is_key_barred(transaction: Transaction, spki_sha256: bytes) -> bool:
-    """Tell whether a key is an authority's, or was compromised; ask in a transaction that sees every tenant."""
-    return bool(await transaction.fetchval(_KEY_IS_BARRED, spki_sha256))
 
 
 _SYSTEM_TENANT = "SELECT id FROM tenant WHERE name = $1"
@@ -451,4 +302,5 @@ def authority_from(row: Row) -> StoredAuthority:
         links=Links(old, new) if old is not None else None,
         chain=tuple(row["chain"]),
         list_partitions=tuple(row["list_partitions"]),
+        issuance=_period_from(row["issuance_seconds"], row["issuance_ends"]),
     )

@@ -96,21 +96,6 @@ async def live_certificates_of_key(transaction: Transaction, spki_sha256: bytes)
     return [row["serial"] for row in await transaction.fetch(_LIVE_OF_KEY, spki_sha256)]
 
 
-# An authority's certificate names no device and proves nobody. A server's does neither; but its key signs for nobody.
-_REVOKED_KEYS = """
-    SELECT DISTINCT spki_sha256 FROM certificate
-    WHERE status = 'revoked' AND revocation_reason <> 'certificateHold'
-      AND device_identifier IS NULL AND identity_id IS NULL AND not_after >= $1"""
-
-
-async def revoked_authority_keys(transaction: Transaction) -> frozenset[bytes]:
-    """Return at least the keys of which an authority's certificate was revoked that has not ended, in any tenant.
-
-    So what was deleted after it was revoked stays known for as long as its certificate would be believed.
-    """
-    return frozenset(row["spki_sha256"] for row in await transaction.fetch(_REVOKED_KEYS, transaction.now))
-
-
 # What was on hold has not counted since then: the date stays.
 _REVOKE = """
     UPDATE certificate SET status = 'revoked', revoked_at = coalesce(revoked_at, $2), revocation_reason = $3

@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ca.administration import KeyWish, Wish
 from ca.authority import Authority
 from ca.importing import read_private_key
 from ca.intake import Offer
+from ca.wishes import KeyWish, Wish
 from certs.duration import read_duration
 from certs.errors import CertificateRefused, ProfileRefused
 from certs.keys import KeyAlgorithm

@@ -6,7 +6,8 @@ from iam.store.database import Transaction
 
 _KEY_OWNER = """
     SELECT coalesce(
-        (SELECT 'authority' FROM authority a WHERE a.spki_sha256 = $1),
+        (SELECT 'authority' WHERE EXISTS (SELECT FROM authority WHERE spki_sha256 = $1)
+            OR EXISTS (SELECT FROM authority_standing WHERE external_spki_sha256 = $1)),
         (SELECT 'compromised' FROM certificate c WHERE c.spki_sha256 = $1 AND c.status = 'revoked'
             AND c.revocation_reason = 'keyCompromise' LIMIT 1),
         (SELECT CASE WHEN k.device_identifier = $2 THEN 'this' ELSE 'other' END

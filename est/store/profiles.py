@@ -36,7 +36,8 @@ _COLUMNS = """
     id, tenant_id, name, mode, authority_id, certificate_profile, bootstrap_anchors, identifier_pattern,
     role_name, expired_may_renew, previous_grace_seconds, created_at, proof_of_possession, csr_attributes,
     server_key_generation, encrypted_server_keys_only, title, metadata, additional_anchors,
-    renewal_window_seconds, critical_window_seconds, settings, webhook_secret"""
+    renewal_window_seconds, critical_window_seconds, settings, webhook_secret,
+    (SELECT path FROM tenant WHERE tenant.id = enrolment_profile.tenant_id) AS tenant_path"""
 _PROFILE = f"SELECT {_COLUMNS} FROM enrolment_profile"
 
 _BY_NAME = f"{_PROFILE} WHERE name = $1"
@@ -219,4 +220,5 @@ def _profile_from(row: Row) -> EnrolmentProfile:
         critical_window=timedelta(seconds=row["critical_window_seconds"]),
         settings=_SETTINGS.validate_json(row["settings"]),
         webhook_secret=row["webhook_secret"],
+        tenant_path=tuple(row["tenant_path"]),
     )

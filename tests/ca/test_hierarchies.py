@@ -10,10 +10,10 @@ from os import urandom
 import pytest
 from cryptography import x509
 
-from ca.administration import KeyWish, Wish
 from ca.authorities import Authorities
 from ca.authority import Authority, AuthorityStatus, AuthorityStep
 from ca.inventory import AuthorityKind, RevocationReason
+from ca.wishes import KeyWish, Wish
 from certs.chain import validate_authority
 from certs.keys import KeyAlgorithm, key_algorithm
 from iam.errors import Kind, Refused

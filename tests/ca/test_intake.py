@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from ca.administration import KeyWish
 from ca.authority import Authority, AuthorityOrigin
 from ca.importing import read_one_certificate, read_private_key
 from ca.intake import Offer
 from ca.inventory import AuthorityKind
 from ca.store.authority_requests import RequestStatus
+from ca.wishes import KeyWish
 from certs.chain import Purpose, validate_chain
 from certs.keys import KeyAlgorithm
 from certs.pem import read_certificate

@@ -1,6 +1,7 @@
 """A data folder of the time when authorities held their keys themselves goes on after the migration."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from os import urandom
 from pathlib import Path
 from uuid import uuid4
@@ -27,20 +28,27 @@ from tests.ca.world import BASE_URL, MASTER_KEY, Clock, database_url
 FIRST_WITH_KEYS = 5
 
 
-@pytest.fixture
-async def old(postgres: PostgresAddresses, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, str]]:
-    """An empty database as the last version without keys left it; gives the owner's and the node's address."""
+@asynccontextmanager
+async def database_before(number: int, postgres: PostgresAddresses) -> AsyncIterator[tuple[str, str]]:
+    """Make an empty database as it was before a migration; gives the owner's and the node's address."""
     name = f"test_{uuid4().hex}"
     administrator = await asyncpg.connect(database_url(postgres.superuser_dsn, "postgres"))
     await administrator.execute(f"CREATE DATABASE {name} OWNER doorward_owner")
     owner, node = database_url(postgres.owner_dsn, name), database_url(postgres.node_dsn, name)
-    with monkeypatch.context() as patched:
-        earlier = [one for one in migrations() if one.number < FIRST_WITH_KEYS]
+    with pytest.MonkeyPatch.context() as patched:
+        earlier = [one for one in migrations() if one.number < number]
         patched.setattr(doorward.database, "migrations", lambda: earlier)
         await migrate(owner, "doorward_node")
     yield owner, node
     await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await administrator.close()
+
+
+@pytest.fixture
+async def old(postgres: PostgresAddresses) -> AsyncIterator[tuple[str, str]]:
+    """An empty database as the last version without keys left it."""
+    async with database_before(FIRST_WITH_KEYS, postgres) as addresses:
+        yield addresses
 
 
 async def test_the_keys_of_authorities_are_listed_and_sign_on(old: tuple[str, str], tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from aiohttp.test_utils import TestClient
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_public_key
 
-from ca.administration import KeyWish
 from ca.http import keys
 from ca.issue import encoded_key
 from ca.keystore import make_private_key
 from ca.kms import KeyService, key_for_authority, read_private_key
 from ca.signing import Message, SigningAlgorithm, verify_message
+from ca.wishes import KeyWish
 from certs.keys import KeyAlgorithm
 from iam.errors import Kind, Refused
 from iam.store.database import EVERYWHERE

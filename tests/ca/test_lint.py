@@ -14,10 +14,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.administration import KeyWish
 from ca.inventory import RevocationReason
 from ca.issue import SERIAL_BYTES, device, encoded_key
 from ca.partition import WHOLE, Partition
+from ca.wishes import KeyWish
 from certs.keys import KeyAlgorithm
 from certs.names import device_identifier
 from iam.store.database import EVERYWHERE

@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ca.administration import AuthorityAdministration, KeyWish, Wish
+from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.certification import Certification
 from ca.http import keys
@@ -31,6 +31,7 @@ from ca.pkcs11 import Pkcs11Token
 from ca.request import build_request
 from ca.responders import Responders, ResponderTerms
 from ca.signing import WAYS, Message, SigningAlgorithm, verify_message
+from ca.wishes import KeyWish, Wish
 from certs.chain import Anchor, Purpose, validate_chain
 from certs.keys import KeyAlgorithm, PublicKey
 from certs.names import device_identifier, device_subject

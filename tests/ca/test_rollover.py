@@ -9,10 +9,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.administration import KeyWish
 from ca.authority import Authority, AuthorityStep
 from ca.inventory import AuthorityKind, RevocationReason
 from ca.issue import SERIAL_BYTES, device, encoded_key
+from ca.wishes import KeyWish
 from certs.chain import Anchor, Purpose, validate_chain
 from certs.keys import KeyAlgorithm
 from certs.names import device_identifier

@@ -32,6 +32,7 @@ WALLED = [
     "device",
     "device_group",
     "device_key",
+    "distrusted_key",
     "enrolment_approval",
     "enrolment_profile",
     "enrolment_secret",

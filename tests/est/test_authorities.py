@@ -9,10 +9,10 @@ from os import urandom
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.administration import Wish
 from ca.authority import AuthorityStep
 from ca.inventory import RevocationReason
 from ca.issuance_profiles import IssuanceProfiles
+from ca.wishes import Wish
 from certs.pem import read_certificate
 from certs.pkcs7 import parse_certs_only
 from est.http import dms

@@ -1,0 +1,126 @@
+"""What an authority is made of, in the transaction that makes it: a key, a certificate, and both on record.
+
+The rules:
+
+1. A new key lies in the store, sealed; a root's next one lies where the one before lies: in a file that can be taken
+   away. That is on the disk before the transaction commits.
+2. A key that is here already becomes an authority's if it is nobody's and has signed nothing that a caller gave
+   (`ca.kms`); and never if its authority was deleted as one that nobody believes (`ca.trust`).
+3. A certificate is made by the authority above, in the generation that issues, or by the key itself.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from ca.authorities import Authorities
+from ca.authority import Authority
+from ca.inventory import AuthorityKind
+from ca.issue import SERIAL_BYTES, Holder, Issued, Template
+from ca.keystore import Backend, Keystore, Signer, SoftwareSigner, StoredKey, describe, make_private_key
+from ca.kms import key_for_authority
+from ca.recording import put_on_record
+from ca.store.authorities import StoredAuthority, insert_authority
+from ca.store.keys import insert_key
+from ca.trust import DistrustedKey
+from ca.wishes import KeyWish
+from certs.errors import CertificateRefused
+from certs.profile import Profile
+from iam.errors import Kind, Refused, conflict
+from iam.identifiers import Clock, Random
+from iam.model import Tenant
+from iam.store.database import Transaction
+
+_RSA_BITS = 3072
+
+
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A key on its way into the store, and who signs with it."""
+
+    stored: StoredKey
+    signer: Signer
+    is_new: bool
+
+
+class AuthorityMaking:
+    """Makes keys and certificates of authorities."""
+
+    def __init__(self, authorities: Authorities, keystore: Keystore, clock: Clock, random: Random) -> None:
+        self._authorities = authorities
+        self._keystore = keystore
+        self._clock = clock
+        self._random = random
+
+    async def key(
+        self,
+        transaction: Transaction,
+        tenant: Tenant,
+        identifier: UUID,
+        name: str,
+        wish: KeyWish,
+        *,
+        beside: Authority | None = None,
+    ) -> MadeKey:
+        """Make a key for an authority, or take the one that is named (rules 1 and 2).
+
+        Args:
+            beside: The authority whose next key it is.
+
+        Raises:
+            Refused: (not found) There is no such key. (conflict) It may not be an authority's.
+        """
+        if wish.existing is not None:
+            found = await key_for_authority(transaction, tenant.id, wish.existing)
+            check_was_not_distrusted(self._authorities.distrust.was_deleted(found.spki_sha256, tenant.path))
+            return MadeKey(found, self._keystore.signer(found), is_new=False)
+        private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits or _RSA_BITS)
+        lies_in_file = beside is not None and beside.kind is AuthorityKind.ROOT and beside.signer is None
+        sealed = None if lies_in_file else self._keystore.seal(identifier, private_key)
+        if lies_in_file:
+            self._keystore.keep_later_root(identifier, private_key)
+        backend = Backend.FILE if lies_in_file else Backend.SEALED
+        public_key = private_key.public_key()
+        stored = describe(identifier, tenant.id, name, public_key, backend=backend, sealed=sealed, now=self._clock())
+        return MadeKey(stored, SoftwareSigner(private_key), is_new=True)
+
+    async def certify(self, parent: Authority | None, profile: Profile, holder: Holder, own: Signer | None) -> Issued:
+        """Make an authority's certificate (rule 3).
+
+        Args:
+            parent: Who certifies; None: it certifies itself, by its `own` key.
+
+        Raises:
+            Refused: (unavailable) The key that is to sign is not here. (invalid) It cannot be so.
+        """
+        now, serial = self._clock(), self._random(SERIAL_BYTES)
+        try:
+            if parent is not None:
+                template = Template(profile, parent.certificate, parent.issuing(now), parent.addresses)
+            elif own is not None:
+                template = Template(profile, None, own, None)
+            else:
+                raise Refused(Kind.UNAVAILABLE, "Its key is not here.")
+            return await template.issue_in_turn(holder, now, serial)
+        except CertificateRefused as refusal:
+            raise Refused(Kind.INVALID, f"The authority cannot be so: {refusal.reason}.") from refusal
+
+    async def insert(
+        self, transaction: Transaction, one: StoredAuthority, metadata: Mapping[str, Any], profile: str, made: MadeKey
+    ) -> None:
+        """Store an authority whose certificate was made by that profile; raise `Refused` (conflict) if it is taken."""
+        if made.is_new:
+            await insert_key(transaction, made.stored)
+        await insert_authority(transaction, one, metadata)
+        await put_on_record(transaction, one, profile)
+
+
+def check_was_not_distrusted(found: DistrustedKey | None) -> None:
+    """Raise `Refused` (conflict) for a key whose authority was deleted when it was distrusted (`ca.trust`, rule 3)."""
+    if found is not None:
+        raise conflict(
+            f"The key was revoked: it was that of the authority {found.authority}, which was deleted "
+            f"at {found.deleted:%F %H:%M} UTC. It stays distrusted, and is not taken in again."
+        )
