@@ -64,7 +64,7 @@ from iam.errors import Kind, Refused, conflict, not_found
 from iam.identifiers import Clock, Random, uuid7
 from iam.json_patch import Operation, apply_patch
 from iam.model import Tenant
-from iam.store.database import EVERYWHERE, Change, Database
+from iam.store.database import EVERYWHERE, Change, Database, retried_once
 
 _MARK_BYTES = 4
 
@@ -144,6 +144,7 @@ class AuthorityAdministration:
             await transaction.record(_change(access, one, "created", data))
         return await self._shown(one.id)
 
+    @retried_once
     async def reissue(
         self, access: Access, tenant: Tenant, reference: str, period: timedelta | datetime | None
     ) -> Authority:
@@ -231,6 +232,7 @@ class AuthorityAdministration:
 
     # --- What becomes of it -----------------------------------------------------------------------------------------
 
+    @retried_once
     async def set_status(
         self, access: Access, tenant: Tenant, reference: str, step: AuthorityStep, reason: RevocationReason
     ) -> Authority:
@@ -291,6 +293,7 @@ class AuthorityAdministration:
             await transaction.record(_change(access, one, "described", data))
         return await self._shown(one.id)
 
+    @retried_once
     async def delete(self, access: Access, tenant: Tenant, reference: str) -> None:
         """Delete an authority (rule 6); raise `Refused` (conflict) if it may not be."""
         await self._authorities.refresh()

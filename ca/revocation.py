@@ -7,11 +7,13 @@ The rules:
 2. What is held authenticates nothing, as what is revoked. What is released does again, unless something else has taken
    its place meanwhile.
 3. Whom it proved is told to everybody who keeps connections: what is connected by it is cut.
+4. Of several, all are held before the first is revoked, in the one order of `iam.store.database`.
 """
 
 from uuid import UUID
 
 from ca.inventory import CertificateStep, RevocationReason, StoredCertificate, next_status
+from ca.store.authorities import lock_issuers
 from ca.store.certificates import (
     has_active_certificate,
     live_certificates,
@@ -21,7 +23,7 @@ from ca.store.certificates import (
 )
 from iam.errors import conflict
 from iam.events import affects_identity
-from iam.store.database import Change, Database, Everywhere, Transaction
+from iam.store.database import Change, Database, Everywhere, Transaction, retried_once
 
 CERTIFICATE_REVOKED = "certificate.revoked"
 CERTIFICATE_HELD = "certificate.held"
@@ -34,6 +36,7 @@ class RevocationService:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @retried_once
     async def revoke(
         self, tenant: UUID | Everywhere, serial: bytes, reason: RevocationReason, *, actor: str
     ) -> StoredCertificate:
@@ -43,7 +46,7 @@ class RevocationService:
             Refused: (not found) The tenant has no such certificate. (conflict) Its state does not let it.
         """
         async with self._database.transaction(tenant) as transaction:
-            return await _revoke(transaction, serial, reason, actor)
+            return await _revoke(transaction, await lock_certificate(transaction, serial), reason, actor)
 
     async def hold(self, tenant: UUID | Everywhere, serial: bytes, *, actor: str) -> StoredCertificate:
         """Take a certificate out of force until it is released, and return it as it was.
@@ -53,6 +56,7 @@ class RevocationService:
         """
         return await self.revoke(tenant, serial, RevocationReason.CERTIFICATE_HOLD, actor=actor)
 
+    @retried_once
     async def release(self, tenant: UUID | Everywhere, serial: bytes, *, actor: str) -> StoredCertificate:
         """Put a certificate that is held into force again, and return it as it was.
 
@@ -78,13 +82,16 @@ class RevocationService:
         """Revoke all that an identity has, or hold what of it is in force if that is the reason; return how many."""
         is_hold = reason is RevocationReason.CERTIFICATE_HOLD
         serials = await live_certificates(transaction, identity, only_active=is_hold)
-        for serial in serials:
-            await _revoke(transaction, serial, reason, actor)
-        return len(serials)
+        found = [await lock_certificate(transaction, serial) for serial in serials]
+        await lock_issuers(transaction, serials)
+        for one in found:
+            await _revoke(transaction, one, reason, actor)
+        return len(found)
 
 
-async def _revoke(transaction: Transaction, serial: bytes, reason: RevocationReason, actor: str) -> StoredCertificate:
-    found = await lock_certificate(transaction, serial)
+async def _revoke(
+    transaction: Transaction, found: StoredCertificate, reason: RevocationReason, actor: str
+) -> StoredCertificate:
     is_hold = reason is RevocationReason.CERTIFICATE_HOLD
     next_status(found.status, CertificateStep.HOLD if is_hold else CertificateStep.REVOKE)
     await revoke_certificate(transaction, found, reason)
@@ -95,5 +102,5 @@ async def _revoke(transaction: Transaction, serial: bytes, reason: RevocationRea
         **(affects_identity(found.identity) if found.identity else {}),
     }
     kind = CERTIFICATE_HELD if is_hold else CERTIFICATE_REVOKED
-    await transaction.record(Change(found.tenant, actor, kind, serial.hex(), data))
+    await transaction.record(Change(found.tenant, actor, kind, found.serial.hex(), data))
     return found

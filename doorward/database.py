@@ -23,7 +23,7 @@ import asyncpg
 from doorward.connections import Connections, is_usable
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random
-from iam.store.database import Change, Everywhere, Row, Transaction
+from iam.store.database import Change, Collided, Everywhere, Row, Transaction
 
 _CONNECT_SECONDS = 5.0
 _STATEMENT_SECONDS = 15.0
@@ -43,6 +43,8 @@ _UNREACHABLE = (
     asyncpg.PostgresSystemError,  # its own files fail it
     asyncpg.ReadOnlySQLTransactionError,
 )
+
+_COLLIDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 class Pool:
@@ -93,6 +95,7 @@ class Pool:
 
         Raises:
             Refused: (unavailable) The database cannot be reached, or gave no connection in time.
+            Collided: Another transaction was in the way, and this one was undone.
         """
         try:
             async with self._connections.one() as connection:
@@ -106,6 +109,8 @@ class Pool:
                         await connection.execute("ROLLBACK")
                     raise
                 await connection.execute("COMMIT")
+        except _COLLIDED as error:
+            raise Collided(f"{type(error).__name__}: {error}") from error
         except _UNREACHABLE as error:
             raise _unavailable(error) from error
         self._announce(transaction.changes)

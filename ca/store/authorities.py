@@ -1,6 +1,6 @@
 """Authorities in SQL: their rows, their standing, and what a node looks at to see whether it is up to date."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -183,6 +183,17 @@ async def lock_authority(transaction: Transaction, authority: UUID, tenant: UUID
     if status is None:
         raise not_found(f"authority {authority}")
     return AuthorityStatus(status)
+
+
+# Whoever revokes holds the authority's row (`note_revocation`): of several, all at once and in this order.
+_LOCK_ISSUERS = """
+    SELECT FROM authority WHERE id IN (SELECT authority_id FROM certificate WHERE serial = ANY ($1))
+    ORDER BY id FOR NO KEY UPDATE"""
+
+
+async def lock_issuers(transaction: Transaction, serials: Sequence[bytes]) -> None:
+    """Hold the authorities of locked certificates, before any of these is revoked (`iam.store.database`, rule 5)."""
+    await transaction.execute(_LOCK_ISSUERS, list(serials))
 
 
 _SET_STATUS = """

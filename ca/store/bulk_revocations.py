@@ -6,6 +6,7 @@ from uuid import UUID
 
 from ca.bulk import BulkRevocation, BulkStatus
 from ca.inventory import RevocationReason
+from ca.store.authorities import lock_issuers
 from iam.listing import FieldKind, ListQuery, read_filters
 from iam.model import Extent
 from iam.paging import Page
@@ -140,16 +141,23 @@ async def devices_after(
     return [row["device_identifier"] for row in found.items]
 
 
-# All of a batch at once and in this order, before any certificate: as everywhere, a device is locked before its
-# certificates, and no certificate's authority before the next device.
+# All of a batch at once and in this order, before anything is revoked (`iam.store.database`, rule 5): devices, their
+# certificates, the authorities of those.
 _LOCK = """
     SELECT identity_id FROM device WHERE device_identifier = ANY ($1::text[]) AND identity_id IS NOT NULL
     ORDER BY device_identifier FOR UPDATE"""
+_LOCK_CERTIFICATES = """
+    SELECT serial FROM certificate
+    WHERE identity_id = ANY ($1::text[]) AND (status <> 'revoked' OR revocation_reason = 'certificateHold')
+    ORDER BY serial FOR UPDATE"""
 
 
 async def lock_identities(transaction: Transaction, devices: Sequence[str]) -> list[str]:
-    """Hold devices until the end of the transaction; return the identities of those that have one."""
-    return [row["identity_id"] for row in await transaction.fetch(_LOCK, list(devices))]
+    """Hold devices and what they have until the end of the transaction; return the identities of those with one."""
+    identities = [row["identity_id"] for row in await transaction.fetch(_LOCK, list(devices))]
+    serials = [row["serial"] for row in await transaction.fetch(_LOCK_CERTIFICATES, identities)]
+    await lock_issuers(transaction, serials)
+    return identities
 
 
 def _reached(tenant: UUID, extent: Extent) -> tuple[str, tuple[object, ...]]:

@@ -8,18 +8,29 @@ The rules:
 3. The changes of a transaction all happen at its `now`, and their identifiers count up: sorted, they stand in the order
    in which they were made.
 4. A database that cannot be reached is a refusal (`Kind.UNAVAILABLE`), never a guess.
+5. Whoever holds several rows holds them in one order: a device before its certificates, certificates by their serial
+   numbers before their authorities, those by their ids. Should two collide all the same, the database undoes one of
+   them whole (`Collided`), which may be done again.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
+from functools import wraps
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
 
+from iam.errors import Kind, Refused
 from iam.identifiers import Random, uuid7
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_log = logging.getLogger("iam.store")
 
 Row = Any
 """A row of asyncpg: read by column name at the edge of a store and nowhere else."""
@@ -154,6 +165,27 @@ class Transaction:
         return self._last_identifier
 
 
+class Collided(Refused):
+    """A transaction that was undone whole, since it and another waited for each other, or could not both be."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Kind.UNAVAILABLE, "Somebody else is changing the same.", reason=reason, retry_after=1)
+
+
+def retried_once(act: Callable[Arguments, Awaitable[Result]]) -> Callable[Arguments, Awaitable[Result]]:
+    """Make a coroutine function that is one transaction and nothing else begin again, once, if it collides (rule 5)."""
+
+    @wraps(act)
+    async def again(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return await act(*args, **kwargs)
+        except Collided as collided:
+            _log.info("%s is done again: %s", act.__qualname__, collided.reason)
+            return await act(*args, **kwargs)
+
+    return again
+
+
 class Database(Protocol):
     """Where transactions come from. `doorward.database` has the one that runs."""
 
@@ -162,4 +194,5 @@ class Database(Protocol):
 
         Raises:
             Refused: (unavailable) The database cannot be reached, or gave no connection in time.
+            Collided: Another transaction was in the way.
         """

@@ -43,6 +43,7 @@ from iam.store.tenants import tenant_by_name
 MASTER_KEY = MasterKey(bytes(range(32)))
 EVERYTHING = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
 BASE_URL = "http://pki.test"
+POOL_SIZE = 8
 
 
 @dataclass
@@ -235,7 +236,7 @@ async def serving_plainly(world: World, routes: Sequence[Route]) -> AsyncIterato
 async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> AsyncIterator[World]:
     """Start what `doorward.app` starts of the authority, on a database that is migrated."""
     clock = clock or Clock()
-    database = await Pool.connect(url, clock, urandom, size=8)
+    database = await Pool.connect(url, clock, urandom, size=POOL_SIZE)
     try:
         system = await lay_foundation(database, clock, urandom)
         keystore = Keystore(keys, MASTER_KEY, urandom)
