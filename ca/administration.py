@@ -40,6 +40,7 @@ from ca.inventory import AuthorityKind, RevocationReason, stored_serial
 from ca.issue import SERIAL_BYTES, Holder, encoded_key
 from ca.keystore import Keystore, in_turn
 from ca.making import AuthorityMaking
+from ca.publication import Publication
 from ca.recording import record_issued
 from ca.rollover import Generation, link
 from ca.store.authorities import (
@@ -79,6 +80,7 @@ class AuthorityAdministration:
         keystore: Keystore,
         clock: Clock,
         random: Random,
+        publication: Publication,
         *,
         base_url: str | None,
     ) -> None:
@@ -86,6 +88,7 @@ class AuthorityAdministration:
         self._authorities = authorities
         self._clock = clock
         self._random = random
+        self._publication = publication
         self._base_url = base_url
         self._making = AuthorityMaking(authorities, keystore, clock, random)
 
@@ -142,7 +145,7 @@ class AuthorityAdministration:
             await self._making.insert(transaction, one, wish.metadata, profile.name, made)
             data = {"id": str(one.id), "parent": parent.name if parent else None, "spki_sha256": one.spki_sha256.hex()}
             await transaction.record(_change(access, one, "created", data))
-        return await self._shown(one.id)
+        return await self._begun(one.id)
 
     @retried_once
     async def reissue(
@@ -228,7 +231,7 @@ class AuthorityAdministration:
             await record_issued(transaction, linked.new_with_old, old.id, tenant.id)
             data = {"id": str(one.id), "after": str(old.id), "spki_sha256": one.spki_sha256.hex()}
             await transaction.record(_change(access, one, "rolled_over", data))
-        return await self._shown(one.id)
+        return await self._begun(one.id)
 
     # --- What becomes of it -----------------------------------------------------------------------------------------
 
@@ -345,6 +348,11 @@ class AuthorityAdministration:
         longest = self._authorities.profile("root" if one.is_self_signed else "issuing").validity
         allowed = replace(like, validity=max(like.validity, longest))
         return profile_of_authority(like if period is None else allowed, one.path_length, period, now)
+
+    async def _begun(self, identifier: UUID) -> Authority:
+        one = await self._shown(identifier)
+        await self._publication.begin(one)
+        return one
 
     async def _shown(self, identifier: UUID) -> Authority:
         await self._authorities.refresh()

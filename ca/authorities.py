@@ -16,6 +16,7 @@ The rules:
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -35,6 +36,7 @@ from certs.chain import Anchor
 from certs.errors import ProfileRefused
 from certs.pem import read_certificate
 from certs.profile import Profile, packaged_profiles, read_profile
+from iam.directory import Monotonic
 from iam.errors import Refused, not_found
 from iam.identifiers import Clock, Random
 from iam.model import Tenant
@@ -43,6 +45,9 @@ from iam.store.database import EVERYWHERE, Database
 LOOK = 5.0
 LOOK_UNFED = 0.5
 """Seconds between two looks at the store, with events and without."""
+
+LOOK_FOR_MISSING = 0.05
+"""Seconds between two looks for what somebody asked for and is not held."""
 
 FOLLOWED = ("authority.", "issuance_profile.")
 """How the kinds of the events begin that tell of what is held."""
@@ -62,13 +67,22 @@ class Authorities:
     """
 
     def __init__(
-        self, database: Database, keystore: Keystore, clock: Clock, random: Random, *, base_url: str | None
+        self,
+        database: Database,
+        keystore: Keystore,
+        clock: Clock,
+        random: Random,
+        *,
+        base_url: str | None,
+        monotonic: Monotonic = time.monotonic,
     ) -> None:
         self._database = database
         self._keystore = keystore
         self._clock = clock
         self._random = random
         self._base_url = base_url
+        self._monotonic = monotonic
+        self._looked = float("-inf")
         self._by_id: dict[UUID, Authority] = {}
         self._by_name: dict[str, Authority] = {}
         self._by_anchor: dict[Anchor, Authority] = {}
@@ -84,6 +98,7 @@ class Authorities:
         self._fingerprint: str | None = None
         self._listeners: list[Callable[[], None]] = []
         self._reading = asyncio.Lock()
+        self._missing = asyncio.Lock()
         self._suspected = asyncio.Event()
 
     async def ensure(self) -> None:
@@ -100,6 +115,7 @@ class Authorities:
     async def refresh(self) -> bool:
         """Read what has changed, if anything has, and tell; raise `Refused` (unavailable) if the store is gone."""
         async with self._reading, self._database.transaction(EVERYWHERE) as transaction:  # they serve every tenant
+            self._looked = self._monotonic()
             seen = await fingerprint(transaction)
             if seen == self._fingerprint:
                 return False
@@ -110,6 +126,19 @@ class Authorities:
         for listener in self._listeners:
             listener()
         return True
+
+    async def look_for_missing(self) -> None:
+        """Do the same for somebody who asks for what is not held: another worker may have made it a moment ago.
+
+        Anybody may ask. So all who ask share a look that begins after they came, and there is one every
+        `LOOK_FOR_MISSING` at most.
+        """
+        asked = self._monotonic()
+        async with self._missing:
+            if self._looked > asked:
+                return
+            await asyncio.sleep(max(0.0, self._looked + LOOK_FOR_MISSING - self._monotonic()))
+            await self.refresh()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever something else is held than before."""
@@ -158,6 +187,12 @@ class Authorities:
         if found is None:
             raise not_found("such authority")
         return found
+
+    async def published(self, name: str) -> Authority:
+        """Return the authority of just that name, also one just made elsewhere; raise `Refused` (not found)."""
+        if name not in self._by_name:
+            await self.look_for_missing()
+        return self.by_name(name)
 
     def find(self, reference: str) -> Authority:
         """Return the newest generation of a line, or one generation by its name or id; raise `Refused` (not found)."""

@@ -30,6 +30,7 @@ from ca.inventory import AuthorityKind
 from ca.keystore import Backend, Keystore, StoredKey, describe, in_turn, make_private_key
 from ca.kms import key_for_authority
 from ca.making import check_was_not_distrusted
+from ca.publication import Publication
 from ca.request import build_request
 from ca.signing import PrivateKey
 from ca.store.authorities import StoredAuthority, insert_authority
@@ -86,6 +87,7 @@ class AuthorityIntake:
         keystore: Keystore,
         clock: Clock,
         random: Random,
+        publication: Publication,
     ) -> None:
         self._database = database
         self._authorities = authorities
@@ -93,6 +95,7 @@ class AuthorityIntake:
         self._keystore = keystore
         self._clock = clock
         self._random = random
+        self._publication = publication
 
     async def take_in(self, access: Access, tenant: Tenant, offer: Offer) -> Authority:
         """Take in an authority.
@@ -149,7 +152,10 @@ class AuthorityIntake:
             data = {"id": str(one.id), "origin": one.origin.value, "spki_sha256": one.spki_sha256.hex()}
             await transaction.record(Change(tenant.id, access.identity.id, "authority.imported", line, data))
         await self._authorities.refresh()
-        return self._authorities.by_id(identifier)
+        made = self._authorities.by_id(identifier)
+        if may_sign:
+            await self._publication.begin(made)
+        return made
 
     async def request(
         self,

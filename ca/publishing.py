@@ -149,6 +149,18 @@ class ListPublisher:
                 self._say(one, f"no new revocation list can be made: {refused.reason}")
         return made
 
+    async def publish(self, authority: Authority) -> int:
+        """Make the lists of one authority that are due, as `publish_lists` does; return of how many scopes.
+
+        Raises:
+            Refused: (unavailable) The store or the authority's key is gone.
+        """
+        async with self._database.transaction(EVERYWHERE) as transaction:  # as above
+            standing = (await list_standings(transaction)).get(authority.id)
+        if standing is None or not is_published(authority, self._clock()):
+            return 0
+        return await self._look_at(authority, standing)
+
     async def set_partitions(self, authority: Authority, count: int, *, actor: str) -> None:
         """Cut an authority's lists into so many partitions, for certificates that are issued from now on.
 

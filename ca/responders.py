@@ -108,6 +108,16 @@ class Responders:
                 self._say(one, refused.reason)
         return made
 
+    async def provide(self, authority: Authority) -> bool:
+        """Make one authority's responder if it is due, and tell whether it was.
+
+        Raises:
+            Refused: (unavailable) The store or the authority's key is gone.
+        """
+        if not is_published(authority, self._clock()):
+            return False
+        return await self._renew(authority)
+
     async def of(self, authority: Authority) -> tuple[ResponderIdentity, datetime] | None:
         """Return who answers for an authority, and until when he can; None if there is nobody."""
         held = self._held.get(authority.id)
@@ -144,6 +154,7 @@ class Responders:
                 return False
             await self._make(transaction, authority, signer)
         self._said.pop(authority.id, None)
+        self._held.pop(authority.id, None)  # somebody may have looked when there was none
         return True
 
     def _is_due(self, authority: Authority, halves: Mapping[UUID, datetime]) -> bool:

@@ -186,6 +186,8 @@ class StatusService:
 
     async def _make(self, plain: bytes | None, request: StatusRequest) -> StatusAnswer:
         changes = self._changes
+        if not self._is_known(request):
+            await self._authorities.look_for_missing()
         authority = self._authority_of(request)
         serials = [stored_serial(one.serial) if one.serial > 0 else b"" for one in request.certificates]
         answering = await self._responders.of(authority)
@@ -212,12 +214,17 @@ class StatusService:
             return self._keep(plain, serials[0], answer)
         return answer
 
-    def _authority_of(self, request: StatusRequest) -> Authority:
-        """Return the one authority that a request is about (rule 1)."""
+    def _is_known(self, request: StatusRequest) -> bool:
+        """Tell whether each issuer that a request names is an authority that is held."""
         for one in self._authorities.all:
             if one.id not in self._indexed and one.origin is not AuthorityOrigin.EXTERNAL:
                 self._indexed.add(one.id)
                 self._named.update(dict.fromkeys(issuer_names(one.certificate), one.id))
+        return all(one.issuer in self._named for one in request.certificates)
+
+    def _authority_of(self, request: StatusRequest) -> Authority:
+        """Return the one authority that a request is about (rule 1)."""
+        self._is_known(request)
         named = {self._named.get(one.issuer) for one in request.certificates}
         found = [one for one in self._authorities.all if one.id in named]
         if len(named) > 1 or not found:

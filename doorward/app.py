@@ -22,6 +22,7 @@ from ca.intake import AuthorityIntake
 from ca.issuance_profiles import IssuanceProfiles
 from ca.kms import KeyService
 from ca.proof import CertificateHolders, CertificateProver
+from ca.publication import Publication
 from ca.register import AuthorityRegister
 from ca.responding import StatusService
 from ca.revocation import RevocationService
@@ -169,16 +170,17 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     published_at = configuration.publication_url
     authorities = Authorities(pool, keys, clock, random, base_url=published_at)
     await authorities.ensure()
-    administration = AuthorityAdministration(pool, authorities, keys, clock, random, base_url=published_at)
-    intake = AuthorityIntake(pool, authorities, administration, keys, clock, random)
+    publisher = list_publisher(configuration, pool, authorities, clock)
+    responders = ocsp_responders(configuration, pool, authorities, keys, clock, random)
+    publishing = Publication(publisher, responders)
+    administration = AuthorityAdministration(pool, authorities, keys, clock, random, publishing, base_url=published_at)
+    intake = AuthorityIntake(pool, authorities, administration, keys, clock, random, publishing)
     register = AuthorityRegister(pool, authorities, clock)
     certification = Certification(pool, authorities, administration, clock, random)
     certificates = AuthorityService(pool, authorities, clock, random)
     revocation = RevocationService(pool)
-    publisher = list_publisher(configuration, pool, authorities, clock)
     bulk = BulkRevocationService(pool, revocation, directory.access, clock, random)
     shelf = ListShelf(pool)
-    responders = ocsp_responders(configuration, pool, authorities, keys, clock, random)
     status = StatusService(pool, authorities, responders, clock, life=configuration.publication.answer_life)
     prover = CertificateProver(pool, authorities, clock, lambda: directory.age_limit, monotonic=monotonic)
 

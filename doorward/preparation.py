@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ca.authorities import Authorities
 from ca.inventory import AuthorityKind
+from ca.publication import Publication
 from ca.service import AuthorityService
 from certs.cms import SigningIdentity
 from certs.pem import fingerprint_sha256, write_certificates
@@ -147,11 +148,7 @@ class Preparation:
         configuration, clock = self._configuration, self._clock
         publisher = list_publisher(configuration, pool, authorities, clock)
         responders = ocsp_responders(configuration, pool, authorities, self._keystore, clock, self._random)
-        for make_due in (publisher.publish_lists, responders.renew):
-            try:
-                await make_due()
-            except Refused as error:
-                _log.warning("what certificates name cannot be published now: %s", error.reason)
+        await Publication(publisher, responders).make_due()
 
     async def _follow(self, authorities: Authorities) -> bool:
         """Write what has changed, renew what is due, and tell whether the broker has something to read again."""

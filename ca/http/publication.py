@@ -33,7 +33,7 @@ def routes(shelf: ListShelf, authorities: Authorities) -> list[Route]:
 
     def give_list(*, is_delta: bool) -> Handler:
         async def get_list(call: Call) -> Answer:
-            authority = authorities.by_name(call.path["authority"])
+            authority = await authorities.published(call.path["authority"])
             found = await shelf.current_list(authority, _partition_named(call), is_delta=is_delta)
             headers = {
                 "ETag": f'"{found.number}"',
@@ -48,7 +48,7 @@ def routes(shelf: ListShelf, authorities: Authorities) -> list[Route]:
         return get_list
 
     async def get_authority(call: Call) -> Answer:
-        found = authorities.by_name(call.path["authority"])
+        found = await authorities.published(call.path["authority"])
         headers = {
             "Content-Type": "application/pkix-cert",
             "Cache-Control": f"public, max-age={_AUTHORITY_SECONDS}",

@@ -216,7 +216,9 @@ async def test_an_authority_has_its_key_in_the_token(world: World, token: Pkcs11
     service = KeyService(world.pool, keystore, world.clock, urandom)
     authorities = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)
     await authorities.ensure()
-    administration = AuthorityAdministration(world.pool, authorities, keystore, world.clock, urandom, base_url=BASE_URL)
+    administration = AuthorityAdministration(
+        world.pool, authorities, keystore, world.clock, urandom, world.publication, base_url=BASE_URL
+    )
     said = Description("for Acme", (), {})
     key = await service.create(world.system.id, KeyAlgorithm.P384, 384, Backend.PKCS11, said, actor="test")
     access = await world.access(world.system.id)
@@ -254,9 +256,11 @@ async def test_while_a_key_is_made_the_loop_goes_on_and_what_signs_waits_in_line
     service = KeyService(world.pool, keystore, world.clock, urandom)
     authorities = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)
     await authorities.ensure()
-    administration = AuthorityAdministration(world.pool, authorities, keystore, world.clock, urandom, base_url=BASE_URL)
+    administration = AuthorityAdministration(
+        world.pool, authorities, keystore, world.clock, urandom, world.publication, base_url=BASE_URL
+    )
     certification = Certification(world.pool, authorities, administration, world.clock, urandom)
-    intake = AuthorityIntake(world.pool, authorities, administration, keystore, world.clock, urandom)
+    intake = AuthorityIntake(world.pool, authorities, administration, keystore, world.clock, urandom, world.publication)
     responders = Responders(world.pool, authorities, keystore, world.clock, urandom, ResponderTerms())
     access, system, said = await world.access(world.system.id), world.system, Description("", (), {})
 
@@ -267,6 +271,7 @@ async def test_while_a_key_is_made_the_loop_goes_on_and_what_signs_waits_in_line
         return Wish({"common_name": name}, line=name, key=KeyWish(existing=(await key()).id), profile="bootstrap")
 
     await administration.create(access, system, await wish("acme"))
+    await world.execute("DELETE FROM status_responder")  # so that there is one to make
     holder = SoftwareSigner(make_private_key(KeyAlgorithm.P256))
     asked = build_request(device_subject(device_identifier("meter-001")), holder)
     one, next_key, asked_key = await key(), KeyWish(existing=(await key()).id), KeyWish(existing=(await key()).id)

@@ -19,6 +19,7 @@ from ca.authorities import Authorities
 from ca.intake import AuthorityIntake
 from ca.keystore import Keystore
 from ca.proof import CertificateProver
+from ca.publication import Publication
 from ca.publishing import ListPublisher, ListTerms
 from ca.responders import Responders, ResponderTerms
 from ca.responding import StatusService
@@ -111,6 +112,7 @@ class World:
     prover: CertificateProver
     administration: AuthorityAdministration
     intake: AuthorityIntake
+    publication: Publication
     fresh_for: list[timedelta]
     changes: list[Change] = field(default_factory=list)
 
@@ -247,7 +249,12 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
         responders = Responders(
             database, authorities, keystore, clock, urandom, ResponderTerms(), monotonic=ticks.__next__
         )
-        administration = AuthorityAdministration(database, authorities, keystore, clock, urandom, base_url=BASE_URL)
+        # As if each list took no time to make: the next one need not wait.
+        publisher = ListPublisher(database, authorities, clock, ListTerms(), monotonic=lambda: 0.0)
+        publication = Publication(publisher, responders)
+        administration = AuthorityAdministration(
+            database, authorities, keystore, clock, urandom, publication, base_url=BASE_URL
+        )
         world = World(
             url=url,
             pool=database,
@@ -258,14 +265,14 @@ async def running_world(url: str, keys: Path, *, clock: Clock | None = None) -> 
             authorities=authorities,
             service=AuthorityService(database, authorities, clock, urandom),
             revocation=RevocationService(database),
-            # As if each list took no time to make: the next one need not wait.
-            publisher=ListPublisher(database, authorities, clock, ListTerms(), monotonic=lambda: 0.0),
+            publisher=publisher,
             shelf=ListShelf(database, monotonic=ticks.__next__),
             responders=responders,
             status=StatusService(database, authorities, responders, clock, life=timedelta(hours=1)),
             prover=CertificateProver(database, authorities, clock, lambda: fresh_for[0]),
             administration=administration,
-            intake=AuthorityIntake(database, authorities, administration, keystore, clock, urandom),
+            intake=AuthorityIntake(database, authorities, administration, keystore, clock, urandom, publication),
+            publication=publication,
             fresh_for=fresh_for,
         )
 

@@ -14,6 +14,9 @@ from ca.authorities import Authorities
 from ca.authority import AuthorityStep
 from ca.inventory import RevocationReason
 from ca.keystore import Keystore
+from ca.publication import Publication
+from ca.publishing import ListPublisher, ListTerms
+from ca.responders import Responders, ResponderTerms
 from doorward import worker
 from doorward.config import Configuration, NodeSection
 from doorward.database import Pool
@@ -196,7 +199,9 @@ async def test_what_devices_and_clients_trust_follows_the_authorities(
     authorities = Authorities(pool, keys, clock, os.urandom, base_url=None)
     try:
         await authorities.ensure()
-        administration = AuthorityAdministration(pool, authorities, keys, clock, os.urandom, base_url=None)
+        responders = Responders(pool, authorities, keys, clock, os.urandom, ResponderTerms())
+        publication = Publication(ListPublisher(pool, authorities, clock, ListTerms()), responders)
+        administration = AuthorityAdministration(pool, authorities, keys, clock, os.urandom, publication, base_url=None)
         system = await lay_foundation(pool, clock, os.urandom)
         standing = await read_standing(pool, (await root_identity(pool, system.id)).id)
         assert isinstance(standing.access, Access)
