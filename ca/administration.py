@@ -277,9 +277,9 @@ class AuthorityAdministration:
         return await self._shown(one.id)
 
     async def set_issuance(
-        self, access: Access, tenant: Tenant, reference: str, longest: timedelta | datetime | None
+        self, access: Access, tenant: Tenant, reference: str, longest: timedelta | datetime
     ) -> Authority:
-        """Say how long what an authority issues lasts at the most, or until when (rule 5); None: as its profile says.
+        """Say how long what an authority issues lasts at the most, or until when (rule 5).
 
         Raises:
             Refused: (invalid) It would issue nothing any more. (conflict) It issues nothing, since its key is not here.
@@ -292,7 +292,7 @@ class AuthorityAdministration:
         async with self._database.transaction(tenant.id) as transaction:
             await lock_authority(transaction, one.id, tenant.id)
             await set_issuance(transaction, one.line, longest)
-            data = {"id": str(one.id), "issuance": None if longest is None else str(longest)}
+            data = {"id": str(one.id), "issuance": str(longest)}
             await transaction.record(_change(access, one, "described", data))
         return await self._shown(one.id)
 

@@ -12,11 +12,11 @@ from ca.authorities import Authorities
 from ca.bulk_service import BulkRevocationService
 from ca.certification import Certification
 from ca.http import authorities as authority_routes
+from ca.http import authority_requests, authority_signatures, authority_statistics, publication
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
 from ca.http import profiles as issuance_routes
-from ca.http import publication
 from ca.http import status as status_routes
 from ca.intake import AuthorityIntake
 from ca.issuance_profiles import IssuanceProfiles
@@ -272,7 +272,10 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *device_manager.routes(device_service, DeviceImport(pool, clock)),
         *device_groups.routes(groups),
         *challenge_routes(challenges, gate),
-        *authority_routes.routes(authorities, administration, intake, register, certification),
+        *authority_requests.routes(intake, register),
+        *authority_routes.routes(authorities, administration, intake, register),
+        *authority_signatures.routes(authorities, administration, register, certification),
+        *authority_statistics.routes(authorities, administration, register),
         *issuance_routes.routes(IssuanceProfiles(pool, authorities, clock, random)),
         *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
         *bulk_routes.routes(bulk),

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ca.authorities import Authorities
 from ca.authority import Authority
@@ -19,7 +19,7 @@ from ca.store.authority_lists import AuthorityDetails
 from ca.store.authority_requests import AuthorityRequest
 from ca.store.certificate_lists import reason_shown
 from ca.wishes import KeyWish
-from certs.duration import read_duration
+from certs.duration import read_duration, write_duration
 from certs.errors import ProfileRefused
 from certs.pem import fingerprint_sha256
 from iam.errors import malformed
@@ -60,16 +60,16 @@ class KeyBody(SnakeModel):
 class ValidityBody(SnakeModel):
     """How long something lasts, or until when."""
 
-    type: Literal["Duration", "Time"] = "Duration"
+    type: Literal["Duration", "Time", "Date"] = Field("Duration", description="Date is another word for Time.")
     duration: Text | None = Field(None, description="Such as 90d, 36h or 1y (365 days).")
     time: datetime | None = None
 
     @property
     def period(self) -> timedelta | datetime:
         """The same; raise `Refused` (malformed) if it is neither."""
-        if self.type == "Time":
+        if self.type != "Duration":
             if self.time is None or self.time.tzinfo is None:
-                raise malformed("A validity of type Time says a time with its offset.")
+                raise malformed(f"A validity of type {self.type} says a time with its offset.")
             return self.time
         try:
             return read_duration(self.duration or "")
@@ -89,6 +89,7 @@ class NewAuthority(SnakeModel):
     path_length: int | None = Field(None, ge=0, le=4)
     ca_issuance_profile_id: Reference | None = Field(None, description="By which its own certificate is made.")
     profile_id: Reference | None = Field(None, description="By which it issues where nobody says.")
+    issuance_expiration: ValidityBody | None = Field(None, description="How long what it issues lasts at the most.")
     metadata: dict[str, Any] = Field(default={})
 
 
@@ -111,13 +112,26 @@ class ImportedAuthority(SnakeModel):
     private_key: Pem | None = Field(None, repr=False, description="PEM without a password, or that in base64.")
     ca_request_id: UUID | None = Field(None, description="The request that the certificate answers.")
     profile_id: Reference | None = None
+    issuance_expiration: ValidityBody | None = None
     metadata: dict[str, Any] = Field(default={})
+
+
+class Deletion(SnakeModel):
+    """How to delete an authority."""
+
+    cascade_delete: bool = Field(False, description="Lamassu's: with what it issued. That is refused.")
 
 
 class Reissue(SnakeModel):
     """How to certify a key once more."""
 
     ca_expiration: ValidityBody | None = Field(None, description="As long as before, if not said.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_nothing(cls, raw: object) -> object:
+        """Take null for a body that says nothing: Lamassu's clients send it."""
+        return {} if raw is None else raw
 
 
 class Rollover(SnakeModel):
@@ -182,6 +196,14 @@ class ShownGeneration(SnakeShown):
     old_with_new: str | None
 
 
+class ShownValidity(SnakeShown):
+    """How long something lasts, or until when."""
+
+    type: Literal["Duration", "Time"]
+    duration: str | None
+    time: datetime | None
+
+
 class ShownAuthority(SnakeShown):
     """An authority, by its newest key."""
 
@@ -196,6 +218,7 @@ class ShownAuthority(SnakeShown):
     can_sign: bool = Field(description="Its key is at hand.")
     serial_number: str
     profile_id: str
+    issuance_expiration: ShownValidity | None = Field(description="How long what it issues lasts at the most.")
     metadata: Mapping[str, Any]
     creation_ts: datetime
     certificate: ShownAuthorityCertificate
@@ -233,6 +256,7 @@ def show_authority(
         can_sign=can_sign,
         serial_number=serial,
         profile_id=one.profile,
+        issuance_expiration=_show_validity(one.issuance),
         metadata=details.metadata,
         creation_ts=details.created,
         certificate=_show_certificate(one, details, above, now),
@@ -253,6 +277,14 @@ def show_request(one: AuthorityRequest) -> ShownRequest:
         metadata=one.metadata,
         creation_ts=one.created,
     )
+
+
+def _show_validity(period: timedelta | datetime | None) -> ShownValidity | None:
+    if period is None:
+        return None
+    if isinstance(period, datetime):
+        return ShownValidity(type="Time", duration=None, time=period)
+    return ShownValidity(type="Duration", duration=write_duration(period), time=None)
 
 
 def _show_certificate(

@@ -233,8 +233,8 @@ _SET_ISSUANCE = """
     UPDATE authority_standing SET issuance_seconds = $2, issuance_ends = $3, revision = revision + 1 WHERE line = $1"""
 
 
-async def set_issuance(transaction: Transaction, line: str, longest: timedelta | datetime | None) -> None:
-    """Say how long what all generations of a line issue lasts at the most; None: as its profile says."""
+async def set_issuance(transaction: Transaction, line: str, longest: timedelta | datetime) -> None:
+    """Say how long what all generations of a line issue lasts at the most, or until when."""
     await transaction.execute(_SET_ISSUANCE, line, *_period_to(longest))
 
 

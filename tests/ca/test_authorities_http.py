@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from ca.certification import Certification
-from ca.http import authorities, profiles
+from ca.http import authorities, authority_requests, authority_signatures, authority_statistics, profiles
 from ca.issuance_profiles import IssuanceProfiles
 from ca.register import AuthorityRegister
 from tests.ca.test_intake import Maker
@@ -34,7 +34,10 @@ def all_routes(world: World) -> list:  # type: ignore[type-arg]
     certification = Certification(world.pool, world.authorities, world.administration, world.clock, urandom)
     issuance = IssuanceProfiles(world.pool, world.authorities, world.clock, urandom)
     return [
-        *authorities.routes(world.authorities, world.administration, world.intake, register, certification),
+        *authority_requests.routes(world.intake, register),
+        *authorities.routes(world.authorities, world.administration, world.intake, register),
+        *authority_signatures.routes(world.authorities, world.administration, register, certification),
+        *authority_statistics.routes(world.authorities, world.administration, register),
         *profiles.routes(issuance),
     ]
 

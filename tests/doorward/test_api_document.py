@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ca.http import authorities as authority_routes
+from ca.http import authority_requests, authority_signatures, authority_statistics, publication
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
 from ca.http import profiles as issuance_routes
-from ca.http import publication
 from ca.http import status as status_routes
 from challenge.http import routes as challenge_routes
 from doorward.console.http import routes as console_routes
@@ -40,7 +40,10 @@ def _all_routes() -> Sequence[Route]:
         *device_manager.routes(nothing, nothing),
         *device_groups.routes(nothing),
         *challenge_routes(nothing, nothing),
-        *authority_routes.routes(nothing, nothing, nothing, nothing, nothing),
+        *authority_routes.routes(nothing, nothing, nothing, nothing),
+        *authority_requests.routes(nothing, nothing),
+        *authority_signatures.routes(nothing, nothing, nothing, nothing),
+        *authority_statistics.routes(nothing, nothing, nothing),
         *issuance_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
