@@ -2,10 +2,9 @@
 
 The rules:
 
-1. An authority belongs to one tenant; for anybody else there is none (404). An authority may stand below one of the
-   tenant's own, or of a tenant above it whose operator is asking.
-2. Where it may stand and what its certificate holds is decided by `ca.hierarchy` and a profile; the certificate is
-   recorded with the authority, in one transaction.
+1. An authority belongs to one tenant; for anybody else there is none (404).
+2. Where it may stand and what its certificate holds is decided by `ca.hierarchy`, `ca.making` and a profile; the
+   certificate is recorded with the authority, in one transaction.
 3. A re-issue gives the same key another period and changes nothing else. A rollover gives the line another key of the
    same name, which issues from then on, and links both (`ca.rollover`); the earlier one is trusted until it ends.
 4. Revoking is for good: every certificate of its key comes into a list. Deactivating can be undone. After either, it
@@ -15,12 +14,9 @@ The rules:
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
-
-from cryptography import x509
 
 from ca.authorities import Authorities
 from ca.authority import Authority, AuthorityOrigin, AuthorityStatus, AuthorityStep, Links, next_status
@@ -33,13 +29,12 @@ from ca.hierarchy import (
     generation_name,
     line_name,
     path_length_below,
-    profile_like,
     profile_of_authority,
 )
-from ca.inventory import AuthorityKind, RevocationReason, stored_serial
+from ca.inventory import RevocationReason, stored_serial
 from ca.issue import SERIAL_BYTES, Holder, encoded_key
 from ca.keystore import Keystore, in_turn
-from ca.making import AuthorityMaking
+from ca.making import AuthorityMaking, holder_again, kind_below
 from ca.publication import Publication
 from ca.recording import record_issued
 from ca.rollover import Generation, link
@@ -112,13 +107,13 @@ class AuthorityAdministration:
         now = self._clock()
         line = line_name(wish.line) if wish.line else f"ca-{self._random(_MARK_BYTES).hex()}"
         subject = authority_subject(wish.subject)
-        parent = self._parent(access, tenant, wish.parent) if wish.parent else None
+        parent = self._making.parent(access.tenant, tenant, wish.parent) if wish.parent else None
         base = self.usable_profile(tenant, wish.own_profile or ("issuing" if parent else "root"))
         if parent is not None:
             check_stands_below(subject, parent.anchor, parent.certificate.subject)
         length = path_length_below(parent.anchor if parent else None, wish.path_length, base)
         profile = profile_of_authority(base, length, wish.period, now)
-        kind = _kind_of(base, parent)
+        kind = kind_below(parent, base)
         default = wish.profile or DEFAULT_PROFILES[kind]
         self.usable_profile(tenant, default)
         identifier = uuid7(now, self._random)
@@ -158,10 +153,10 @@ class AuthorityAdministration:
         """
         await self._authorities.refresh()
         one, now = self.visible(tenant, reference), self._clock()
-        parent = self._above(one)
-        profile = self._same_profile(one, period, now)
-        signer = None if parent else self._able(one).signing()
-        holder = _holder(one)
+        parent = self._making.certifier(one)
+        profile = self._making.same_profile(one, period, now)
+        signer = None if parent else self._authorities.with_root_key(one).signing()
+        holder = holder_again(one)
         async with self._database.transaction(tenant.id) as transaction:
             status = await lock_authority(transaction, one.id, tenant.id)
             if status is AuthorityStatus.REVOKED:
@@ -191,8 +186,8 @@ class AuthorityAdministration:
             raise conflict(f"{old.name} has a successor already.")
         if not old.is_trusted or old.has_expired(now):
             raise conflict(f"{old.name} is not active.")
-        parent, old_signer = self._above(old), self._able(old).signing()
-        profile = self._same_profile(old, period, now)
+        parent, old_signer = self._making.certifier(old), self._authorities.with_root_key(old).signing()
+        profile = self._making.same_profile(old, period, now)
         identifier, name = uuid7(now, self._random), generation_name(old.line, old.generation + 1)
         wish = key or KeyWish(key_algorithm(old_signer.public_key), key_bits(old_signer.public_key))
         async with self._database.transaction(tenant.id) as transaction:
@@ -319,36 +314,6 @@ class AuthorityAdministration:
 
     # --- Parts ------------------------------------------------------------------------------------------------------
 
-    def _parent(self, access: Access, tenant: Tenant, reference: str) -> Authority:
-        found = self._authorities.find(reference)
-        is_above = found.tenant in tenant.path and access.tenant.id in tenant.path
-        asks_from_above = is_above and tenant.path.index(access.tenant.id) <= tenant.path.index(found.tenant)
-        if found.tenant != tenant.id and not asks_from_above:
-            raise not_found("such authority above it")
-        return self._authorities.issuer(found.id)
-
-    def _above(self, one: Authority) -> Authority | None:
-        """Return who certifies an authority anew: the one above it in its newest generation; None: it does itself."""
-        if one.origin is AuthorityOrigin.EXTERNAL:
-            raise conflict(
-                "Its key is not here: whoever has it certifies it anew. Take the new certificate in beside it, "
-                "or put it into the labels that pin this one."
-            )
-        if one.parent is not None:
-            return self._authorities.issuer(one.parent)
-        if not one.is_self_signed:
-            raise conflict("It was certified elsewhere: ask for a new certificate there.")
-        return None
-
-    def _able(self, one: Authority) -> Authority:
-        return self._authorities.with_root_key(one)
-
-    def _same_profile(self, one: Authority, period: timedelta | datetime | None, now: datetime) -> Profile:
-        like = profile_like(one.certificate, "root" if one.is_self_signed else one.kind.value)
-        longest = self._authorities.profile("root" if one.is_self_signed else "issuing").validity
-        allowed = replace(like, validity=max(like.validity, longest))
-        return profile_of_authority(like if period is None else allowed, one.path_length, period, now)
-
     async def _begun(self, identifier: UUID) -> Authority:
         one = await self._shown(identifier)
         await self._publication.begin(one)
@@ -364,17 +329,6 @@ _DONE = {
     AuthorityStep.DEACTIVATE: "deactivated",
     AuthorityStep.REVOKE: "revoked",
 }
-
-
-def _kind_of(profile: Profile, parent: Authority | None) -> AuthorityKind:
-    if parent is None:
-        return AuthorityKind.ROOT
-    return AuthorityKind.FACTORY if profile.name == AuthorityKind.FACTORY else AuthorityKind.ISSUING
-
-
-def _holder(one: Authority) -> Holder:
-    named = one.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return Holder(one.certificate.subject, (), encoded_key(one.anchor.public_key), named.digest)
 
 
 def _change(access: Access, one: Authority | StoredAuthority, what: str, data: dict[str, Any]) -> Change:

@@ -6,10 +6,8 @@ The rules:
    otherwise every `LOOK` (while the feed of events is healthy) or `LOOK_UNFED`; a look is one short statement. So no
    enrolment reads anything about its authority, and one that was revoked or deactivated issues nothing and is trusted
    nowhere a second later.
-2. An authority is found by its id or its name. Who names a line means: for issuing, its newest generation that can;
-   for trusting, every generation that is trusted.
-3. What is believed of certificates that are sent or pinned, and by which tenant, is decided by `ca.trust`.
-4. Whether an authority can sign depends on where its key is. The first root's is in a file that may be away; it is
+   What is held is one value (`ca.held`), and replaced whole.
+2. Whether an authority can sign depends on where its key is. The first root's is in a file that may be away; it is
    opened for each use. A key that cannot be opened leaves its authority unable to sign, and no other.
 """
 
@@ -19,12 +17,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
-from itertools import pairwise
 from uuid import UUID
 
 from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.founding import addresses_of, found_authorities
+from ca.held import HeldAuthorities
 from ca.inventory import AuthorityKind
 from ca.issue import Template
 from ca.keystore import Backend, Keystore, MessageSigner
@@ -83,18 +80,11 @@ class Authorities:
         self._base_url = base_url
         self._monotonic = monotonic
         self._looked = float("-inf")
-        self._by_id: dict[UUID, Authority] = {}
-        self._by_name: dict[str, Authority] = {}
-        self._by_anchor: dict[Anchor, Authority] = {}
-        self._lines: dict[str, tuple[Authority, ...]] = {}
+        self._held = HeldAuthorities()
         self._serials: frozenset[str] = frozenset()
         self._profiles: dict[str, Profile] = {}
         self._stored_profiles: dict[str, StoredProfile] = {}
         self._templates: dict[tuple[UUID, str], Template] = {}
-        self._device_anchors: tuple[Anchor, ...] = ()
-        self._trusted: frozenset[UUID] = frozenset()
-        self._distrust = Distrust()
-        self._claims: dict[bytes, frozenset[UUID]] = {}
         self._fingerprint: str | None = None
         self._listeners: list[Callable[[], None]] = []
         self._reading = asyncio.Lock()
@@ -167,55 +157,81 @@ class Authorities:
                 self._suspected.set()
                 await asyncio.sleep(_RETRY)
 
-    # --- Finding (rule 2) -------------------------------------------------------------------------------------------
+    # --- What is held (`ca.held`) -----------------------------------------------------------------------------------
 
     @property
     def all(self) -> tuple[Authority, ...]:
         """All authorities, oldest first."""
-        return tuple(self._by_id.values())
+        return tuple(self._held.by_id.values())
+
+    @property
+    def trusted(self) -> frozenset[UUID]:
+        """The authorities of which what they signed counts."""
+        return self._held.trusted
+
+    @property
+    def device_anchors(self) -> tuple[Anchor, ...]:
+        """The authorities whose certificates prove devices."""
+        return self._held.device_anchors
+
+    @property
+    def distrust(self) -> Distrust:
+        """Which keys are believed no more, and by whom."""
+        return self._held.distrust
 
     def by_id(self, identifier: UUID) -> Authority:
         """Return an authority; raise `Refused` (not found) if there is none of that id."""
-        found = self._by_id.get(identifier)
-        if found is None:
-            raise not_found(f"authority {identifier}")
-        return found
+        return self._held.one(identifier)
 
     def by_name(self, name: str) -> Authority:
         """Return the authority of just that name; raise `Refused` (not found) if there is none."""
-        found = self._by_name.get(name)
-        if found is None:
-            raise not_found("such authority")
-        return found
+        return self._held.named(name)
 
     async def published(self, name: str) -> Authority:
-        """Return the authority of just that name, also one just made elsewhere; raise `Refused` (not found)."""
-        if name not in self._by_name:
+        """Do as `by_name` does, and find also one that was just made elsewhere."""
+        if name not in self._held.by_name:
             await self.look_for_missing()
-        return self.by_name(name)
+        return self._held.named(name)
 
     def find(self, reference: str) -> Authority:
         """Return the newest generation of a line, or one generation by its name or id; raise `Refused` (not found)."""
-        if reference in self._lines:
-            return self._lines[reference][-1]
-        with contextlib.suppress(ValueError):
-            return self.by_id(UUID(reference))
-        return self.by_name(reference)
+        return self._held.find(reference)
+
+    def usable(self, tenant: Tenant, caller: Tenant, reference: str) -> Authority:
+        """Return an authority that a caller may use for a tenant; raise `Refused` (not found) for any other."""
+        return self._held.usable(tenant, caller, reference)
+
+    def generations(self, identifier: UUID) -> tuple[Authority, ...]:
+        """Return all authorities of the line of that authority, oldest first; raise `Refused` (not found)."""
+        return self._held.generations(identifier)
 
     def has_certificate(self, serial: bytes) -> bool:
         """Tell whether the certificate of that serial number is an authority's own."""
         return serial.hex() in self._serials
 
-    def generations(self, identifier: UUID) -> tuple[Authority, ...]:
-        """Return all authorities of the line of that authority, oldest first; raise `Refused` (not found)."""
-        return self._lines[self.by_id(identifier).line]
+    def anchors(self, identifiers: Iterable[UUID]) -> tuple[Anchor, ...]:
+        """Return as anchors all trusted generations of these authorities' lines; of those that are gone, nothing."""
+        return self._held.anchors(identifiers)
+
+    def followed(self, pinned: Iterable[bytes], path: Sequence[UUID]) -> tuple[bytes, ...]:
+        """Return what authorities' certificates (DER) stand for now, by what tenants of this path say."""
+        return self._held.followed(pinned, path)
+
+    def is_claimed(self, spki_sha256: bytes, path: Sequence[UUID]) -> bool:
+        """Tell whether a tenant of this path has taken a key in as an external authority's."""
+        return self._held.is_claimed(spki_sha256, path)
+
+    def published_chain(self, identifier: UUID) -> tuple[bytes, ...]:
+        """Return what a client that trusts this authority needs, in DER: it, those above it, and their rollovers."""
+        return self._held.published_chain(identifier, self._clock())
+
+    # --- Issuing (rule 2) -------------------------------------------------------------------------------------------
 
     def current(self, kind: AuthorityKind) -> Authority:
         """Return the node's own authority of a kind, in the generation that issues; raise `Refused` (not found)."""
-        found = self._lines.get(kind.value)
-        if found is None:
+        if kind.value not in self._held.lines:
             raise not_found(f"{kind} authority")
-        return _issuing(found, self._clock()) or found[-1]
+        return self._held.issuing(kind.value, self._clock()) or self._held.lines[kind.value][-1]
 
     def issuer(self, identifier: UUID) -> Authority:
         """Return the generation of that authority's line that issues now.
@@ -224,96 +240,11 @@ class Authorities:
             Refused: (not found) There is no such authority. (unavailable) None of its line can issue.
         """
         line, now = self.generations(identifier), self._clock()
-        found = _issuing(line, now)
+        found = self._held.issuing(line[-1].line, now)
         if found is None:
             found = self.with_root_key(line[-1])
             found.issuing(now)
         return found
-
-    def anchors(self, identifiers: Iterable[UUID]) -> tuple[Anchor, ...]:
-        """Return as anchors all trusted generations of these authorities' lines; of those that are gone, nothing."""
-        known = [self._by_id[identifier].line for identifier in identifiers if identifier in self._by_id]
-        return tuple(one.anchor for line in dict.fromkeys(known) for one in self._lines[line] if one.is_trusted)
-
-    def followed(self, pinned: Iterable[bytes], path: Sequence[UUID]) -> tuple[bytes, ...]:
-        """Return what authorities' certificates (DER) that a tenant pins stand for now: ours by trusted generations.
-
-        So what was pinned before a rollover covers the next key too, and one of ours that is trusted no more is gone.
-        Others stay as they are, unless they are for a key that the tenant distrusts (rule 3).
-
-        Args:
-            path: The tenants above it and itself.
-        """
-        found: dict[bytes, None] = {}
-        for der in pinned:
-            certificate = read_certificate(der)
-            ours = self._by_anchor.get(Anchor.from_certificate(certificate))
-            if ours is not None:
-                trusted = (one for one in self._lines[ours.line] if one.is_trusted)
-                found |= {one.der: None for one in trusted if not self._distrust.reaches(one.spki_sha256, path)}
-            elif not self._distrust.covers(certificate, path):
-                found[der] = None
-        return tuple(found)
-
-    def is_claimed(self, spki_sha256: bytes, path: Sequence[UUID]) -> bool:
-        """Tell whether a tenant, or one above it, has taken a key in as an external authority's."""
-        return not self._claims.get(spki_sha256, frozenset()).isdisjoint(path)
-
-    @property
-    def distrust(self) -> Distrust:
-        """Which keys are believed no more (rule 3)."""
-        return self._distrust
-
-    def usable(self, tenant: Tenant, caller: Tenant, reference: str) -> Authority:
-        """Return an authority that somebody may use for a tenant; raise `Refused` (not found) for any other.
-
-        That is the tenant's own, one of a tenant between the caller's and this one, and the node's own for devices.
-        """
-        found = self.find(reference)
-        is_between = found.tenant in tenant.path[tenant.path.index(caller.id) :] if caller.id in tenant.path else False
-        if found.tenant == tenant.id or is_between or found.line == AuthorityKind.ISSUING:
-            return found
-        raise not_found("such authority")
-
-    @property
-    def trusted(self) -> frozenset[UUID]:
-        """The authorities of which what they signed counts."""
-        return self._trusted
-
-    @property
-    def device_anchors(self) -> tuple[Anchor, ...]:
-        """The authorities whose certificates prove devices."""
-        return self._device_anchors
-
-    def published_chain(self, identifier: UUID) -> tuple[bytes, ...]:
-        """Return what a client that trusts this authority needs, in DER: it, those above it, and their rollovers.
-
-        Each of them leads to one that signs itself, and is there too (RFC 7030 4.1.3).
-        """
-        now = self._clock()
-        found: dict[bytes, None] = {}
-        tops: dict[bytes, None] = {}  # last, since path builders of OpenSSL's kind stop at the first that signs itself
-        waiting = [self.by_id(identifier)]
-        seen: set[str] = set()
-        while waiting:
-            named = waiting.pop(0)
-            if named.line in seen:
-                continue
-            seen.add(named.line)
-            line = self._lines[named.line]
-            shown = [one for one in reversed(line) if one.is_trusted and not one.has_expired(now)] or [named]
-            for one in shown:
-                (tops if one.is_self_signed else found)[one.der] = None
-                tops |= dict.fromkeys(one.chain)
-                if one.parent is not None:
-                    waiting.append(self.by_id(one.parent))
-            # RFC 4210 4.4: as long as the earlier key is in use, each is vouched for by the other.
-            for later, earlier in pairwise(shown):
-                if later.links is not None and later.generation == earlier.generation + 1:
-                    found |= {later.links.new_with_old: None, later.links.old_with_new: None}
-        return (*found, *tops)
-
-    # --- Issuing (rule 4) -------------------------------------------------------------------------------------------
 
     def profile(self, identifier: str) -> Profile:
         """Return a profile, packaged or written by an operator; raise `ProfileRefused` if there is none of that id."""
@@ -354,34 +285,14 @@ class Authorities:
     def _hold(
         self, stored: Sequence[StoredAuthority], profiles: Sequence[StoredProfile], deleted: Sequence[DistrustedKey]
     ) -> None:
-        opened = {one.id: self._open(one) for one in stored}
-        lines: dict[str, list[Authority]] = {}
-        for one in opened.values():
-            lines.setdefault(one.line, []).append(one)
-        revoked = {one.id for one in opened.values() if one.status is AuthorityStatus.REVOKED}
-        for line in lines.values():
-            line.sort(key=lambda one: one.generation)
-        self._by_id = {one.id: _placed(one, opened, revoked) for one in opened.values()}
-        self._by_name = {one.name: one for one in self._by_id.values()}
-        external = {one.id: one for one in self._by_id.values() if one.origin is AuthorityOrigin.EXTERNAL}
-        self._by_anchor = {one.anchor: one for one in self._by_id.values() if one.id not in external}
-        claims: dict[bytes, set[UUID]] = {}
-        for one in external.values():
-            claims.setdefault(one.spki_sha256, set()).add(one.tenant)
-        self._claims = {spki_sha256: frozenset(tenants) for spki_sha256, tenants in claims.items()}
-        self._lines = {name: tuple(self._by_id[one.id] for one in line) for name, line in lines.items()}
+        self._held = HeldAuthorities.of([self._open(one) for one in stored], deleted)
         self._serials = frozenset(one.serial.hex() for one in stored if one.serial is not None)
-        self._device_anchors = tuple(
-            one.anchor for one in self._by_id.values() if one.kind is AuthorityKind.ISSUING and one.is_trusted
-        )
-        self._trusted = frozenset(one.id for one in self._by_id.values() if one.is_trusted)
-        self._distrust = Distrust.of(self._by_id.values(), deleted)
         self._stored_profiles = {str(one.id): one for one in profiles}
         self._profiles = dict(_readable(profiles))
         self._templates.clear()
 
     def _open(self, one: StoredAuthority) -> Authority:
-        held = self._by_id.get(one.id)
+        held = self._held.by_id.get(one.id)
         is_revoked = one.is_certificate_revoked
         return Authority(
             id=one.id,
@@ -422,20 +333,3 @@ def _readable(profiles: Iterable[StoredProfile]) -> Iterator[tuple[str, Profile]
             yield str(one.id), replace(read_profile(one.settings), name=str(one.id))
         except ProfileRefused as refused:  # an earlier version took what this one does not: nothing is issued by it
             _log.error("the issuance profile %s (%s) cannot be used: %s", one.name, one.id, refused.reason)
-
-
-def _placed(one: Authority, opened: dict[UUID, Authority], revoked: set[UUID]) -> Authority:
-    """Return an authority that knows whether what stands above it is revoked."""
-    above, parent = set(), one.parent
-    while parent is not None and parent not in above:
-        above.add(parent)
-        parent = opened[parent].parent
-    return replace(one, is_revoked_above=not above.isdisjoint(revoked))
-
-
-def _issuing(line: Sequence[Authority], now: datetime) -> Authority | None:
-    """Return the newest of a line that can issue, if any can."""
-    for one in reversed(line):
-        if one.is_trusted and one.signer is not None and not one.has_expired(now):
-            return one
-    return None

@@ -6,19 +6,25 @@ The rules:
    away. That is on the disk before the transaction commits.
 2. A key that is here already becomes an authority's if it is nobody's and has signed nothing that a caller gave
    (`ca.kms`); and never if its authority was deleted as one that nobody believes (`ca.trust`).
-3. A certificate is made by the authority above, in the generation that issues, or by the key itself.
+3. A certificate is made by the authority above, in the generation that issues, or by the key itself. An authority may
+   stand below one of its tenant's own, or of a tenant above whose operator is asking. What was certified elsewhere is
+   certified anew elsewhere.
 """
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from cryptography import x509
+
 from ca.authorities import Authorities
-from ca.authority import Authority
+from ca.authority import Authority, AuthorityOrigin
+from ca.hierarchy import profile_like, profile_of_authority
 from ca.inventory import AuthorityKind
-from ca.issue import SERIAL_BYTES, Holder, Issued, Template
+from ca.issue import SERIAL_BYTES, Holder, Issued, Template, encoded_key
 from ca.keystore import Backend, Keystore, Signer, SoftwareSigner, StoredKey, describe, make_private_key
 from ca.kms import key_for_authority
 from ca.recording import put_on_record
@@ -28,7 +34,7 @@ from ca.trust import DistrustedKey
 from ca.wishes import KeyWish
 from certs.errors import CertificateRefused
 from certs.profile import Profile
-from iam.errors import Kind, Refused, conflict
+from iam.errors import Kind, Refused, conflict, not_found
 from iam.identifiers import Clock, Random
 from iam.model import Tenant
 from iam.store.database import Transaction
@@ -53,6 +59,47 @@ class AuthorityMaking:
         self._keystore = keystore
         self._clock = clock
         self._random = random
+
+    def parent(self, caller: Tenant, tenant: Tenant, reference: str) -> Authority:
+        """Return who certifies a new authority of a tenant's (rule 3), in the generation that issues.
+
+        Raises:
+            Refused: (not found) There is no such authority for it. (unavailable) It issues nothing now.
+        """
+        found = self._authorities.find(reference)
+        is_above = found.tenant in tenant.path and caller.id in tenant.path
+        asks_from_above = is_above and tenant.path.index(caller.id) <= tenant.path.index(found.tenant)
+        if found.tenant != tenant.id and not asks_from_above:
+            raise not_found("such authority above it")
+        return self._authorities.issuer(found.id)
+
+    def certifier(self, one: Authority) -> Authority | None:
+        """Return who certifies an authority anew: the one above it in its newest generation; None: it does itself.
+
+        Raises:
+            Refused: (conflict) Somebody elsewhere does (rule 3). (unavailable) The one above issues nothing now.
+        """
+        if one.origin is AuthorityOrigin.EXTERNAL:
+            raise conflict(
+                "Its key is not here: whoever has it certifies it anew. Put the new certificate into the labels that "
+                "pin this one; when none does, delete this one and take the new one in."
+            )
+        if one.parent is not None:
+            return self._authorities.issuer(one.parent)
+        if not one.is_self_signed:
+            raise conflict("It was certified elsewhere: ask for a new certificate there.")
+        return None
+
+    def same_profile(self, one: Authority, period: timedelta | datetime | None, now: datetime) -> Profile:
+        """Return the profile of an authority's certificate for another one like it; `period` None: as long as now.
+
+        Raises:
+            Refused: (invalid) The certificate, or the period, is none that is made here.
+        """
+        like = profile_like(one.certificate, "root" if one.is_self_signed else one.kind.value)
+        longest = self._authorities.profile("root" if one.is_self_signed else "issuing").validity
+        allowed = replace(like, validity=max(like.validity, longest))
+        return profile_of_authority(like if period is None else allowed, one.path_length, period, now)
 
     async def key(
         self,
@@ -115,6 +162,19 @@ class AuthorityMaking:
             await insert_key(transaction, made.stored)
         await insert_authority(transaction, one, metadata)
         await put_on_record(transaction, one, profile)
+
+
+def kind_below(parent: Authority | None, profile: Profile) -> AuthorityKind:
+    """Return what an authority is that is made below another, or as a root, by this profile."""
+    if parent is None:
+        return AuthorityKind.ROOT
+    return AuthorityKind.FACTORY if profile.name == AuthorityKind.FACTORY else AuthorityKind.ISSUING
+
+
+def holder_again(one: Authority) -> Holder:
+    """Return the holder of an authority's certificate, for another one: with the key identifier that it has."""
+    named = one.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return Holder(one.certificate.subject, (), encoded_key(one.anchor.public_key), named.digest)
 
 
 def check_was_not_distrusted(found: DistrustedKey | None) -> None:
