@@ -8,14 +8,16 @@ from iam.model import Device, DeviceStatus, Extent
 from iam.paging import Page
 from iam.store.database import Transaction
 from iam.store.devices import DEVICE_COLUMNS
-from iam.store.listing import Column, Listing, counts_of_list, page_of_list
+from iam.store.listing import Column, Listing, PartsOfNames, counts_of_list, page_of_list
 from iam.store.rows import device_from
 
 DEVICES = Listing(
     select=DEVICE_COLUMNS,
     source="FROM device",
     columns={
-        "id": Column(FieldKind.TEXT, "device_identifier"),
+        "id": Column(
+            FieldKind.TEXT, "device_identifier", parts=PartsOfNames("devices_named_like", "device_identifier")
+        ),
         "alias": Column(FieldKind.TEXT, "alias"),
         "status": Column(FieldKind.ENUM, "status", values=tuple(DeviceStatus)),
         "dms_owner": Column(FieldKind.TEXT, "enrolment_profile", is_nullable=True),

@@ -9,6 +9,8 @@ The rules:
 3. JSONPath is PostgreSQL's own, given as a parameter. An expression that is no JSONPath, or fails on a row, is the
    caller's mistake. A predicate selects the rows where it is true; a path those where it leads to something.
 4. A question has `STATEMENT_SECONDS`; what takes longer is refused, and holds nobody else up.
+5. Behind row-level security no index answers LIKE. Where a column has `PartsOfNames`, a function of the schema is asked
+   first for the few rows that have a part of a name in theirs; where they are not few, reading on finds a page soon.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +44,27 @@ _LONGEST_MARK = 256
 """Characters of a text inside JSON that count when it is sorted by."""
 
 
+_FEW = 2000
+"""Rows that are looked at one by one, and sorted, sooner than a page of them is come across."""
+
+_SHORTEST_PART = 3
+"""Characters: what is shorter has no trigram, which is what the index knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartsOfNames:
+    """What finds the few rows that have a part of a name in theirs (rule 5).
+
+    Attributes:
+        function: Of the schema: takes a LIKE pattern, whether it ignores case, and how many are few; gives the keys, or
+            null if they are more.
+        key: The SQL of the column that the keys are of.
+    """
+
+    function: str
+    key: str
+
+
 @dataclass(frozen=True, slots=True)
 class Column(Field):
     """A field of a list and the SQL that it is: an expression of the statement's own tables, written by hand.
@@ -49,10 +72,12 @@ class Column(Field):
     Attributes:
         meaning: For one of a set that the store has no column for: the condition that says each value, since an index
             may know that and cannot know the expression.
+        parts: For a text: what finds the few rows that have a part of it.
     """
 
     sql: str
     meaning: Mapping[str, str] = field(default_factory=dict)
+    parts: PartsOfNames | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +200,8 @@ async def conditions(
             wanted.append(await _json_condition(transaction, column, str(one.value), parameters))
         else:
             wanted.append(_condition(column, one, parameters))
+            if column.parts is not None and one.operator in _FOUND_BY_PARTS:
+                wanted += await _found_by_parts(transaction, column.parts, one, parameters)
     return wanted
 
 
@@ -226,6 +253,22 @@ def _condition(column: Column, wanted: Filter, parameters: Parameters) -> str:
     value = _containing(str(wanted.value)) if is_pattern else wanted.value
     template = (_LIST if column.kind is FieldKind.TEXTS else _SINGLE)[wanted.operator]
     return template.format(column=column.sql, value=f"{parameters.add(value)}::{_TYPE[column.kind]}")
+
+
+_FOUND_BY_PARTS = {Operator.CONTAINS: False, Operator.CONTAINS_IGNORING_CASE: True}
+"""Of each, whether it ignores case."""
+
+
+async def _found_by_parts(
+    transaction: Transaction, parts: PartsOfNames, wanted: Filter, parameters: Parameters
+) -> list[str]:
+    """Return the condition that names the rows which contain what is wanted, if they are few (rule 5)."""
+    part = str(wanted.value)
+    if len(part) < _SHORTEST_PART:
+        return []
+    ignores_case = _FOUND_BY_PARTS[wanted.operator]
+    found = await transaction.fetchval(f"SELECT {parts.function}($1, $2, $3)", _containing(part), ignores_case, _FEW)
+    return [] if found is None else [f"{parts.key} = ANY ({parameters.add(found)})"]
 
 
 def _containing(value: str) -> str:
