@@ -90,6 +90,7 @@ def questions(fleet: Fleet) -> dict[str, Ask]:
         "devices, expired": lambda _: _asked(DEVICES, filter="status[eq]EXPIRED"),
         "devices, one by name": lambda random: _asked(DEVICES, filter=f"id[eq]{_device(random, fleet)}"),
         "devices, a part of a name": lambda random: _asked(DEVICES, filter=f"id[ct]{random.randrange(100_000):05}"),
+        "devices, a tag that none has": lambda random: _asked(DEVICES, filter=f"tags[ct]{random.randrange(1000)}"),
         "devices, by creation, backwards": lambda _: _asked(DEVICES, sort_by="creation_timestamp", sort_mode="desc"),
     }
 
