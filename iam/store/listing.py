@@ -9,6 +9,9 @@ The rules:
 3. JSONPath is PostgreSQL's own, given as a parameter. An expression that is no JSONPath, or fails on a row, is the
    caller's mistake. A predicate selects the rows where it is true; a path those where it leads to something.
 4. A question has `STATEMENT_SECONDS`; what takes longer is refused, and holds nobody else up.
+5. Behind row-level security no index answers LIKE or containment. Where a column has a `Finder`, a function of the
+   schema is asked first for the few rows that contain what is wanted; where they are not few, reading on finds a page
+   soon.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +45,27 @@ _LONGEST_MARK = 256
 """Characters of a text inside JSON that count when it is sorted by."""
 
 
+_FEW = 2000
+"""Rows that are looked at one by one, and sorted, sooner than a page of them is come across."""
+
+_SHORTEST_PART = 3
+"""Characters: what is shorter has no trigram, which is what the index knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """What finds the few rows whose text contains a part, or whose list contains a word (rule 5).
+
+    Attributes:
+        function: Of the schema: takes a LIKE pattern and whether it ignores case, or a word; and how many are few. It
+            gives the keys, or null if they are more.
+        key: The SQL of the column that the keys are of.
+    """
+
+    function: str
+    key: str
+
+
 @dataclass(frozen=True, slots=True)
 class Column(Field):
     """A field of a list and the SQL that it is: an expression of the statement's own tables, written by hand.
@@ -49,10 +73,12 @@ class Column(Field):
     Attributes:
         meaning: For one of a set that the store has no column for: the condition that says each value, since an index
             may know that and cannot know the expression.
+        finder: For a text, or a list of words: what finds the few rows that contain something.
     """
 
     sql: str
     meaning: Mapping[str, str] = field(default_factory=dict)
+    finder: Finder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +201,8 @@ async def conditions(
             wanted.append(await _json_condition(transaction, column, str(one.value), parameters))
         else:
             wanted.append(_condition(column, one, parameters))
+            if column.finder is not None:
+                wanted += await _found(transaction, column.finder, column.kind, one, parameters)
     return wanted
 
 
@@ -226,6 +254,23 @@ def _condition(column: Column, wanted: Filter, parameters: Parameters) -> str:
     value = _containing(str(wanted.value)) if is_pattern else wanted.value
     template = (_LIST if column.kind is FieldKind.TEXTS else _SINGLE)[wanted.operator]
     return template.format(column=column.sql, value=f"{parameters.add(value)}::{_TYPE[column.kind]}")
+
+
+async def _found(
+    transaction: Transaction, finder: Finder, kind: FieldKind, wanted: Filter, parameters: Parameters
+) -> list[str]:
+    """Return the condition that names the rows which contain what is wanted, if they are few (rule 5)."""
+    part = str(wanted.value)
+    match kind, wanted.operator:
+        case FieldKind.TEXT, Operator.CONTAINS | Operator.CONTAINS_IGNORING_CASE if len(part) >= _SHORTEST_PART:
+            asked: tuple[object, ...] = (_containing(part), wanted.operator is Operator.CONTAINS_IGNORING_CASE, _FEW)
+        case FieldKind.TEXTS, Operator.CONTAINS:
+            asked = (part, _FEW)
+        case _:
+            return []
+    places = ", ".join(f"${place}" for place in range(1, len(asked) + 1))
+    keys = await transaction.fetchval(f"SELECT {finder.function}({places})", *asked)
+    return [] if keys is None else [f"{finder.key} = ANY ({parameters.add(keys)})"]
 
 
 def _containing(value: str) -> str:
