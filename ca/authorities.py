@@ -205,6 +205,10 @@ class Authorities:
         """Return all authorities of the line of that authority, oldest first; raise `Refused` (not found)."""
         return self._held.generations(identifier)
 
+    def is_certified_here(self, one: Authority) -> bool:
+        """Tell whether who certified an authority has his key here: itself, or the one above it."""
+        return self._held.is_certified_here(one)
+
     def has_certificate(self, serial: bytes) -> bool:
         """Tell whether the certificate of that serial number is an authority's own."""
         return serial.hex() in self._serials

@@ -16,8 +16,10 @@ from datetime import datetime
 from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.inventory import stored_serial
 from ca.store.authority_deletion import delete_with_key
-from ca.store.authority_keys import insert_distrusted_key, label_that_pins
+from ca.store.authority_keys import insert_distrusted_key, pinned_by_labels
 from ca.trust import DistrustedKey
+from certs.chain import Anchor
+from certs.pem import read_certificate
 from iam.errors import conflict
 from iam.store.database import Transaction
 
@@ -42,6 +44,6 @@ async def delete_authority(transaction: Transaction, one: Authority, now: dateti
 async def _check_is_not_needed(transaction: Transaction, one: Authority, *, is_external: bool, now: datetime) -> None:
     if not is_external and not one.has_expired(now):
         raise conflict("Only an authority that was revoked, has ended, or whose key was never here, can be deleted.")
-    label = await label_that_pins(transaction, one.tenant, one.der)
-    if label is not None:
-        raise conflict(f"The label {label} pins it. Take it out there; or revoke it, and nobody believes it any more.")
+    for label, pinned in await pinned_by_labels(transaction, one.tenant):
+        if any(Anchor.from_certificate(read_certificate(der)) == one.anchor for der in pinned):
+            raise conflict(f"The label {label} pins it. Take it out there; or revoke it, so that no label believes it.")

@@ -5,7 +5,8 @@ The rules:
 1. An authority is found by its id or its name. Who names a line means: for issuing, its newest generation that can;
    for trusting, every generation that is trusted.
 2. What was pinned of ours before a rollover stands for the next key too, and for nothing once it is trusted no more.
-   What is pinned of others stays as it is. Neither holds for a key that the tenant that pins it distrusts (`ca.trust`).
+   What is pinned of others stands for itself, or for the certificate of the same name and key that the tenant, or one
+   above it, has taken in, if that lasts longer. Neither holds for a key that the tenant distrusts (`ca.trust`).
 3. What is shown to clients leads to the top: each certificate to one that signs itself, and is there too.
 """
 
@@ -34,6 +35,7 @@ class HeldAuthorities:
         by_name: The same by their own names.
         lines: The generations of each line, oldest first.
         ours: Those whose keys sign here, by name and key.
+        external: The others, by whose they are.
         claims: Who has taken a key in as an external authority's.
         trusted: Those of which what they signed counts.
         device_anchors: Those whose certificates prove devices.
@@ -43,6 +45,7 @@ class HeldAuthorities:
     by_name: Mapping[str, Authority] = field(default_factory=dict)
     lines: Mapping[str, tuple[Authority, ...]] = field(default_factory=dict)
     ours: Mapping[Anchor, Authority] = field(default_factory=dict)
+    external: Mapping[tuple[UUID, Anchor], Authority] = field(default_factory=dict)
     claims: Mapping[bytes, frozenset[UUID]] = field(default_factory=dict)
     trusted: frozenset[UUID] = frozenset()
     device_anchors: tuple[Anchor, ...] = ()
@@ -55,16 +58,18 @@ class HeldAuthorities:
         revoked = {one.id for one in opened.values() if one.status is AuthorityStatus.REVOKED}
         placed = {one.id: _placed(one, opened, revoked) for one in opened.values()}
         lines: dict[str, list[Authority]] = {}
+        external = [one for one in placed.values() if one.origin is AuthorityOrigin.EXTERNAL]
         claims: dict[bytes, set[UUID]] = {}
         for one in placed.values():
             lines.setdefault(one.line, []).append(one)
-            if one.origin is AuthorityOrigin.EXTERNAL:
-                claims.setdefault(one.spki_sha256, set()).add(one.tenant)
+        for one in external:
+            claims.setdefault(one.spki_sha256, set()).add(one.tenant)
         return cls(
             by_id=placed,
             by_name={one.name: one for one in placed.values()},
             lines={name: tuple(sorted(line, key=lambda one: one.generation)) for name, line in lines.items()},
             ours={one.anchor: one for one in placed.values() if one.origin is not AuthorityOrigin.EXTERNAL},
+            external={(one.tenant, one.anchor): one for one in external},
             claims={spki_sha256: frozenset(tenants) for spki_sha256, tenants in claims.items()},
             trusted=frozenset(one.id for one in placed.values() if one.is_trusted),
             device_anchors=tuple(
@@ -119,6 +124,11 @@ class HeldAuthorities:
                 return one
         return None
 
+    def is_certified_here(self, one: Authority) -> bool:
+        """Tell whether who certified an authority has his key here: itself, or the one above it."""
+        certifier = one if one.is_self_signed else self.by_id.get(one.parent) if one.parent else None
+        return certifier is not None and certifier.origin is not AuthorityOrigin.EXTERNAL
+
     # --- Trusting (rule 2) ------------------------------------------------------------------------------------------
 
     def anchors(self, identifiers: Iterable[UUID]) -> tuple[Anchor, ...]:
@@ -135,12 +145,15 @@ class HeldAuthorities:
         found: dict[bytes, None] = {}
         for der in pinned:
             certificate = read_certificate(der)
-            ours = self.ours.get(Anchor.from_certificate(certificate))
+            anchor = Anchor.from_certificate(certificate)
+            ours = self.ours.get(anchor)
             if ours is not None:
                 trusted = (one for one in self.lines[ours.line] if one.is_trusted)
                 found |= {one.der: None for one in trusted if not self.distrust.reaches(one.spki_sha256, path)}
             elif not self.distrust.covers(certificate, path):
-                found[der] = None
+                known = (self.external.get((tenant, anchor)) for tenant in path)
+                taken_in = [(one.certificate.not_valid_after_utc, one.der) for one in known if one is not None]
+                found[max([*taken_in, (certificate.not_valid_after_utc, der)])[1]] = None
         return tuple(found)
 
     def is_claimed(self, spki_sha256: bytes, path: Sequence[UUID]) -> bool:

@@ -9,6 +9,7 @@ The rules:
    by its own: it is then trusted for itself, where a label says so.
 3. With a key: that is the key in the certificate; the certificate names it by a subject key identifier, which all that
    it signs will point to (RFC 5280 4.2.1.1); and it may sign revocation lists (4.2.1.3), since they are published here.
+4. Another certificate of an authority that is here has its name, its key, and the same subject key identifier.
 """
 
 import base64
@@ -146,6 +147,23 @@ def check_key_pair(taken: Taken, private_key: PublicKey) -> None:
         ) from error
     if not usage.crl_sign:
         raise Refused(Kind.INVALID, "The certificate may sign no revocation lists: its key usage lacks cRLSign.")
+
+
+def check_same_authority(taken: Taken, known: x509.Certificate) -> None:
+    """Check that a certificate is another one of the same authority (`known`), by rule 4; raise `Refused` (invalid)."""
+    if Anchor.from_certificate(taken.certificate) != Anchor.from_certificate(known):
+        raise Refused(Kind.INVALID, "The certificate is not for the name and the key of the authority.")
+    if _key_identifier(taken.certificate) != _key_identifier(known):
+        raise Refused(
+            Kind.INVALID, "What the authority signed points to another key identifier than the certificate has."
+        )
+
+
+def _key_identifier(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return None
 
 
 def in_der(certificates: Sequence[x509.Certificate]) -> tuple[bytes, ...]:

@@ -8,10 +8,12 @@ The rules:
 2. A certificate without its key makes an authority that signs nothing. It is trusted where a label names it, and never
    proves who a device is. It is what one tenant says of a key elsewhere: others may say the same, or have the key.
 3. A request's key is made here and stays here. The certificate that answers it is for that key and that name.
+4. What was certified elsewhere is certified anew there. The new certificate is looked at like the first, and is another
+   one of the same authority.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,18 +24,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
-from ca.authority import Authority, AuthorityOrigin
+from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.founding import DEFAULT_PROFILES
 from ca.hierarchy import authority_subject, line_name
-from ca.importing import Taken, check_authority, check_key_pair, in_der
-from ca.inventory import AuthorityKind
+from ca.importing import Taken, check_authority, check_key_pair, check_same_authority, in_der
+from ca.inventory import AuthorityKind, stored_serial
 from ca.keystore import Backend, Keystore, StoredKey, describe, in_turn, make_private_key
 from ca.kms import key_for_authority
 from ca.making import check_was_not_distrusted
 from ca.publication import Publication
 from ca.request import build_request
 from ca.signing import PrivateKey
-from ca.store.authorities import StoredAuthority, insert_authority
+from ca.store.authorities import StoredAuthority, insert_authority, lock_authority, set_certificate
 from ca.store.authority_keys import is_key_known
 from ca.store.authority_requests import (
     AuthorityRequest,
@@ -49,7 +51,7 @@ from iam.access import Access
 from iam.errors import Kind, Refused, conflict
 from iam.identifiers import Clock, Random, uuid7
 from iam.model import Tenant
-from iam.store.database import EVERYWHERE, Change, Database, Transaction
+from iam.store.database import EVERYWHERE, Change, Database, Transaction, retried_once
 
 _MARK_BYTES = 4
 
@@ -108,13 +110,7 @@ class AuthorityIntake:
         now = self._clock()
         may_sign = offer.key is not None or offer.request is not None
         trusted = self._trusted(tenant)
-        taken = check_authority(
-            offer.certificate,
-            [one for one in offer.chain if not self._authorities.distrust.covers(one, tenant.path)],
-            [one.anchor for one in trusted],
-            now,
-            may_stand_alone=not may_sign and not offer.chain,
-        )
+        taken = self._looked_at(tenant, offer.certificate, offer.chain, trusted, may_stand_alone=not may_sign)
         parent = next((one for one in trusted if one.anchor == taken.anchor), None)
         identifier = uuid7(now, self._random)
         kind = _kind_of(taken, may_sign=may_sign)
@@ -156,6 +152,42 @@ class AuthorityIntake:
         if may_sign:
             await self._publication.begin(made)
         return made
+
+    @retried_once
+    async def renew(
+        self,
+        access: Access,
+        tenant: Tenant,
+        reference: str,
+        certificate: x509.Certificate,
+        chain: tuple[x509.Certificate, ...],
+    ) -> Authority:
+        """Give an authority that was certified elsewhere the certificate that it got there anew (rule 4).
+
+        Raises:
+            Refused: (invalid) It cannot be taken in, or is not the authority's. (conflict) It was certified here, or is
+                revoked. (not found) There is no such authority.
+        """
+        await self._authorities.refresh()
+        one = self._administration.visible(tenant, reference)
+        is_external = one.origin is AuthorityOrigin.EXTERNAL
+        if self._authorities.is_certified_here(one):
+            raise conflict("It is certified here: ask for that, and bring no certificate.")
+        trusted = self._trusted(tenant)
+        taken = self._looked_at(tenant, certificate, chain, trusted, may_stand_alone=is_external)
+        check_same_authority(taken, one.certificate)
+        if not is_external:
+            check_key_pair(taken, one.anchor.public_key)
+        parent = next((each for each in trusted if each.anchor == taken.anchor and each.id != one.id), None)
+        der = certificate.public_bytes(Encoding.DER)
+        async with self._database.transaction(tenant.id) as transaction:
+            if await lock_authority(transaction, one.id, tenant.id) is AuthorityStatus.REVOKED:
+                raise conflict("The authority is revoked.")
+            await set_certificate(transaction, one.id, der, parent.id if parent else None, in_der(taken.above))
+            data = {"id": str(one.id), "serial": stored_serial(certificate.serial_number).hex()}
+            await transaction.record(Change(tenant.id, access.identity.id, "authority.reissued", one.name, data))
+        await self._authorities.refresh()
+        return self._authorities.by_id(one.id)
 
     async def request(
         self,
@@ -213,8 +245,27 @@ class AuthorityIntake:
             await transaction.record(change)
 
     def _trusted(self, tenant: Tenant) -> list[Authority]:
-        """Return the authorities that may stand above one of the tenant: its own, and those of tenants above it."""
-        return [one for one in self._authorities.all if one.is_trusted and one.tenant in tenant.path]
+        """Return the authorities that may stand above one of the tenant: its own, and those of tenants above it.
+
+        Of several with one key, that which has the key comes first, and then the nearest.
+        """
+        found = [one for one in self._authorities.all if one.is_trusted and one.tenant in tenant.path]
+        is_external = AuthorityOrigin.EXTERNAL
+        return sorted(found, key=lambda one: (one.origin is is_external, -tenant.path.index(one.tenant)))
+
+    def _looked_at(
+        self,
+        tenant: Tenant,
+        certificate: x509.Certificate,
+        chain: Sequence[x509.Certificate],
+        trusted: Sequence[Authority],
+        *,
+        may_stand_alone: bool,
+    ) -> Taken:
+        believed = [one for one in chain if not self._authorities.distrust.covers(one, tenant.path)]
+        anchors = [one.anchor for one in trusted]
+        alone = may_stand_alone and not chain
+        return check_authority(certificate, believed, anchors, self._clock(), may_stand_alone=alone)
 
     async def _check_unknown(self, tenant: Tenant, taken: Taken, *, is_answer: bool) -> None:
         async with self._database.transaction(EVERYWHERE) as transaction:  # a key may be anybody's

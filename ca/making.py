@@ -80,15 +80,10 @@ class AuthorityMaking:
             Refused: (conflict) Somebody elsewhere does (rule 3). (unavailable) The one above issues nothing now.
         """
         if one.origin is AuthorityOrigin.EXTERNAL:
-            raise conflict(
-                "Its key is not here: whoever has it certifies it anew. Put the new certificate into the labels that "
-                "pin this one; when none does, delete this one and take the new one in."
-            )
-        if one.parent is not None:
-            return self._authorities.issuer(one.parent)
-        if not one.is_self_signed:
-            raise conflict("It was certified elsewhere: ask for a new certificate there.")
-        return None
+            raise conflict("Its key is not here: whoever has it certifies it anew. Bring that certificate.")
+        if not self._authorities.is_certified_here(one):
+            raise conflict("It was certified elsewhere: ask for a new certificate there, and bring that.")
+        return None if one.parent is None else self._authorities.issuer(one.parent)
 
     def same_profile(self, one: Authority, period: timedelta | datetime | None, now: datetime) -> Profile:
         """Return the profile of an authority's certificate for another one like it; `period` None: as long as now.

@@ -130,6 +130,12 @@ class _Handlers:
         body: Reissue = call.body
         period = body.ca_expiration.period if body.ca_expiration else None
         access, tenant, reference = call.caller.access, call.tenant, call.path["authority"]
+        if body.ca is not None:
+            if period is not None:
+                raise malformed("A certificate that is brought says by itself how long it lasts.")
+            certificate = read_one_certificate(body.ca, "certificate")
+            chain = tuple(read_one_certificate(one, "chain") for one in body.ca_chain)
+            return await self._shown(call, await self.intake.renew(access, tenant, reference, certificate, chain))
         return await self._shown(call, await self.administration.reissue(access, tenant, reference, period))
 
     async def roll_over(self, call: Call) -> Answer:

@@ -126,6 +126,8 @@ class Reissue(SnakeModel):
     """How to certify a key once more."""
 
     ca_expiration: ValidityBody | None = Field(None, description="As long as before, if not said.")
+    ca: Pem | None = Field(None, description="The new certificate of an authority that was certified elsewhere.")
+    ca_chain: list[Pem] = Field(default=[], max_length=8, description="What stands above that, up to the top.")
 
     @model_validator(mode="before")
     @classmethod

@@ -210,7 +210,9 @@ async def set_status(
 
 
 _SET_CERTIFICATE = "UPDATE authority SET certificate = $2, parent_id = $3 WHERE id = $1"
-_SET_CHAIN = "UPDATE authority_standing SET chain = $2, revision = revision + 1 WHERE authority_id = $1"
+_SET_CHAIN = """
+    UPDATE authority_standing SET chain = $2, common_name = $3, not_after = $4, revision = revision + 1
+    WHERE authority_id = $1"""
 
 
 async def set_certificate(
@@ -218,7 +220,7 @@ async def set_certificate(
 ) -> None:
     """Give a locked authority another certificate for the same key."""
     await transaction.execute(_SET_CERTIFICATE, authority, certificate, parent)
-    await transaction.execute(_SET_CHAIN, authority, list(chain))
+    await transaction.execute(_SET_CHAIN, authority, list(chain), *_shown_of(certificate))
 
 
 _SET_PROFILE = "UPDATE authority_standing SET issuance_profile = $2, revision = revision + 1 WHERE line = $1"

@@ -59,13 +59,12 @@ async def insert_distrusted_key(transaction: Transaction, one: DistrustedKey) ->
     await transaction.execute(_DISTRUST, one.tenant, one.spki_sha256, one.was_ours, one.authority, one.deleted)
 
 
-_PINNED_BY = """
-    SELECT p.name FROM enrolment_profile p JOIN tenant t ON t.id = p.tenant_id
-    WHERE $1 = ANY (t.path) AND ($2 = ANY (p.bootstrap_anchors) OR $2 = ANY (p.additional_anchors))
-    ORDER BY p.name LIMIT 1"""
+_PINNED = """
+    SELECT p.name, p.bootstrap_anchors || p.additional_anchors AS pinned
+    FROM enrolment_profile p JOIN tenant t ON t.id = p.tenant_id
+    WHERE $1 = ANY (t.path) ORDER BY p.name"""
 
 
-async def label_that_pins(transaction: Transaction, tenant: UUID, certificate: bytes) -> str | None:
-    """Return a label of a tenant, or of one below it, that pins a certificate; ask where every tenant is seen."""
-    found: str | None = await transaction.fetchval(_PINNED_BY, tenant, certificate)
-    return found
+async def pinned_by_labels(transaction: Transaction, tenant: UUID) -> list[tuple[str, list[bytes]]]:
+    """Return which certificates (DER) the labels of a tenant and of those below it pin; ask where all are seen."""
+    return [(row["name"], row["pinned"]) for row in await transaction.fetch(_PINNED, tenant)]
