@@ -31,7 +31,7 @@ from ca.importing import Taken, check_authority, check_key_pair, check_same_auth
 from ca.inventory import AuthorityKind, stored_serial
 from ca.keystore import Backend, Keystore, StoredKey, describe, in_turn, make_private_key
 from ca.kms import key_for_authority
-from ca.making import check_was_not_distrusted
+from ca.making import check_is_believed
 from ca.publication import Publication
 from ca.request import build_request
 from ca.signing import PrivateKey
@@ -116,7 +116,7 @@ class AuthorityIntake:
         kind = _kind_of(taken, may_sign=may_sign)
         profile = offer.profile or DEFAULT_PROFILES[kind]
         self._administration.usable_profile(tenant, profile)
-        check_was_not_distrusted(self._authorities.distrust.was_deleted(taken.spki_sha256, tenant.path))
+        check_is_believed(self._authorities, taken.spki_sha256, tenant)
         await self._check_unknown(tenant, taken, is_answer=offer.request is not None)
         async with self._database.transaction(tenant.id) as transaction:
             line = offer.line
@@ -205,7 +205,7 @@ class AuthorityIntake:
         async with self._database.transaction(tenant.id) as transaction:
             if wish.existing is not None:
                 key = await key_for_authority(transaction, tenant.id, wish.existing)
-                check_was_not_distrusted(self._authorities.distrust.was_deleted(key.spki_sha256, tenant.path))
+                check_is_believed(self._authorities, key.spki_sha256, tenant)
             else:
                 private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits)
                 key = self._describe(tenant, identifier, name, private_key)

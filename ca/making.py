@@ -30,7 +30,6 @@ from ca.kms import key_for_authority
 from ca.recording import put_on_record
 from ca.store.authorities import StoredAuthority, insert_authority
 from ca.store.keys import insert_key
-from ca.trust import DistrustedKey
 from ca.wishes import KeyWish
 from certs.errors import CertificateRefused
 from certs.profile import Profile
@@ -116,7 +115,7 @@ class AuthorityMaking:
         """
         if wish.existing is not None:
             found = await key_for_authority(transaction, tenant.id, wish.existing)
-            check_was_not_distrusted(self._authorities.distrust.was_deleted(found.spki_sha256, tenant.path))
+            check_is_believed(self._authorities, found.spki_sha256, tenant)
             return MadeKey(found, self._keystore.signer(found), is_new=False)
         private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits or _RSA_BITS)
         lies_in_file = beside is not None and beside.kind is AuthorityKind.ROOT and beside.signer is None
@@ -172,10 +171,11 @@ def holder_again(one: Authority) -> Holder:
     return Holder(one.certificate.subject, (), encoded_key(one.anchor.public_key), named.digest)
 
 
-def check_was_not_distrusted(found: DistrustedKey | None) -> None:
-    """Raise `Refused` (conflict) for a key whose authority was deleted when it was distrusted (`ca.trust`, rule 3)."""
-    if found is not None:
-        raise conflict(
-            f"The key was revoked: it was that of the authority {found.authority}, which was deleted "
-            f"at {found.deleted:%F %H:%M} UTC. It stays distrusted, and is not taken in again."
-        )
+def check_is_believed(authorities: Authorities, spki_sha256: bytes, tenant: Tenant) -> None:
+    """Raise `Refused` (conflict) for a key whose authority was deleted as one that nobody believes (`ca.trust`)."""
+    found = authorities.distrust.was_deleted(spki_sha256, tenant.path)
+    if found is None:
+        return
+    whose = f": it was that of the authority {found.authority}, deleted at {found.deleted:%F %H:%M} UTC"
+    mine = whose if found.tenant == tenant.id else ""
+    raise conflict(f"The key was revoked{mine}. It stays distrusted, and is not taken in again.")

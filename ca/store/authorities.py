@@ -89,7 +89,8 @@ _FINGERPRINT = """
                 JOIN authority_standing s ON s.authority_id = a.id
                 LEFT JOIN certificate c ON c.serial = s.serial)
         || ';' || (SELECT coalesce(string_agg(concat_ws(':', id, revision), ',' ORDER BY id), '')
-                   FROM issuance_profile)"""
+                   FROM issuance_profile)
+        || ';' || (SELECT count(*) FROM distrusted_key)"""
 
 
 async def fingerprint(transaction: Transaction) -> str:

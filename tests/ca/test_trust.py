@@ -1,5 +1,6 @@
 """What is believed of keys: by whom, after a deletion, after an upgrade; on a real store."""
 
+import asyncio
 from os import urandom
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -63,6 +64,31 @@ async def test_the_key_of_a_revoked_authority_that_was_deleted_becomes_no_author
             await act
         assert caught.value.kind is Kind.CONFLICT
     assert await world.value("SELECT count(*) FROM authority") == 3
+
+
+async def test_of_two_who_take_the_same_certificate_in_at_once_one_does(world: World) -> None:
+    access, maker = await world.access(world.system.id), Maker(world, "Maker")
+    offers = (Offer(maker.certificate, line=name) for name in ("one", "other"))
+    ended = await asyncio.gather(
+        *(world.intake.take_in(access, world.system, offer) for offer in offers), return_exceptions=True
+    )
+    (refused,) = [one for one in ended if isinstance(one, Refused)]
+    assert refused.kind is Kind.CONFLICT
+    assert "The key is" in refused.detail
+    assert await world.value("SELECT count(*) FROM authority") == 4
+
+
+async def test_another_tenant_is_not_told_whose_key_was_revoked(world: World) -> None:
+    await world.tenant("acme")
+    maker, tenant = Maker(world, "Maker"), await world.named_tenant("acme")
+    own, access = await world.access(world.system.id), await world.access(tenant.id)
+    await world.intake.take_in(own, world.system, Offer(maker.certificate, key=maker.key, line="secret-plant"))
+    await world.administration.set_status(own, world.system, "secret-plant", AuthorityStep.REVOKE, COMPROMISE)
+    await world.administration.delete(own, world.system, "secret-plant")
+    for who, whose, says in ((own, world.system, True), (access, tenant, False)):
+        with pytest.raises(Refused, match="The key was revoked") as caught:
+            await world.intake.take_in(who, whose, Offer(maker.certificate, line="again"))
+        assert ("secret-plant" in caught.value.detail) is says
 
 
 async def test_what_was_distrusted_is_seen_by_its_tenant_alone(world: World) -> None:
