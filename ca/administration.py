@@ -4,7 +4,8 @@ The rules:
 
 1. An authority belongs to one tenant; for anybody else there is none (404).
 2. Where it may stand and what its certificate holds is decided by `ca.hierarchy`, `ca.making` and a profile; the
-   certificate is recorded with the authority, in one transaction.
+   certificate is recorded with the authority, in one transaction. Keys are waited for before it, and what it stands on
+   is asked again.
 3. A re-issue gives the same key another period and changes nothing else. A rollover gives the line another key of the
    same name, which issues from then on, and links both (`ca.rollover`); the earlier one is trusted until it ends.
 4. Revoking is for good: every certificate of its key comes into a list. Deactivating can be undone. After either, it
@@ -41,6 +42,7 @@ from ca.rollover import Generation, link
 from ca.store.authorities import (
     StoredAuthority,
     authority_metadata,
+    check_certificate,
     lock_authority,
     set_certificate,
     set_issuance,
@@ -85,7 +87,7 @@ class AuthorityAdministration:
         self._random = random
         self._publication = publication
         self._base_url = base_url
-        self._making = AuthorityMaking(authorities, keystore, clock, random)
+        self._making = AuthorityMaking(database, authorities, keystore, clock, random)
 
     def visible(self, tenant: Tenant, reference: str) -> Authority:
         """Return a tenant's authority by its line, name or id; raise `Refused` (not found) for any other (rule 1)."""
@@ -117,26 +119,26 @@ class AuthorityAdministration:
         default = wish.profile or DEFAULT_PROFILES[kind]
         self.usable_profile(tenant, default)
         identifier = uuid7(now, self._random)
+        made = await self._making.key(tenant, identifier, line, wish.key)
+        holder = Holder(subject, (), encoded_key(made.signer.public_key))
+        issued = await self._making.certify(parent, profile, holder, made.signer)
+        one = StoredAuthority(
+            id=identifier,
+            name=line,
+            line=line,
+            generation=1,
+            kind=kind,
+            origin=AuthorityOrigin.MANAGED,
+            tenant=tenant.id,
+            parent=parent.id if parent else None,
+            certificate=issued.der,
+            spki_sha256=issued.spki_sha256,
+            key=made.stored,
+            profile=default,
+            serial=None,
+            issuance=wish.issuance,
+        )
         async with self._database.transaction(tenant.id) as transaction:
-            made = await self._making.key(transaction, tenant, identifier, line, wish.key)
-            holder = Holder(subject, (), encoded_key(made.signer.public_key))
-            issued = await self._making.certify(parent, profile, holder, made.signer)
-            one = StoredAuthority(
-                id=identifier,
-                name=line,
-                line=line,
-                generation=1,
-                kind=kind,
-                origin=AuthorityOrigin.MANAGED,
-                tenant=tenant.id,
-                parent=parent.id if parent else None,
-                certificate=issued.der,
-                spki_sha256=issued.spki_sha256,
-                key=made.stored,
-                profile=default,
-                serial=None,
-                issuance=wish.issuance,
-            )
             await self._making.insert(transaction, one, wish.metadata, profile.name, made)
             data = {"id": str(one.id), "parent": parent.name if parent else None, "spki_sha256": one.spki_sha256.hex()}
             await transaction.record(_change(access, one, "created", data))
@@ -156,12 +158,12 @@ class AuthorityAdministration:
         parent = self._making.certifier(one)
         profile = self._making.same_profile(one, period, now)
         signer = None if parent else self._authorities.with_root_key(one).signing()
-        holder = holder_again(one)
+        issued = await self._making.certify(parent, profile, holder_again(one), signer)
         async with self._database.transaction(tenant.id) as transaction:
             status = await lock_authority(transaction, one.id, tenant.id)
             if status is AuthorityStatus.REVOKED:
                 raise conflict("The authority is revoked: make another one.")
-            issued = await self._making.certify(parent, profile, holder, signer)
+            await check_certificate(transaction, one.id, one.der)
             await supersede(transaction, stored_serial(one.certificate.serial_number))
             await set_certificate(transaction, one.id, issued.der, parent.id if parent else None, ())
             issuer = parent.id if parent else one.id
@@ -190,36 +192,36 @@ class AuthorityAdministration:
         profile = self._making.same_profile(old, period, now)
         identifier, name = uuid7(now, self._random), generation_name(old.line, old.generation + 1)
         wish = key or KeyWish(key_algorithm(old_signer.public_key), key_bits(old_signer.public_key))
+        made = await self._making.key(tenant, identifier, name, wish, beside=old)
+        holder = Holder(old.certificate.subject, (), encoded_key(made.signer.public_key))
+        issued = await self._making.certify(parent, profile, holder, made.signer)
+        linked = await in_turn(
+            [old_signer, made.signer],
+            link,
+            Generation(old.certificate, old_signer, old.addresses),
+            Generation(read_certificate(issued.der), made.signer, addresses_of(self._base_url, name)),
+            profile,
+            (self._random(SERIAL_BYTES), self._random(SERIAL_BYTES)),
+        )
+        one = StoredAuthority(
+            id=identifier,
+            name=name,
+            line=old.line,
+            generation=old.generation + 1,
+            kind=old.kind,
+            origin=AuthorityOrigin.MANAGED,
+            tenant=tenant.id,
+            parent=parent.id if parent else None,
+            certificate=issued.der,
+            spki_sha256=issued.spki_sha256,
+            key=made.stored,
+            profile=old.profile,
+            serial=None,
+            links=Links(linked.old_with_new.der, linked.new_with_old.der),
+            issuance=old.issuance,
+        )
         async with self._database.transaction(tenant.id) as transaction:
             await lock_authority(transaction, old.id, tenant.id)
-            made = await self._making.key(transaction, tenant, identifier, name, wish, beside=old)
-            holder = Holder(old.certificate.subject, (), encoded_key(made.signer.public_key))
-            issued = await self._making.certify(parent, profile, holder, made.signer)
-            linked = await in_turn(
-                [old_signer, made.signer],
-                link,
-                Generation(old.certificate, old_signer, old.addresses),
-                Generation(read_certificate(issued.der), made.signer, addresses_of(self._base_url, name)),
-                profile,
-                (self._random(SERIAL_BYTES), self._random(SERIAL_BYTES)),
-            )
-            one = StoredAuthority(
-                id=identifier,
-                name=name,
-                line=old.line,
-                generation=old.generation + 1,
-                kind=old.kind,
-                origin=AuthorityOrigin.MANAGED,
-                tenant=tenant.id,
-                parent=parent.id if parent else None,
-                certificate=issued.der,
-                spki_sha256=issued.spki_sha256,
-                key=made.stored,
-                profile=old.profile,
-                serial=None,
-                links=Links(linked.old_with_new.der, linked.new_with_old.der),
-                issuance=old.issuance,
-            )
             metadata = await authority_metadata(transaction, old.id)
             await self._making.insert(transaction, one, metadata, profile.name, made)
             await record_issued(transaction, linked.old_with_new, one.id, tenant.id)

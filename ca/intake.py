@@ -35,7 +35,13 @@ from ca.making import check_is_believed
 from ca.publication import Publication
 from ca.request import build_request
 from ca.signing import PrivateKey
-from ca.store.authorities import StoredAuthority, insert_authority, lock_authority, set_certificate
+from ca.store.authorities import (
+    StoredAuthority,
+    check_certificate,
+    insert_authority,
+    lock_authority,
+    set_certificate,
+)
 from ca.store.authority_keys import is_key_known
 from ca.store.authority_requests import (
     AuthorityRequest,
@@ -183,6 +189,7 @@ class AuthorityIntake:
         async with self._database.transaction(tenant.id) as transaction:
             if await lock_authority(transaction, one.id, tenant.id) is AuthorityStatus.REVOKED:
                 raise conflict("The authority is revoked.")
+            await check_certificate(transaction, one.id, one.der)
             await set_certificate(transaction, one.id, der, parent.id if parent else None, in_der(taken.above))
             data = {"id": str(one.id), "serial": stored_serial(certificate.serial_number).hex()}
             await transaction.record(Change(tenant.id, access.identity.id, "authority.reissued", one.name, data))
@@ -202,22 +209,27 @@ class AuthorityIntake:
         now = self._clock()
         named, name = authority_subject(subject), line_name(line) if line else f"ca-{self._random(_MARK_BYTES).hex()}"
         identifier = uuid7(now, self._random)
-        async with self._database.transaction(tenant.id) as transaction:
-            if wish.existing is not None:
+        if wish.existing is not None:
+            async with self._database.transaction(tenant.id) as transaction:
                 key = await key_for_authority(transaction, tenant.id, wish.existing)
-                check_is_believed(self._authorities, key.spki_sha256, tenant)
+            check_is_believed(self._authorities, key.spki_sha256, tenant)
+        else:
+            private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits)
+            key = self._describe(tenant, identifier, name, private_key)
+        signer = self._keystore.signer(key)
+        signed = await in_turn([signer], build_request, named, signer)
+        async with self._database.transaction(tenant.id) as transaction:
+            if wish.existing is not None:  # it has signed this request alone meanwhile
+                await key_for_authority(transaction, tenant.id, wish.existing)
             else:
-                private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits)
-                key = self._describe(tenant, identifier, name, private_key)
                 await insert_key(transaction, key)
-            signer = self._keystore.signer(key)
             request = AuthorityRequest(
                 id=identifier,
                 tenant=tenant.id,
                 line=name,
                 subject=named.rfc4514_string(),
                 key=key,
-                request=await in_turn([signer], build_request, named, signer),
+                request=signed,
                 metadata=metadata,
                 status=RequestStatus.PENDING,
                 created=transaction.now,

@@ -1,9 +1,9 @@
-"""What an authority is made of, in the transaction that makes it: a key, a certificate, and both on record.
+"""What an authority is made of: a key, a certificate, and both on record.
 
 The rules:
 
 1. A new key lies in the store, sealed; a root's next one lies where the one before lies: in a file that can be taken
-   away. That is on the disk before the transaction commits.
+   away. That is on the disk before it is on record. Nobody holds anything of the store while he waits for a key.
 2. A key that is here already becomes an authority's if it is nobody's and has signed nothing that a caller gave
    (`ca.kms`); and never if its authority was deleted as one that nobody believes (`ca.trust`).
 3. A certificate is made by the authority above, in the generation that issues, or by the key itself. An authority may
@@ -36,7 +36,7 @@ from certs.profile import Profile
 from iam.errors import Kind, Refused, conflict, not_found
 from iam.identifiers import Clock, Random
 from iam.model import Tenant
-from iam.store.database import Transaction
+from iam.store.database import Database, Transaction
 
 _RSA_BITS = 3072
 
@@ -53,7 +53,10 @@ class MadeKey:
 class AuthorityMaking:
     """Makes keys and certificates of authorities."""
 
-    def __init__(self, authorities: Authorities, keystore: Keystore, clock: Clock, random: Random) -> None:
+    def __init__(
+        self, database: Database, authorities: Authorities, keystore: Keystore, clock: Clock, random: Random
+    ) -> None:
+        self._database = database
         self._authorities = authorities
         self._keystore = keystore
         self._clock = clock
@@ -96,14 +99,7 @@ class AuthorityMaking:
         return profile_of_authority(like if period is None else allowed, one.path_length, period, now)
 
     async def key(
-        self,
-        transaction: Transaction,
-        tenant: Tenant,
-        identifier: UUID,
-        name: str,
-        wish: KeyWish,
-        *,
-        beside: Authority | None = None,
+        self, tenant: Tenant, identifier: UUID, name: str, wish: KeyWish, *, beside: Authority | None = None
     ) -> MadeKey:
         """Make a key for an authority, or take the one that is named (rules 1 and 2).
 
@@ -114,7 +110,8 @@ class AuthorityMaking:
             Refused: (not found) There is no such key. (conflict) It may not be an authority's.
         """
         if wish.existing is not None:
-            found = await key_for_authority(transaction, tenant.id, wish.existing)
+            async with self._database.transaction(tenant.id) as transaction:
+                found = await key_for_authority(transaction, tenant.id, wish.existing)
             check_is_believed(self._authorities, found.spki_sha256, tenant)
             return MadeKey(found, self._keystore.signer(found), is_new=False)
         private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits or _RSA_BITS)
@@ -154,6 +151,8 @@ class AuthorityMaking:
         """Store an authority whose certificate was made by that profile; raise `Refused` (conflict) if it is taken."""
         if made.is_new:
             await insert_key(transaction, made.stored)
+        else:  # it has signed for this one alone meanwhile
+            await key_for_authority(transaction, one.tenant, made.stored.id)
         await insert_authority(transaction, one, metadata)
         await put_on_record(transaction, one, profile)
 

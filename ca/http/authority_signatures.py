@@ -15,6 +15,7 @@ from ca.http.authorities import CA, TAG
 from ca.http.authority_shapes import Reference
 from ca.http.certificate_shapes import ShownCertificate, show_certificate
 from ca.importing import read_pem
+from ca.keystore import in_turn
 from ca.messages import sign
 from ca.register import AuthorityRegister
 from ca.signing import Message, SigningAlgorithm, verify_message
@@ -87,7 +88,8 @@ class _Handlers:
         body: MessageToSign = call.body
         able = self.authorities.with_root_key(self._named(call))
         able.issuing(self.register.now)
-        signature = sign(able.signing(), body.signature_algorithm, body.content)
+        signer = able.signing()
+        signature = await in_turn([signer], sign, signer, body.signature_algorithm, body.content)
         await self.register.note_signature(call.caller.access, able, body.signature_algorithm)
         return Answer(content=ShownSignature(signed_data=base64.b64encode(signature).decode()))
 

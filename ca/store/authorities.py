@@ -17,7 +17,7 @@ from ca.store.keys import KEY_COLUMNS, key_from
 from certs.pem import read_certificate
 from iam.errors import conflict, not_found
 from iam.model import SYSTEM_TENANT
-from iam.store.database import Row, Transaction
+from iam.store.database import Collided, Row, Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,15 @@ async def set_status(
     """Change the status of a locked authority; `reason` is why it is revoked."""
     moment = transaction.now if status is AuthorityStatus.REVOKED else None
     await transaction.execute(_SET_STATUS, authority, status, moment, reason)
+
+
+_CERTIFICATE = "SELECT certificate FROM authority WHERE id = $1"
+
+
+async def check_certificate(transaction: Transaction, authority: UUID, known: bytes) -> None:
+    """Check that a locked authority still has the certificate that is known of it; raise `Collided` if not."""
+    if await transaction.fetchval(_CERTIFICATE, authority) != known:
+        raise Collided(f"the authority {authority} was certified anew meanwhile")
 
 
 _SET_CERTIFICATE = "UPDATE authority SET certificate = $2, parent_id = $3 WHERE id = $1"

@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from ca.authority import AuthorityStatus, AuthorityStep
+from ca.authority import Authority, AuthorityStatus, AuthorityStep
 from ca.distrusting import revoke_key
 from ca.inventory import RevocationReason
 from iam.errors import Kind
@@ -39,10 +39,10 @@ async def somebody_waits(world: World, number: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def at_once(world: World, *acts: Callable[[], Awaitable[object]]) -> Sequence[object]:
-    """Let all begin while the authorities are held, so that each has come to the first one that it holds."""
+async def at_once(world: World, *acts: Callable[[], Awaitable[object]], table: str = "authority") -> Sequence[object]:
+    """Let all begin while the rows of a table are held, so that each has come to the first one that it holds."""
     async with asyncio.TaskGroup() as group, world.pool.transaction(EVERYWHERE) as holder:
-        await holder.execute("SELECT FROM authority FOR NO KEY UPDATE")
+        await holder.execute(f"SELECT FROM {table} FOR NO KEY UPDATE")
         tasks = [group.create_task(act()) for act in acts]  # type: ignore[arg-type]
         await somebody_waits(world, len(acts))
     return [task.result() for task in tasks]
@@ -149,3 +149,17 @@ async def test_an_authority_is_revoked_though_its_transaction_collides(world: Wo
         assert (await act).status is AuthorityStatus.REVOKED
     finally:
         await rude.close()
+
+
+async def test_of_two_who_reissue_at_once_the_second_supersedes_what_the_first_made(world: World) -> None:
+    below = await made(world, "below", "root")
+    access = await world.access(world.system.id)
+
+    def reissue() -> Awaitable[Authority]:
+        return world.administration.reissue(access, world.system, "below", None)
+
+    await at_once(world, reissue, reissue, table="authority_standing")
+    rows = await world.rows(
+        "SELECT status FROM certificate WHERE spki_sha256 = $1 ORDER BY issued_at, status DESC", below.spki_sha256
+    )
+    assert [one["status"] for one in rows] == ["superseded", "superseded", "active"]
