@@ -119,29 +119,33 @@ class AuthorityAdministration:
         default = wish.profile or DEFAULT_PROFILES[kind]
         self.usable_profile(tenant, default)
         identifier = uuid7(now, self._random)
-        made = await self._making.key(tenant, identifier, line, wish.key)
-        holder = Holder(subject, (), encoded_key(made.signer.public_key))
-        issued = await self._making.certify(parent, profile, holder, made.signer)
-        one = StoredAuthority(
-            id=identifier,
-            name=line,
-            line=line,
-            generation=1,
-            kind=kind,
-            origin=AuthorityOrigin.MANAGED,
-            tenant=tenant.id,
-            parent=parent.id if parent else None,
-            certificate=issued.der,
-            spki_sha256=issued.spki_sha256,
-            key=made.stored,
-            profile=default,
-            serial=None,
-            issuance=wish.issuance,
-        )
-        async with self._database.transaction(tenant.id) as transaction:
-            await self._making.insert(transaction, one, wish.metadata, profile.name, made)
-            data = {"id": str(one.id), "parent": parent.name if parent else None, "spki_sha256": one.spki_sha256.hex()}
-            await transaction.record(_change(access, one, "created", data))
+        async with self._making.key(tenant, identifier, line, wish.key, actor=access.identity.id) as made:
+            holder = Holder(subject, (), encoded_key(made.signer.public_key))
+            issued = await self._making.certify(parent, profile, holder, made.signer)
+            one = StoredAuthority(
+                id=identifier,
+                name=line,
+                line=line,
+                generation=1,
+                kind=kind,
+                origin=AuthorityOrigin.MANAGED,
+                tenant=tenant.id,
+                parent=parent.id if parent else None,
+                certificate=issued.der,
+                spki_sha256=issued.spki_sha256,
+                key=made.stored,
+                profile=default,
+                serial=None,
+                issuance=wish.issuance,
+            )
+            async with self._database.transaction(tenant.id) as transaction:
+                await self._making.insert(transaction, one, wish.metadata, profile.name, made)
+                data = {
+                    "id": str(one.id),
+                    "parent": parent.name if parent else None,
+                    "spki_sha256": one.spki_sha256.hex(),
+                }
+                await transaction.record(_change(access, one, "created", data))
         return await self._begun(one.id)
 
     @retried_once
@@ -192,42 +196,43 @@ class AuthorityAdministration:
         profile = self._making.same_profile(old, period, now)
         identifier, name = uuid7(now, self._random), generation_name(old.line, old.generation + 1)
         wish = key or KeyWish(key_algorithm(old_signer.public_key), key_bits(old_signer.public_key))
-        made = await self._making.key(tenant, identifier, name, wish, beside=old)
-        holder = Holder(old.certificate.subject, (), encoded_key(made.signer.public_key))
-        issued = await self._making.certify(parent, profile, holder, made.signer)
-        linked = await in_turn(
-            [old_signer, made.signer],
-            link,
-            Generation(old.certificate, old_signer, old.addresses),
-            Generation(read_certificate(issued.der), made.signer, addresses_of(self._base_url, name)),
-            profile,
-            (self._random(SERIAL_BYTES), self._random(SERIAL_BYTES)),
-        )
-        one = StoredAuthority(
-            id=identifier,
-            name=name,
-            line=old.line,
-            generation=old.generation + 1,
-            kind=old.kind,
-            origin=AuthorityOrigin.MANAGED,
-            tenant=tenant.id,
-            parent=parent.id if parent else None,
-            certificate=issued.der,
-            spki_sha256=issued.spki_sha256,
-            key=made.stored,
-            profile=old.profile,
-            serial=None,
-            links=Links(linked.old_with_new.der, linked.new_with_old.der),
-            issuance=old.issuance,
-        )
-        async with self._database.transaction(tenant.id) as transaction:
-            await lock_authority(transaction, old.id, tenant.id)
-            metadata = await authority_metadata(transaction, old.id)
-            await self._making.insert(transaction, one, metadata, profile.name, made)
-            await record_issued(transaction, linked.old_with_new, one.id, tenant.id)
-            await record_issued(transaction, linked.new_with_old, old.id, tenant.id)
-            data = {"id": str(one.id), "after": str(old.id), "spki_sha256": one.spki_sha256.hex()}
-            await transaction.record(_change(access, one, "rolled_over", data))
+        actor = access.identity.id
+        async with self._making.key(tenant, identifier, name, wish, beside=old, actor=actor) as made:
+            holder = Holder(old.certificate.subject, (), encoded_key(made.signer.public_key))
+            issued = await self._making.certify(parent, profile, holder, made.signer)
+            linked = await in_turn(
+                [old_signer, made.signer],
+                link,
+                Generation(old.certificate, old_signer, old.addresses),
+                Generation(read_certificate(issued.der), made.signer, addresses_of(self._base_url, name)),
+                profile,
+                (self._random(SERIAL_BYTES), self._random(SERIAL_BYTES)),
+            )
+            one = StoredAuthority(
+                id=identifier,
+                name=name,
+                line=old.line,
+                generation=old.generation + 1,
+                kind=old.kind,
+                origin=AuthorityOrigin.MANAGED,
+                tenant=tenant.id,
+                parent=parent.id if parent else None,
+                certificate=issued.der,
+                spki_sha256=issued.spki_sha256,
+                key=made.stored,
+                profile=old.profile,
+                serial=None,
+                links=Links(linked.old_with_new.der, linked.new_with_old.der),
+                issuance=old.issuance,
+            )
+            async with self._database.transaction(tenant.id) as transaction:
+                await lock_authority(transaction, old.id, tenant.id)
+                metadata = await authority_metadata(transaction, old.id)
+                await self._making.insert(transaction, one, metadata, profile.name, made)
+                await record_issued(transaction, linked.old_with_new, one.id, tenant.id)
+                await record_issued(transaction, linked.new_with_old, old.id, tenant.id)
+                data = {"id": str(one.id), "after": str(old.id), "spki_sha256": one.spki_sha256.hex()}
+                await transaction.record(_change(access, one, "rolled_over", data))
         return await self._begun(one.id)
 
     # --- What becomes of it -----------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ The rules:
    one of the same authority.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -29,9 +28,8 @@ from ca.founding import DEFAULT_PROFILES
 from ca.hierarchy import authority_subject, line_name
 from ca.importing import Taken, check_authority, check_key_pair, check_same_authority, in_der
 from ca.inventory import AuthorityKind, stored_serial
-from ca.keystore import Backend, Keystore, StoredKey, describe, in_turn, make_private_key
-from ca.kms import key_for_authority
-from ca.making import check_is_believed
+from ca.keystore import Backend, Keystore, StoredKey, describe, in_turn
+from ca.making import AuthorityMaking, check_is_believed
 from ca.publication import Publication
 from ca.request import build_request
 from ca.signing import PrivateKey
@@ -54,7 +52,7 @@ from ca.store.authority_requests import (
 from ca.store.keys import delete_key, insert_key
 from ca.wishes import KeyWish
 from iam.access import Access
-from iam.errors import Kind, Refused, conflict
+from iam.errors import Kind, Refused, conflict, not_found
 from iam.identifiers import Clock, Random, uuid7
 from iam.model import Tenant
 from iam.store.database import EVERYWHERE, Change, Database, Transaction, retried_once
@@ -70,6 +68,8 @@ class Offer:
         line: What it is to be called; None gives it a name.
         key: Its private key; None where it stays elsewhere.
         request: The request that the certificate answers.
+        origin: What the operator takes it to be; None if he does not say.
+        parent: What he takes it to stand below.
         profile: What it issues by where nobody says; None: by its kind.
         issuance: How long what it issues lasts, or until when, at the most; None: as its profile says.
     """
@@ -79,6 +79,8 @@ class Offer:
     key: PrivateKey | None = None
     line: str | None = None
     request: UUID | None = None
+    origin: AuthorityOrigin | None = None
+    parent: str | None = None
     profile: str | None = None
     issuance: timedelta | datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -104,6 +106,7 @@ class AuthorityIntake:
         self._clock = clock
         self._random = random
         self._publication = publication
+        self._making = AuthorityMaking(database, authorities, keystore, clock, random)
 
     async def take_in(self, access: Access, tenant: Tenant, offer: Offer) -> Authority:
         """Take in an authority.
@@ -118,6 +121,7 @@ class AuthorityIntake:
         trusted = self._trusted(tenant)
         taken = self._looked_at(tenant, offer.certificate, offer.chain, trusted, may_stand_alone=not may_sign)
         parent = next((one for one in trusted if one.anchor == taken.anchor), None)
+        self._check_expected(tenant, offer, parent)
         identifier = uuid7(now, self._random)
         kind = _kind_of(taken, may_sign=may_sign)
         profile = offer.profile or DEFAULT_PROFILES[kind]
@@ -209,34 +213,24 @@ class AuthorityIntake:
         now = self._clock()
         named, name = authority_subject(subject), line_name(line) if line else f"ca-{self._random(_MARK_BYTES).hex()}"
         identifier = uuid7(now, self._random)
-        if wish.existing is not None:
-            async with self._database.transaction(tenant.id) as transaction:
-                key = await key_for_authority(transaction, tenant.id, wish.existing)
-            check_is_believed(self._authorities, key.spki_sha256, tenant)
-        else:
-            private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits)
-            key = self._describe(tenant, identifier, name, private_key)
-        signer = self._keystore.signer(key)
-        signed = await in_turn([signer], build_request, named, signer)
-        async with self._database.transaction(tenant.id) as transaction:
-            if wish.existing is not None:  # it has signed this request alone meanwhile
-                await key_for_authority(transaction, tenant.id, wish.existing)
-            else:
-                await insert_key(transaction, key)
+        async with self._making.key(tenant, identifier, name, wish, actor=access.identity.id) as made:
+            signed = await in_turn([made.signer], build_request, named, made.signer)
             request = AuthorityRequest(
                 id=identifier,
                 tenant=tenant.id,
                 line=name,
                 subject=named.rfc4514_string(),
-                key=key,
+                key=made.stored,
                 request=signed,
                 metadata=metadata,
                 status=RequestStatus.PENDING,
-                created=transaction.now,
+                created=now,
             )
-            await insert_request(transaction, request)
-            data = {"id": str(identifier), "spki_sha256": key.spki_sha256.hex()}
-            await transaction.record(Change(tenant.id, access.identity.id, "authority.requested", name, data))
+            async with self._database.transaction(tenant.id) as transaction:
+                await self._making.keep(transaction, tenant.id, made)
+                await insert_request(transaction, request)
+                data = {"id": str(identifier), "spki_sha256": made.stored.spki_sha256.hex()}
+                await transaction.record(Change(tenant.id, access.identity.id, "authority.requested", name, data))
         return request
 
     async def get_request(self, tenant: Tenant, identifier: UUID) -> AuthorityRequest:
@@ -278,6 +272,19 @@ class AuthorityIntake:
         anchors = [one.anchor for one in trusted]
         alone = may_stand_alone and not chain
         return check_authority(certificate, believed, anchors, self._clock(), may_stand_alone=alone)
+
+    def _check_expected(self, tenant: Tenant, offer: Offer, parent: Authority | None) -> None:
+        """Check that an authority is what the operator takes it to be."""
+        found = _origin(offer)
+        if offer.origin not in (None, found):
+            raise Refused(Kind.INVALID, f"What is brought makes it {found}, and not {offer.origin}.")
+        if offer.parent is None:
+            return
+        named = self._authorities.find(offer.parent)
+        if named.tenant not in tenant.path:
+            raise not_found("such authority above it")
+        if parent is None or parent.line != named.line:
+            raise Refused(Kind.INVALID, f"Its certificate does not stand below {named.line}.")
 
     async def _check_unknown(self, tenant: Tenant, taken: Taken, *, is_answer: bool) -> None:
         async with self._database.transaction(EVERYWHERE) as transaction:  # a key may be anybody's

@@ -2,8 +2,9 @@
 
 The rules:
 
-1. A new key lies in the store, sealed; a root's next one lies where the one before lies: in a file that can be taken
-   away. That is on the disk before it is on record. Nobody holds anything of the store while he waits for a key.
+1. A new key lies where it is asked to; if nobody says, where the one before lies: in the store, in a token, or in a
+   file that can be taken away. That is on the disk before it is on record. Nobody holds anything of the store while he
+   waits for a key.
 2. A key that is here already becomes an authority's if it is nobody's and has signed nothing that a caller gave
    (`ca.kms`); and never if its authority was deleted as one that nobody believes (`ca.trust`).
 3. A certificate is made by the authority above, in the generation that issues, or by the key itself. An authority may
@@ -12,7 +13,8 @@ The rules:
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,7 +28,7 @@ from ca.hierarchy import profile_like, profile_of_authority
 from ca.inventory import AuthorityKind
 from ca.issue import SERIAL_BYTES, Holder, Issued, Template, encoded_key
 from ca.keystore import Backend, Keystore, Signer, SoftwareSigner, StoredKey, describe, make_private_key
-from ca.kms import key_for_authority
+from ca.kms import Description, KeyService, key_for_authority
 from ca.recording import put_on_record
 from ca.store.authorities import StoredAuthority, insert_authority
 from ca.store.keys import insert_key
@@ -59,6 +61,7 @@ class AuthorityMaking:
         self._database = database
         self._authorities = authorities
         self._keystore = keystore
+        self._keys = KeyService(database, keystore, clock, random)
         self._clock = clock
         self._random = random
 
@@ -98,31 +101,60 @@ class AuthorityMaking:
         allowed = replace(like, validity=max(like.validity, longest))
         return profile_of_authority(like if period is None else allowed, one.path_length, period, now)
 
+    @asynccontextmanager
     async def key(
-        self, tenant: Tenant, identifier: UUID, name: str, wish: KeyWish, *, beside: Authority | None = None
-    ) -> MadeKey:
-        """Make a key for an authority, or take the one that is named (rules 1 and 2).
+        self, tenant: Tenant, identifier: UUID, name: str, wish: KeyWish, *, beside: Authority | None = None, actor: str
+    ) -> AsyncIterator[MadeKey]:
+        """Make a key for an authority, or take the one that is named (rules 1 and 2), for whoever puts it on record.
+
+        One that is made in a token is destroyed again if that fails.
 
         Args:
             beside: The authority whose next key it is.
 
         Raises:
-            Refused: (not found) There is no such key. (conflict) It may not be an authority's.
+            Refused: (not found) There is no such key. (conflict) It may not be an authority's. (invalid) No such key is
+                made there. (unavailable) The token cannot be reached.
         """
         if wish.existing is not None:
-            async with self._database.transaction(tenant.id) as transaction:
-                found = await key_for_authority(transaction, tenant.id, wish.existing)
-            check_is_believed(self._authorities, found.spki_sha256, tenant)
-            return MadeKey(found, self._keystore.signer(found), is_new=False)
-        private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits or _RSA_BITS)
-        lies_in_file = beside is not None and beside.kind is AuthorityKind.ROOT and beside.signer is None
-        sealed = None if lies_in_file else self._keystore.seal(identifier, private_key)
-        if lies_in_file:
+            yield await self._existing_key(tenant, wish.existing)
+            return
+        before = beside.backend if beside else None
+        backend, bits = wish.backend or before or Backend.SEALED, wish.bits or _RSA_BITS
+        follows_file = before is Backend.FILE is backend
+        if backend is not Backend.SEALED and not follows_file:
+            said = Description(name, (), {})
+            found = await self._keys.create(tenant.id, wish.algorithm, bits, backend, said, actor=actor)
+            try:
+                yield MadeKey(found, self._keystore.signer(found), is_new=False)
+            except BaseException:
+                await asyncio.shield(self._keys.delete(tenant.id, str(found.id), actor=actor))
+                raise
+            return
+        private_key = await asyncio.to_thread(make_private_key, wish.algorithm, bits)
+        sealed = None if backend is Backend.FILE else self._keystore.seal(identifier, private_key)
+        if backend is Backend.FILE:
             self._keystore.keep_later_root(identifier, private_key)
-        backend = Backend.FILE if lies_in_file else Backend.SEALED
         public_key = private_key.public_key()
         stored = describe(identifier, tenant.id, name, public_key, backend=backend, sealed=sealed, now=self._clock())
-        return MadeKey(stored, SoftwareSigner(private_key), is_new=True)
+        yield MadeKey(stored, SoftwareSigner(private_key), is_new=True)
+
+    async def _existing_key(self, tenant: Tenant, named: UUID) -> MadeKey:
+        async with self._database.transaction(tenant.id) as transaction:
+            found = await key_for_authority(transaction, tenant.id, named)
+        check_is_believed(self._authorities, found.spki_sha256, tenant)
+        return MadeKey(found, self._keystore.signer(found), is_new=False)
+
+    async def keep(self, transaction: Transaction, tenant: UUID, made: MadeKey) -> None:
+        """Put a key on record that an authority is to have, or hold the one that is there.
+
+        Raises:
+            Refused: (conflict) It has become somebody else's meanwhile.
+        """
+        if made.is_new:
+            await insert_key(transaction, made.stored)
+        else:  # it has signed for this one alone meanwhile
+            await key_for_authority(transaction, tenant, made.stored.id)
 
     async def certify(self, parent: Authority | None, profile: Profile, holder: Holder, own: Signer | None) -> Issued:
         """Make an authority's certificate (rule 3).
@@ -149,10 +181,7 @@ class AuthorityMaking:
         self, transaction: Transaction, one: StoredAuthority, metadata: Mapping[str, Any], profile: str, made: MadeKey
     ) -> None:
         """Store an authority whose certificate was made by that profile; raise `Refused` (conflict) if it is taken."""
-        if made.is_new:
-            await insert_key(transaction, made.stored)
-        else:  # it has signed for this one alone meanwhile
-            await key_for_authority(transaction, one.tenant, made.stored.id)
+        await self.keep(transaction, one.tenant, made)
         await insert_authority(transaction, one, metadata)
         await put_on_record(transaction, one, profile)
 

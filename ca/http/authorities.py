@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.authority import Authority, AuthorityStep
-from ca.http.authority_shapes import (
+from ca.http.authority_bodies import (
     Deletion,
     ImportedAuthority,
     NewAuthority,
@@ -14,10 +14,9 @@ from ca.http.authority_shapes import (
     Patches,
     Reissue,
     Rollover,
-    ShownAuthority,
     ValidityBody,
-    show_authority,
 )
+from ca.http.authority_shapes import ShownAuthority, show_authority
 from ca.http.certificates import read_reason
 from ca.importing import read_one_certificate, read_private_key
 from ca.intake import AuthorityIntake, Offer
@@ -63,7 +62,7 @@ class _Handlers:
             subject=body.subject.model_dump(),
             line=body.id,
             parent=body.parent_id,
-            key=body.key_metadata.wish(body.key_id),
+            key=body.key_metadata.wish(body.key_id, body.engine_id),
             own_profile=body.ca_issuance_profile_id,
             profile=body.profile_id,
             path_length=body.path_length,
@@ -81,6 +80,8 @@ class _Handlers:
             key=read_private_key(body.private_key) if body.private_key else None,
             line=body.id,
             request=body.ca_request_id,
+            origin=body.ca_type,
+            parent=body.parent_id,
             profile=body.profile_id,
             issuance=body.issuance_expiration.period if body.issuance_expiration else None,
             metadata=body.metadata,
@@ -141,8 +142,8 @@ class _Handlers:
     async def roll_over(self, call: Call) -> Answer:
         body: Rollover = call.body
         period = body.ca_expiration.period if body.ca_expiration else None
-        key = body.key_metadata.wish(body.key_id) if body.key_metadata else None
-        if key is None and body.key_id is not None:
+        key = body.key_metadata.wish(body.key_id, body.engine_id) if body.key_metadata else None
+        if key is None and (body.key_id, body.engine_id) != (None, None):
             raise malformed("Say the kind of the key too: key_metadata.")
         access, tenant, reference = call.caller.access, call.tenant, call.path["authority"]
         return await self._shown(call, await self.administration.roll_over(access, tenant, reference, key, period))

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from ca.http.authorities import CAS, TAG
-from ca.http.authority_shapes import RequestedAuthority, ShownRequest, show_request
+from ca.http.authority_bodies import RequestedAuthority
+from ca.http.authority_shapes import ShownRequest, show_request
 from ca.http.certificates import with_filters
 from ca.intake import AuthorityIntake
 from ca.register import AuthorityRegister
@@ -27,7 +28,7 @@ class _Handlers:
 
     async def request(self, call: Call) -> Answer:
         body: RequestedAuthority = call.body
-        wish = body.key_metadata.wish(body.key_id)
+        wish = body.key_metadata.wish(body.key_id, body.engine_id)
         made = await self.intake.request(
             call.caller.access, call.tenant, body.id, body.subject.model_dump(), wish, body.metadata
         )

@@ -12,7 +12,7 @@ from ca.authorities import Authorities
 from ca.authority import Authority
 from ca.certification import Certification
 from ca.http.authorities import CA, TAG
-from ca.http.authority_shapes import Reference
+from ca.http.authority_bodies import Reference
 from ca.http.certificate_shapes import ShownCertificate, show_certificate
 from ca.importing import read_pem
 from ca.keystore import in_turn

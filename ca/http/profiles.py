@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import Field
 
-from ca.http.authority_shapes import ValidityBody
+from ca.http.authority_bodies import ValidityBody
 from ca.issuance_profiles import IssuanceProfile, IssuanceProfiles
 from certs.duration import write_duration
 from certs.keys import KeyAlgorithm, KeyPolicy

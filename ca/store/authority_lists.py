@@ -11,6 +11,7 @@ import orjson
 from ca.authority import AuthorityOrigin
 from ca.inventory import AuthorityKind, RevocationReason
 from ca.keystore import Backend
+from ca.store.certificate_lists import reason_shown
 from iam.errors import not_found
 from iam.listing import FieldKind, ListQuery
 from iam.paging import Page
@@ -68,6 +69,18 @@ AUTHORITIES = Listing(
         "subject.common_name": Column(FieldKind.TEXT, "s.common_name"),
         "valid_to": Column(FieldKind.DATE, "s.not_after"),
         "creation_ts": Column(FieldKind.DATE, "a.created_at"),
+        "revocation_timestamp": Column(FieldKind.DATE, "coalesce(s.revoked_at, c.revoked_at)", is_nullable=True),
+        "revocation_reason": Column(
+            FieldKind.ENUM,
+            "s.revocation_reason",
+            values=tuple(reason_shown(one) for one in RevocationReason),
+            is_nullable=True,
+            is_sortable=False,
+            meaning={
+                reason_shown(one): f"coalesce(s.revocation_reason, c.revocation_reason) = '{one.value}'"
+                for one in RevocationReason
+            },
+        ),
         "engine_id": Column(FieldKind.TEXT, "k.backend", is_nullable=True, is_sortable=False),
         "profile_id": Column(FieldKind.TEXT, "s.issuance_profile", is_sortable=False),
         "metadata": Column(FieldKind.JSON, "s.metadata"),
