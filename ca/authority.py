@@ -21,7 +21,7 @@ from cryptography import x509
 
 from ca.inventory import AuthorityKind
 from ca.issue import Addresses
-from ca.keystore import Backend, MessageSigner
+from ca.keystore import MessageSigner
 from certs.chain import Anchor
 from iam.errors import Kind, Refused, conflict
 
@@ -91,7 +91,7 @@ class Authority:
         chain: The certificates above it that are no authority's here, in DER, the next one first.
         links: To the generation before it.
         profile: What it issues by where nobody says.
-        backend: Where its key lies; None where that is elsewhere.
+        engine: Where its key lies; None where that is elsewhere.
         signer: Its key; None where that is not at hand, as the first root's.
         addresses: Where its list and its certificate are published, if that was configured.
         is_revoked_above: An authority above it is revoked.
@@ -116,7 +116,7 @@ class Authority:
     signer: MessageSigner | None
     addresses: Addresses | None
     is_revoked_above: bool = False
-    backend: Backend | None = None
+    engine: str | None = None
     issuance: timedelta | datetime | None = None
 
     @cached_property

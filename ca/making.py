@@ -119,12 +119,15 @@ class AuthorityMaking:
         if wish.existing is not None:
             yield await self._existing_key(tenant, wish.existing)
             return
-        before = beside.backend if beside else None
-        backend, bits = wish.backend or before or Backend.SEALED, wish.bits or _RSA_BITS
-        follows_file = before is Backend.FILE is backend
-        if backend is not Backend.SEALED and not follows_file:
+        before = beside.engine if beside else None
+        engine, bits = wish.engine or before or Backend.SEALED.value, wish.bits or _RSA_BITS
+        follows_file = before == engine == Backend.FILE
+        if engine not in self._keys.engines and not follows_file:
+            made_in = ", ".join(self._keys.engines)
+            raise Refused(Kind.INVALID, f"Keys are not made in {engine} here; they are in {made_in}.")
+        if engine != Backend.SEALED and not follows_file:
             said = Description(name, (), {})
-            found = await self._keys.create(tenant.id, wish.algorithm, bits, backend, said, actor=actor)
+            found = await self._keys.create(tenant.id, wish.algorithm, bits, Backend(engine), said, actor=actor)
             try:
                 yield MadeKey(found, self._keystore.signer(found), is_new=False)
             except BaseException:
@@ -132,10 +135,10 @@ class AuthorityMaking:
                 raise
             return
         private_key = await asyncio.to_thread(make_private_key, wish.algorithm, bits)
-        sealed = None if backend is Backend.FILE else self._keystore.seal(identifier, private_key)
-        if backend is Backend.FILE:
+        sealed = None if follows_file else self._keystore.seal(identifier, private_key)
+        if follows_file:
             self._keystore.keep_later_root(identifier, private_key)
-        public_key = private_key.public_key()
+        backend, public_key = Backend.FILE if follows_file else Backend.SEALED, private_key.public_key()
         stored = describe(identifier, tenant.id, name, public_key, backend=backend, sealed=sealed, now=self._clock())
         yield MadeKey(stored, SoftwareSigner(private_key), is_new=True)
 

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from ca.keystore import Backend
 from certs.keys import KeyAlgorithm
 
 
@@ -15,13 +14,13 @@ class KeyWish:
     """Which key an authority is to have: a new one of this kind, or one that is here already and is nobody's yet.
 
     Attributes:
-        backend: Where a new one is to lie; None: where the one before lies, or in the store.
+        engine: Where a new one is to lie; None: where the one before lies, or in the store.
     """
 
     algorithm: KeyAlgorithm = KeyAlgorithm.P384
     bits: int = 0
     existing: UUID | None = None
-    backend: Backend | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

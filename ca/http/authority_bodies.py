@@ -18,6 +18,7 @@ from iam.schema import SnakeModel
 
 Reference = Annotated[str, Field(max_length=128)]
 Text = Annotated[str, Field(max_length=256)]
+Engine = Annotated[str, Field(max_length=32)]
 Pem = Annotated[str, Field(max_length=64 * 1024)]
 
 
@@ -41,13 +42,13 @@ class KeyBody(SnakeModel):
     type: Family = Family.ECDSA
     bits: int = Field(384, description="RSA: the bits of the modulus. ECDSA: of the curve. ML-DSA: 44, 65 or 87.")
 
-    def wish(self, existing: UUID | None = None, backend: Backend | None = None) -> KeyWish:
+    def wish(self, existing: UUID | None = None, engine: str | None = None) -> KeyWish:
         """Return what is wanted; raise `Refused` (malformed) for a kind that there is not."""
         algorithm = KINDS.get((self.type, self.bits))
         if algorithm is None:
             sizes = ", ".join(str(bits) for family, bits in KINDS if family is self.type)
             raise malformed(f"Keys of {self.type} have one of these sizes: {sizes}.")
-        return KeyWish(algorithm, self.bits, existing, backend)
+        return KeyWish(algorithm, self.bits, existing, engine)
 
 
 class ValidityBody(SnakeModel):
@@ -78,7 +79,7 @@ class NewAuthority(SnakeModel):
     subject: SubjectBody
     key_metadata: KeyBody = KeyBody()
     key_id: UUID | None = Field(None, description="A key of `/api/kms/v1` that is nobody's yet, instead of a new one.")
-    engine_id: Backend | None = Field(None, description=_ENGINE)
+    engine_id: Engine | None = Field(None, description=_ENGINE)
     ca_expiration: ValidityBody | None = None
     path_length: int | None = Field(None, ge=0, le=4)
     ca_issuance_profile_id: Reference | None = Field(None, description="By which its own certificate is made.")
@@ -94,7 +95,7 @@ class RequestedAuthority(SnakeModel):
     subject: SubjectBody
     key_metadata: KeyBody = KeyBody()
     key_id: UUID | None = None
-    engine_id: Backend | None = Field(None, description=_ENGINE)
+    engine_id: Engine | None = Field(None, description=_ENGINE)
     metadata: dict[str, Any] = Field(default={})
 
 
@@ -139,7 +140,7 @@ class Rollover(SnakeModel):
 
     key_metadata: KeyBody | None = Field(None, description="As before, if not said.")
     key_id: UUID | None = None
-    engine_id: Backend | None = Field(None, description="Where the key before lies, if not said.")
+    engine_id: Engine | None = Field(None, description="Where the key before lies, if not said.")
     ca_expiration: ValidityBody | None = None
 
 
