@@ -91,6 +91,9 @@ def questions(fleet: Fleet) -> dict[str, Ask]:
         "devices, one by name": lambda random: _asked(DEVICES, filter=f"id[eq]{_device(random, fleet)}"),
         "devices, a part of a name": lambda random: _asked(DEVICES, filter=f"id[ct]{random.randrange(100_000):05}"),
         "devices, a tag that none has": lambda random: _asked(DEVICES, filter=f"tags[ct]{random.randrange(1000)}"),
+        "devices, by JSONPath on metadata": lambda random: _asked(
+            DEVICES, filter=f"metadata[jsonpath]$.batch == {random.randrange(200)}"
+        ),
         "devices, by creation, backwards": lambda _: _asked(DEVICES, sort_by="creation_timestamp", sort_mode="desc"),
     }
 
@@ -98,8 +101,8 @@ def questions(fleet: Fleet) -> dict[str, Ask]:
 def slow_questions() -> dict[str, Ask]:
     """Return what reads many rows, since no index can know it behind the wall between tenants."""
     return {
-        "devices, by JSONPath on metadata": lambda random: _asked(
-            DEVICES, filter=f"metadata[jsonpath]$.batch == {random.randrange(200)}"
+        "certificates, by JSONPath on metadata": lambda random: _asked(
+            CERTIFICATES, filter=f"metadata[jsonpath]$.batch == {random.randrange(200)}"
         ),
     }
 

@@ -22,7 +22,7 @@ DEVICES = Listing(
         "creation_timestamp": Column(FieldKind.DATE, "created_at"),
         "tags": Column(FieldKind.TEXTS, "tags", finder=Finder("devices_tagged", "device_identifier")),
         "labels": Column(FieldKind.JSON, "labels"),
-        "metadata": Column(FieldKind.JSON, "metadata"),
+        "metadata": Column(FieldKind.JSON, "metadata", finder=Finder("devices_at_path", "device_identifier")),
     },
     key="id",
 )

@@ -1,4 +1,4 @@
-"""Certificates and devices by a part of their names: found by an index that keeps to the caller's tenant."""
+"""What is in names, tags and metadata is found by an index that keeps to the tenant, whether few have it or many."""
 
 import asyncpg
 import pytest
@@ -50,6 +50,28 @@ async def test_a_part_of_a_name_is_found_whether_few_or_many_have_it(
 
 
 @pytest.mark.parametrize("few", [2000, 1, 0])
+async def test_a_path_is_found_whether_few_or_many_have_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(listing, "_FEW", few)
+    for name in NAMES:
+        await world.device(name, world.system.id)
+    await world.execute("UPDATE device SET metadata = jsonb_build_object('name', device_identifier, 'n', 5)")
+    for path, expected in (
+        ('$.name == "pump-77"', ["pump-77"]),
+        ('$.name ? (@ starts with "meter")', ["meterX01", "meter_01"]),
+        ("$.n > 4", sorted(NAMES)),
+        ("$.n.size()", sorted(NAMES)),
+        ("$.nothing", []),
+        ("$.name > 5 || $.n == 6", []),
+    ):
+        async with world.pool.transaction(world.system.id) as transaction:
+            query = ListQuery(filter=[f"metadata[jsonpath]{path}"])
+            page = await page_of_devices(transaction, world.system.id, query, visible=ALL)
+        assert sorted(one.identifier for one in page.items) == sorted(expected), path
+
+
+@pytest.mark.parametrize("few", [2000, 1, 0])
 async def test_a_tag_is_found_whether_few_or_many_have_it(
     world: World, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
@@ -74,8 +96,13 @@ async def test_what_finds_them_keeps_to_the_tenant(world: World) -> None:
     for name, tenant in (("meter-01", world.system.id), ("meter-02", acme)):
         await world.service.issue_bootstrap(name, actor="test")
         await world.device(name, tenant)
-    await world.execute("UPDATE device SET tags = '{roof}'")
-    for ask in ("SELECT devices_named_like('%eter%', false, $1)", "SELECT devices_tagged('roof', $1)"):
+    await world.execute("""UPDATE device SET tags = '{roof}', metadata = '{"site": 1}'""")
+    for ask in (
+        "SELECT devices_named_like('%eter%', false, $1)",
+        "SELECT devices_tagged('roof', $1)",
+        "SELECT devices_at_path('$.site == 1', true, $1)",
+        "SELECT devices_at_path('$.site ? (@ == 1)', false, $1)",
+    ):
         answers = {}
         for tenant in (world.system.id, acme, EVERYWHERE):
             async with world.pool.transaction(tenant) as transaction:
@@ -88,9 +115,10 @@ async def test_what_finds_them_keeps_to_the_tenant(world: World) -> None:
 @pytest.mark.parametrize(
     ("table", "condition", "index"),
     [
-        ("certificate", "common_name LIKE '%ter-%'", "certificate_name_parts"),
-        ("device", "device_identifier LIKE '%ter-%'", "device_name_parts"),
-        ("device", "tags @> '{roof}'", "device_name_parts"),
+        ("certificate", "common_name LIKE '%ter-%'", "certificate_search"),
+        ("device", "device_identifier LIKE '%ter-%'", "device_search"),
+        ("device", "tags @> '{roof}'", "device_search"),
+        ("device", "metadata @@ '$.site == 1'", "device_search"),
     ],
 )
 async def test_an_index_answers_them(postgres: PostgresAddresses, table: str, condition: str, index: str) -> None:
