@@ -120,7 +120,7 @@ class AuthorityIntake:
         may_sign = offer.key is not None or offer.request is not None
         trusted = self._trusted(tenant)
         taken = self._looked_at(tenant, offer.certificate, offer.chain, trusted, may_stand_alone=not may_sign)
-        parent = next((one for one in trusted if one.anchor == taken.anchor), None)
+        parent = _above(taken, trusted)
         self._check_expected(tenant, offer, parent)
         identifier = uuid7(now, self._random)
         kind = _kind_of(taken, may_sign=may_sign)
@@ -188,7 +188,7 @@ class AuthorityIntake:
         check_same_authority(taken, one.certificate)
         if not is_external:
             check_key_pair(taken, one.anchor.public_key)
-        parent = next((each for each in trusted if each.anchor == taken.anchor and each.id != one.id), None)
+        parent = _above(taken, trusted)
         der = certificate.public_bytes(Encoding.DER)
         async with self._database.transaction(tenant.id) as transaction:
             if await lock_authority(transaction, one.id, tenant.id) is AuthorityStatus.REVOKED:
@@ -326,6 +326,12 @@ class AuthorityIntake:
         return describe(
             identifier, tenant.id, name, public_key, backend=Backend.SEALED, sealed=sealed, now=self._clock()
         )
+
+
+def _above(taken: Taken, trusted: Sequence[Authority]) -> Authority | None:
+    """Return the authority that a certificate leads to; one that signs itself leads to nobody, whoever has it too."""
+    found = (one for one in trusted if one.anchor == taken.anchor and one.spki_sha256 != taken.spki_sha256)
+    return next(found, None)
 
 
 def _kind_of(taken: Taken, *, may_sign: bool) -> AuthorityKind:

@@ -166,3 +166,14 @@ async def _revoke_as_before(pool: Pool, tenant: UUID, spki_sha256: bytes, certif
                 spki_sha256 if profile == "issuing" else b"server",
                 certificate,
             )
+
+
+async def test_a_root_that_a_tenant_above_took_in_too_stands_below_nobody(world: World) -> None:
+    acme = await world.tenant("acme")
+    maker, tenant = Maker(world, "Maker"), await world.named_tenant("acme")
+    own, access = await world.access(world.system.id), await world.access(acme)
+    await world.intake.take_in(own, world.system, Offer(maker.certificate, line="above"))
+    one = await world.intake.take_in(access, tenant, Offer(maker.certificate, line="below"))
+    assert (one.parent, one.is_self_signed) == (None, True)
+    again = await world.intake.renew(access, tenant, "below", maker.certificate, ())
+    assert again.parent is None
