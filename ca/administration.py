@@ -89,9 +89,9 @@ class AuthorityAdministration:
         self._base_url = base_url
         self._making = AuthorityMaking(database, authorities, keystore, clock, random)
 
-    def visible(self, tenant: Tenant, reference: str) -> Authority:
+    async def visible(self, tenant: Tenant, reference: str) -> Authority:
         """Return a tenant's authority by its line, name or id; raise `Refused` (not found) for any other (rule 1)."""
-        found = self._authorities.find(reference)
+        found = await self._authorities.sought(reference)
         if found.tenant != tenant.id:
             raise not_found("such authority")
         return found
@@ -158,7 +158,7 @@ class AuthorityAdministration:
             Refused: (conflict) It was certified elsewhere, or is revoked. (unavailable) A key is not here.
         """
         await self._authorities.refresh()
-        one, now = self.visible(tenant, reference), self._clock()
+        one, now = await self.visible(tenant, reference), self._clock()
         parent = self._making.certifier(one)
         profile = self._making.same_profile(one, period, now)
         signer = None if parent else self._authorities.with_root_key(one).signing()
@@ -187,7 +187,7 @@ class AuthorityAdministration:
                 (unavailable) The key before, or that of the authority above, is not here.
         """
         await self._authorities.refresh()
-        old, now = self.visible(tenant, reference), self._clock()
+        old, now = await self.visible(tenant, reference), self._clock()
         if old is not self._authorities.generations(old.id)[-1]:
             raise conflict(f"{old.name} has a successor already.")
         if not old.is_trusted or old.has_expired(now):
@@ -243,7 +243,7 @@ class AuthorityAdministration:
     ) -> Authority:
         """Deactivate, activate or revoke an authority (rule 4); raise `Refused` (conflict) if its state forbids it."""
         await self._authorities.refresh()
-        one = self.visible(tenant, reference)
+        one = await self.visible(tenant, reference)
         async with self._database.transaction(EVERYWHERE) as transaction:  # its devices may be of any tenant
             status = next_status(await lock_authority(transaction, one.id, tenant.id), step)
             await set_status(transaction, one.id, status, reason if status is AuthorityStatus.REVOKED else None)
@@ -259,7 +259,7 @@ class AuthorityAdministration:
         self, access: Access, tenant: Tenant, reference: str, patch: Sequence[Operation]
     ) -> Authority:
         """Change what is noted about an authority, by JSON Patch; errors as for `iam.json_patch.apply_patch`."""
-        one = self.visible(tenant, reference)
+        one = await self.visible(tenant, reference)
         async with self._database.transaction(tenant.id) as transaction:
             await lock_authority(transaction, one.id, tenant.id)
             noted = apply_patch(await authority_metadata(transaction, one.id), patch)
@@ -269,7 +269,7 @@ class AuthorityAdministration:
 
     async def set_profile(self, access: Access, tenant: Tenant, reference: str, profile: str) -> Authority:
         """Say what an authority issues by where nobody says; raise `Refused` (not found) for what is no profile."""
-        one = self.visible(tenant, reference)
+        one = await self.visible(tenant, reference)
         self.usable_profile(tenant, profile)
         async with self._database.transaction(tenant.id) as transaction:
             await lock_authority(transaction, one.id, tenant.id)
@@ -286,7 +286,7 @@ class AuthorityAdministration:
         Raises:
             Refused: (invalid) It would issue nothing any more. (conflict) It issues nothing, since its key is not here.
         """
-        one = self.visible(tenant, reference)
+        one = await self.visible(tenant, reference)
         if one.origin is AuthorityOrigin.EXTERNAL:
             raise conflict("Its key is not here: what it issues, and for how long, is decided where the key is.")
         if isinstance(longest, datetime) and longest <= self._clock():
@@ -302,7 +302,7 @@ class AuthorityAdministration:
     async def delete(self, access: Access, tenant: Tenant, reference: str) -> None:
         """Delete an authority (rule 6); raise `Refused` (conflict) if it may not be."""
         await self._authorities.refresh()
-        one = self.visible(tenant, reference)
+        one = await self.visible(tenant, reference)
         async with self._database.transaction(EVERYWHERE) as transaction:  # labels of tenants below may pin it
             await lock_authority(transaction, one.id, tenant.id)
             await delete_authority(transaction, one, self._clock())

@@ -188,10 +188,18 @@ class Authorities:
         return self._held.named(name)
 
     async def published(self, name: str) -> Authority:
-        """Do as `by_name` does, and find also one that was just made elsewhere."""
+        """Do as `by_name` does, and find also one that another worker has just made."""
         if name not in self._held.by_name:
             await self.look_for_missing()
         return self._held.named(name)
+
+    async def sought(self, reference: str) -> Authority:
+        """Do as `find` does, and find also one that another worker has just made."""
+        try:
+            return self._held.find(reference)
+        except Refused:
+            await self.look_for_missing()
+            return self._held.find(reference)
 
     def find(self, reference: str) -> Authority:
         """Return the newest generation of a line, or one generation by its name or id; raise `Refused` (not found)."""

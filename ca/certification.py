@@ -58,7 +58,7 @@ class Certification:
                 (conflict) The key is an authority's, or was compromised. (unavailable) Nothing is issued now.
             CertificateRefused: The request is not acceptable.
         """
-        named = self._administration.visible(tenant, reference)
+        named = await self._administration.visible(tenant, reference)
         identifier = profile or named.profile
         rules = self._administration.usable_profile(tenant, identifier)
         read = parse_request(request, rules.key_policy)

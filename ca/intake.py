@@ -179,7 +179,7 @@ class AuthorityIntake:
                 revoked. (not found) There is no such authority.
         """
         await self._authorities.refresh()
-        one = self._administration.visible(tenant, reference)
+        one = await self._administration.visible(tenant, reference)
         is_external = one.origin is AuthorityOrigin.EXTERNAL
         if self._authorities.is_certified_here(one):
             raise conflict("It is certified here: ask for that, and bring no certificate.")

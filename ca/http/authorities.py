@@ -89,7 +89,7 @@ class _Handlers:
         return await self._shown(call, await self.intake.take_in(call.caller.access, call.tenant, offer), 201)
 
     async def get(self, call: Call) -> Answer:
-        return await self._shown(call, self._named(call))
+        return await self._shown(call, await self._named(call))
 
     async def delete(self, call: Call) -> Answer:
         query: Deletion = call.query
@@ -148,8 +148,8 @@ class _Handlers:
         access, tenant, reference = call.caller.access, call.tenant, call.path["authority"]
         return await self._shown(call, await self.administration.roll_over(access, tenant, reference, key, period))
 
-    def _named(self, call: Call) -> Authority:
-        return self.administration.visible(call.tenant, call.path["authority"])
+    async def _named(self, call: Call) -> Authority:
+        return await self.administration.visible(call.tenant, call.path["authority"])
 
     async def _list(self, call: Call, common_name: str | None) -> Answer:
         page = await self.register.page(call.tenant, call.query, common_name)

@@ -86,7 +86,7 @@ class _Handlers:
 
     async def sign(self, call: Call) -> Answer:
         body: MessageToSign = call.body
-        able = self.authorities.with_root_key(self._named(call))
+        able = self.authorities.with_root_key(await self._named(call))
         able.issuing(self.register.now)
         signer = able.signing()
         signature = await in_turn([signer], sign, signer, body.signature_algorithm, body.content)
@@ -95,14 +95,14 @@ class _Handlers:
 
     async def verify(self, call: Call) -> Answer:
         body: MessageToVerify = call.body
-        key = self._named(call).anchor.public_key
+        key = (await self._named(call)).anchor.public_key
         signature = _from_base64(body.signature)
         return Answer(
             content=ShownVerdict(valid=verify_message(key, body.signature_algorithm, body.content, signature))
         )
 
-    def _named(self, call: Call) -> Authority:
-        return self.administration.visible(call.tenant, call.path["authority"])
+    async def _named(self, call: Call) -> Authority:
+        return await self.administration.visible(call.tenant, call.path["authority"])
 
 
 def routes(

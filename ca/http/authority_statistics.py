@@ -80,7 +80,7 @@ class _Handlers:
         )
 
     async def of_one(self, call: Call) -> Answer:
-        named = self.administration.visible(call.tenant, call.path["authority"])
+        named = await self.administration.visible(call.tenant, call.path["authority"])
         counted = await self.register.count_issued(call.tenant, named)
         numbers = _summed((one.standing, one.number) for one in counted)
         return Answer(

@@ -2,6 +2,7 @@
 
 import asyncio
 from base64 import b64decode
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count, pairwise
 from os import urandom
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.ocsp import OCSPCertStatus, OCSPRequestBuilder, load_der_ocsp_response
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
+from ca.administration import AuthorityAdministration
 from ca.authorities import LOOK_FOR_MISSING, Authorities
 from ca.authority import Authority
 from ca.http import publication, status
@@ -64,13 +66,17 @@ def pem_request(shown: str) -> x509.CertificateSigningRequest:
 
 
 async def other_worker(world: World) -> list[Route]:
-    """Return what a worker publishes that has not heard of anything since now."""
+    """Return what a worker serves that has not heard of anything since now."""
     authorities = Authorities(world.pool, world.keystore, world.clock, urandom, base_url=BASE_URL)
     await authorities.refresh()
+    administration = AuthorityAdministration(
+        world.pool, authorities, world.keystore, world.clock, urandom, world.publication, base_url=BASE_URL
+    )
+    there = replace(world, authorities=authorities, administration=administration)
     responders = Responders(world.pool, authorities, world.keystore, world.clock, urandom, ResponderTerms())
     answering = StatusService(world.pool, authorities, responders, world.clock, life=timedelta(hours=1))
     shelf = ListShelf(world.pool, monotonic=count(step=60).__next__)
-    return [*publication.routes(shelf, authorities), *status.routes(answering, world.clock)]
+    return [*publication.routes(shelf, authorities), *status.routes(answering, world.clock), *all_routes(there)]
 
 
 @pytest.mark.parametrize("begin", [create, roll_over, take_in, answer_request])
@@ -108,6 +114,26 @@ def issuer_address(certificate: x509.Certificate) -> str:
     (named,) = [one for one in access if one.access_method == AuthorityInformationAccessOID.CA_ISSUERS]
     address: str = named.access_location.value
     return address
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "", None),
+        ("POST", "/certificates/sign", {"csr": request_for(x509.DNSName("a.local")), "profile_id": "server"}),
+        ("POST", "/profile", {"profile_id": "server"}),
+        ("PUT", "/issuance-expiration", {"type": "Duration", "duration": "1h"}),
+        ("POST", "/signature/sign", {"message": "aGk=", "signature_algorithm": "ECDSA_SHA_384"}),
+    ],
+)
+async def test_every_worker_knows_it_as_soon_as_it_is_made(world: World, method: str, path: str, body: Any) -> None:
+    elsewhere = await other_worker(world)
+    async with serving(world, all_routes(world)) as client:
+        await (await caller(world, client))("POST", CAS, PLANT)
+    async with serving(world, elsewhere) as client:
+        status_code, shown = await (await caller(world, client))(method, f"{CAS}/plant{path}", body)
+        assert status_code in {200, 201}, shown
+        assert (await (await caller(world, client))("GET", f"{CAS}/nobody"))[0] == 404
 
 
 async def test_an_external_authority_publishes_nothing(world: World) -> None:

@@ -249,7 +249,7 @@ async def test_an_authority_is_its_tenants_and_nobody_elses(world: World) -> Non
     assert caught.value.kind is Kind.NOT_FOUND
     made_for_acme = await world.administration.create(from_above, tenant, below)
     assert made_for_acme.tenant == acme
-    assert world.administration.visible(tenant, "acme").id == made_for_acme.id
+    assert (await world.administration.visible(tenant, "acme")).id == made_for_acme.id
     for step in (AuthorityStep.DEACTIVATE, AuthorityStep.REVOKE):
         with pytest.raises(Refused) as caught:
             await world.administration.set_status(stranger, other, "acme", step, UNSPECIFIED)
