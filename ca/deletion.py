@@ -38,7 +38,7 @@ async def delete_authority(transaction: Transaction, one: Authority, now: dateti
     else:
         key = DistrustedKey(one.spki_sha256, one.tenant, not is_external, one.name, transaction.now)
         await insert_distrusted_key(transaction, key)
-    await delete_with_key(transaction, one.id, stored_serial(one.certificate.serial_number), one.id)
+    await delete_with_key(transaction, one.id, stored_serial(one.certificate.serial_number))
 
 
 async def _check_is_not_needed(transaction: Transaction, one: Authority, *, is_external: bool, now: datetime) -> None:

@@ -15,14 +15,20 @@ _FORGET_PUBLISHED = (
     "DELETE FROM certificate WHERE authority_id = $1 AND profile = 'responder'",
 )
 _FORGET_SERIAL = "UPDATE authority_standing SET serial = NULL WHERE authority_id = $1"
+# A key that was made for an authority or a request has its id; any other stays, as one in a token does.
+_FORGET_REQUEST = """
+    DELETE FROM authority_request r USING authority a WHERE a.id = $1 AND r.key_id = a.key_id RETURNING r.id"""
 _DELETE = "DELETE FROM authority WHERE id = $1"
-_DELETE_KEY = "DELETE FROM kms_key WHERE id = $1"
+_DELETE_KEY = "DELETE FROM kms_key WHERE id = ANY ($1::uuid[])"
 
 
-async def delete_with_key(transaction: Transaction, authority: UUID, serial: bytes, key: UUID) -> None:
-    """Delete an authority that nothing depends on, with its key; raise `Refused` (conflict) if something does.
+async def delete_with_key(transaction: Transaction, authority: UUID, serial: bytes) -> None:
+    """Delete an authority that nothing depends on, with the key and the request that were made for it.
 
     What it issued must stay revocable, so one that ever issued for others stays.
+
+    Raises:
+        Refused: (conflict) Something depends on it.
     """
     try:
         # A root's own certificate is the one that it issued itself.
@@ -30,7 +36,8 @@ async def delete_with_key(transaction: Transaction, authority: UUID, serial: byt
         await transaction.execute(_FORGET_CERTIFICATE, serial, authority)
         for statement in _FORGET_PUBLISHED:
             await transaction.execute(statement, authority)
+        request = await transaction.fetchval(_FORGET_REQUEST, authority)
         await transaction.execute(_DELETE, authority)
-        await transaction.execute(_DELETE_KEY, key)
+        await transaction.execute(_DELETE_KEY, [authority, request])
     except asyncpg.ForeignKeyViolationError as error:
         raise conflict("The authority has issued certificates, or a label names it: it stays.") from error

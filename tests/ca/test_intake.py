@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from ca.authority import Authority, AuthorityOrigin
+from ca.authority import Authority, AuthorityOrigin, AuthorityStep
 from ca.importing import read_one_certificate, read_private_key
 from ca.intake import Offer
-from ca.inventory import AuthorityKind
+from ca.inventory import AuthorityKind, RevocationReason
 from ca.store.authority_requests import RequestStatus
 from ca.wishes import KeyWish
 from certs.chain import Purpose, validate_chain
@@ -243,3 +243,18 @@ def test_keys_and_certificates_are_read_as_pem_or_as_lamassu_sends_them() -> Non
             read_private_key(text)
         with pytest.raises(Refused):
             read_one_certificate(text, "certificate")
+
+
+async def test_with_an_authority_that_was_asked_for_its_request_and_its_key_are_deleted(world: World) -> None:
+    access = await world.access(world.system.id)
+    asked = await world.intake.request(access, world.system, "ours", {"common_name": "Ours"}, KeyWish(), {})
+    request, corporate = x509.load_der_x509_csr(asked.request), Maker(world, "Corporate")
+    answer = certified(world, corporate, request.subject, request.public_key())
+    await taken(world, certificate=answer, chain=(corporate.certificate,), request=asked.id)
+    await world.administration.set_status(
+        access, world.system, "ours", AuthorityStep.REVOKE, RevocationReason.SUPERSEDED
+    )
+    await world.administration.delete(access, world.system, "ours")
+    assert await world.value("SELECT count(*) FROM authority_request") == 0
+    assert await world.value("SELECT count(*) FROM kms_key") == 3
+    await world.intake.request(access, world.system, "ours", {"common_name": "Ours"}, KeyWish(), {})
