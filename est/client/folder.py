@@ -5,7 +5,7 @@
 | `device.id` | the device's identifier |
 | `root.pem` | the roots that are trusted |
 | `bootstrap.pem`, `bootstrap.key` | what it came out of the factory with |
-| `device.pem`, `device.key` | its certificate and key, for whoever connects: a pair, save for the instant of rule 2 |
+| `device.pem`, `device.key` | its certificate and key, for whoever connects: always a pair (`est.client.pair`) |
 | `device.uri` | instead of `device.key`: where the key is in a token |
 | `next.key`, `next.csr`, `next.pem` | a key that is being certified, its request if it is kept, and the answer |
 
@@ -13,15 +13,15 @@ The rules:
 
 1. A key is on the disk before anything about it is told to anybody, with mode 0600. The same key is asked with until it
    is certified or given up, so that a lost answer is found again.
-2. The answer is on the disk, as `next.pem`, before the pair is touched. From then on the pair is replaced, key first,
-   by moves that can be repeated; whoever finds an answer finishes it (`recover`):
+2. The answer is on the disk, as `next.pem`, before the pair is touched. From then on every step may be repeated;
+   whoever finds an answer finishes it (`recover`):
 
    | `next.key` | `next.pem` | what is done |
    |---|---|---|
    | - | - | nothing |
    | there | - | nothing: the key waits for its answer |
-   | there | there | the key becomes `device.key`, then the answer `device.pem` |
-   | - | there | the answer becomes `device.pem` |
+   | there | there | key and answer become the pair; then `next.key` goes, and last `next.pem` |
+   | - | there | the present key and the answer become the pair; then `next.pem` goes |
 3. An answer that belongs to neither key never becomes a part of the pair: it is put aside.
 """
 
@@ -36,6 +36,7 @@ from certs.names import subject_identifier
 from certs.pem import read_certificates, write_certificates
 from est.client.files import PRIVATE, locked, move, remove, write_whole
 from est.client.keys import KeyKind, KeyUnusable, PrivateKey, make_key, public_bytes, read_key, write_key
+from est.client.pair import CERTIFICATE, KEY, URI, Pair
 from est.client.request import RequestTemplate
 from est.client.tls import Identification
 
@@ -54,6 +55,7 @@ class DeviceFolder:
         self.own = Identification(path / "device.pem", path / "device.key")
         self.status = path / "status.json"
         self.uri = path / "device.uri"
+        self._pair = Pair(path)
         self._identifier = path / "device.id"
         self._next = Identification(path / "next.pem", path / "next.key")
         self._next_request = path / "next.csr"
@@ -102,8 +104,11 @@ class DeviceFolder:
 
     def is_pair(self) -> bool:
         """Say whether the device's certificate is that of its key."""
-        certificate = self.certificate()
-        return certificate is not None and self.own.key.exists() and is_for(certificate, self.key())
+        found = self._contents(CERTIFICATE, KEY)
+        if len(found) < 2:  # noqa: PLR2004 - a certificate and a key
+            return False
+        certificate = _read_certificate(self.own.certificate, found[CERTIFICATE])
+        return is_for(certificate, _read_key(self.own.key, found[KEY]))
 
     def pending_key(self) -> PrivateKey | None:
         """Return the key that waits for its certificate, if there is one."""
@@ -144,13 +149,17 @@ class DeviceFolder:
         answer = _certificate(self._next.certificate)
         pending = self.pending_key()
         if pending is not None and is_for(answer, pending):
-            move(self._next.key, self.own.key)
-        elif not (self.own.key.exists() and is_for(answer, self.key())):
+            key = pending
+        elif self.own.key.exists() and is_for(answer, self.key()):
+            key = self.key()
+        else:
             move(self._next.certificate, self.path / "stray.pem")
             return
-        move(self._next.certificate, self.own.certificate)
+        self._pair.replace(read(self._next.certificate), KEY, write_key(key))
         remove(self._next_request)
-        remove(self.uri)
+        if key is pending:
+            remove(self._next.key)
+        remove(self._next.certificate)
 
     def give_up(self) -> bool:
         """Give up the key that waits for its certificate; say whether there was one."""
@@ -168,8 +177,13 @@ class DeviceFolder:
 
     def take_for_token(self, certificate: x509.Certificate, uri: str) -> None:
         """Take in the certificate of a key that is in a token, and where that is."""
-        write_whole(self.uri, f"{uri}\n".encode())
-        write_whole(self.own.certificate, write_certificates([certificate]))
+        self._pair.replace(write_certificates([certificate]), URI, f"{uri}\n".encode())
+
+    def _contents(self, *names: str) -> dict[str, bytes]:
+        try:
+            return self._pair.contents(*names)
+        except OSError as error:
+            raise FolderUnusable(f"{error.filename} cannot be read: {error.strerror}.") from error
 
 
 def is_for(certificate: x509.Certificate, key: PrivateKey) -> bool:
@@ -187,14 +201,22 @@ def read(file: Path) -> bytes:
 
 
 def _certificate(file: Path) -> x509.Certificate:
+    return _read_certificate(file, read(file))
+
+
+def _read_certificate(file: Path, content: bytes) -> x509.Certificate:
     try:
-        return read_certificates(read(file))[0]
+        return read_certificates(content)[0]
     except CertificateRefused as refusal:
         raise FolderUnusable(f"{file} holds no certificate: {refusal}.") from refusal
 
 
 def _key(file: Path) -> PrivateKey:
+    return _read_key(file, read(file))
+
+
+def _read_key(file: Path, content: bytes) -> PrivateKey:
     try:
-        return read_key(read(file))
+        return read_key(content)
     except KeyUnusable as error:
         raise FolderUnusable(f"{file}: {error}.") from error
