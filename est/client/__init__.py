@@ -15,6 +15,7 @@ from est.client.keys import KeyKind, KeyUnusable, PrivateKey, Signer, make_key, 
 from est.client.renewal import Life, Moment, Window, life
 from est.client.request import RequestTemplate, enrolment_request, make_request, renewal_request
 from est.client.tls import Identification
+from est.client.token_uri import Token, TokenKey
 from est.client.watch import Command, Watch
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "RequestTemplate",
     "Server",
     "Signer",
+    "Token",
+    "TokenKey",
     "Watch",
     "Window",
     "Wish",

@@ -106,10 +106,10 @@ def test_killed_at_every_step(tmp_path: Path, start: str, rekey: bool) -> None:
         folder.recover()
         if told:
             assert as_a_program_in_c_finds_it(folder.path) == answer
-            assert folder.pending_key() is None
+            assert folder.pending() is None
         else:  # the answer was not on the disk yet: the same key asks again
             assert folder.certificate() == before
-            assert is_for(answer, folder.pending_key() or old)
+            assert is_for(answer, folder.pending() or old)
             folder.finish(answer)
         assert (folder.is_pair(), folder.certificate()) == (True, answer)
         left = {one.name for one in folder.path.iterdir()} - {"answer"}

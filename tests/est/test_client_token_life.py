@@ -1,0 +1,463 @@
+"""A device with a key in a token, from its enrolment on: renewing with the same key and with new ones, for years."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from est.client import (
+    DeviceFolder,
+    EstFailure,
+    Failure,
+    FolderUnusable,
+    KeyKind,
+    KeyUnusable,
+    Server,
+    Token,
+    TokenKey,
+    Watch,
+    Window,
+    Wish,
+    enrol,
+    renew,
+)
+from est.client import token as tokens
+from est.client.keys import kind_of
+from est.client.own import key_fits
+from est.client.watch import read_status
+from est.profiles import ProofOfPossession
+from tests.ca.softhsm import LABEL, PIN, needs_softhsm
+from tests.est.tokens import NAME, SoftToken, factory_new, soft_token
+from tests.est.world import EstWorld
+
+pytestmark = needs_softhsm
+AWAY = "https://127.0.0.1:9"
+
+
+class Device:
+    """A device out of the factory, with an empty token."""
+
+    def __init__(self, est: EstWorld, folder: DeviceFolder, soft: SoftToken) -> None:
+        self.est, self.folder, self.soft = est, folder, soft
+        self.server = Server(est.url, clock=est.world.clock)
+        self.wish = Wish(token=soft.token)
+
+    async def enrol(self, wish: Wish | None = None, **more: Any) -> None:
+        await asyncio.to_thread(enrol, self.folder, self.server, wish or self.wish, **more)
+
+    async def renew(self, wish: Wish | None = None, **more: Any) -> None:
+        await asyncio.to_thread(renew, self.folder, self.server, wish or Wish(), **more)
+
+    def key(self) -> TokenKey:
+        found = self.folder.token_key()
+        assert found is not None
+        assert found.identifier is not None
+        return found
+
+    def serial(self) -> int:
+        found = self.folder.certificate()
+        assert found is not None
+        return found.serial_number
+
+    def assert_has_only(self, *keys: TokenKey) -> None:
+        """The token has these keys and no other; the certificate is the present one's."""
+        assert self.soft.identifiers() == {key.identifier for key in keys}
+        assert key_fits(self.folder) is True
+
+
+@pytest.fixture
+async def device(est: EstWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Device]:
+    with soft_token(tmp_path / "softhsm", monkeypatch) as soft:
+        (tmp_path / "device").mkdir()
+        yield Device(est, await factory_new(est, tmp_path / "device"), soft)
+
+
+@pytest.fixture(params=["1.2", "1.3"])
+def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the transport speak one version of TLS alone."""
+    from est.client import token_tls  # noqa: PLC0415 - where there is a token
+
+    offered = {"1.2": (3, 3), "1.3": (3, 4)}[request.param]
+    made = token_tls._settings
+
+    def settings() -> Any:
+        found = made()
+        found.minVersion = found.maxVersion = offered
+        found.versions = [offered]
+        return found
+
+    monkeypatch.setattr(token_tls, "_settings", settings)
+
+
+@pytest.mark.usefixtures("version")
+@pytest.mark.parametrize("kind", [KeyKind.P256, KeyKind.P384, KeyKind.P521, KeyKind.RSA2048, KeyKind.RSA3072])
+async def test_it_enrols_and_renews_and_proves_possession(device: Device, kind: KeyKind) -> None:
+    await device.est.label("linked", proof_of_possession=ProofOfPossession.REQUIRED)
+    device.server = replace(device.server, label="linked")
+    await device.enrol(replace(device.wish, kind=kind))
+    first, serial = device.key(), device.serial()
+    await device.renew()
+    assert (device.key(), device.serial() != serial) == (first, True)
+    serial = device.serial()
+    await device.renew(rekey=True)
+    second = device.key()
+    device.assert_has_only(second)
+    assert (second.identifier != first.identifier, device.serial() != serial) == (True, True)
+    present = device.folder.certificate()
+    assert present is not None
+    assert kind_of(present.public_key()) is kind
+    await device.renew()
+    with pytest.raises(EstFailure) as failed:
+        await device.renew(Wish(proves_possession=False))
+    assert failed.value.status == 403
+
+
+async def test_the_answer_to_a_new_key_is_lost(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has superseded the certificate; the device asks again with the same two keys."""
+    await device.enrol()
+    old = device.key()
+
+    def lose(*_: object) -> None:
+        raise ConnectionError("lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("est.client.device.DeviceFolder.finish", lose)
+        with pytest.raises(ConnectionError):
+            await device.renew(rekey=True)
+    waiting = device.folder.pending()
+    assert isinstance(waiting, TokenKey)
+    device.assert_has_only(old, waiting)
+    await device.renew()
+    assert device.key() == waiting
+    device.assert_has_only(waiting)
+
+
+@pytest.mark.parametrize("stop", range(1, 9))
+async def test_a_rekey_that_ends_anywhere_goes_on(device: Device, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    """After so many of the steps that write or change the token it ends; no key in use is ever destroyed."""
+    await device.enrol()
+    old, steps = device.key(), 0
+    places = [
+        *(f"est.client.folder.{name}" for name in ("write_whole", "remove", "Pair.replace")),
+        *(f"est.client.token.{name}" for name in ("_make", "_destroy")),
+    ]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps > stop:
+                raise KeyboardInterrupt
+            return real(*arguments, **more)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for place in places:
+            module, _, name = place.removeprefix("est.client.").partition(".")
+            owner = sys.modules[f"est.client.{module}"]
+            for part in name.split(".")[:-1]:
+                owner = getattr(owner, part)
+            real = getattr(owner, name.split(".")[-1])
+            patched.setattr(owner, name.split(".")[-1], counted(real))
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, ended, device)
+        except EndedError:
+            pass
+        else:
+            assert stop == 8, steps
+    present = device.key()
+    assert present.identifier in device.soft.identifiers()
+    assert key_fits(device.folder) is True
+    await device.renew(rekey=device.folder.pending() is None and present == old)
+    assert device.key() != old
+    device.assert_has_only(device.key())
+    assert {one.name for one in device.folder.path.iterdir()} & {"next.uri", "next.pem", "next.csr"} == set()
+
+
+class EndedError(Exception):
+    """It ended in the middle."""
+
+
+def ended(device: Device) -> None:
+    try:
+        renew(device.folder, device.server, Wish(), rekey=True)
+    except KeyboardInterrupt as interrupt:
+        raise EndedError from interrupt
+
+
+async def test_a_spent_key_is_destroyed_when_the_token_is_back(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    await device.enrol()
+    old = device.key()
+
+    def away(_: TokenKey) -> None:
+        raise KeyUnusable("the token is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tokens, "destroy_key", away)
+        await device.renew(rekey=True)
+    device.assert_has_only(old, device.key())
+    assert device.folder.spent() == (old,)
+    await device.renew()
+    device.assert_has_only(device.key())
+    assert not (device.folder.path / "spent.uri").exists()
+
+
+async def test_a_key_that_is_in_use_is_never_spent(device: Device) -> None:
+    await device.enrol()
+    device.folder._spend(device.key())
+    await device.renew()
+    device.assert_has_only(device.key())
+
+
+async def test_a_key_that_was_given_up_is_destroyed(device: Device) -> None:
+    await device.enrol()
+    with pytest.raises(EstFailure):
+        await asyncio.to_thread(renew, device.folder, Server(AWAY), Wish(), rekey=True)
+    kept = device.folder.begin_in_token(device.soft.token, f"doorward {NAME}")
+    await asyncio.to_thread(tokens.make_key, kept, KeyKind.P256)
+    assert device.folder.give_up()
+    await device.renew()
+    device.assert_has_only(device.key())
+
+
+async def test_a_key_moves_from_a_file_into_a_token(device: Device) -> None:
+    await device.enrol(Wish())
+    with pytest.raises(FolderUnusable, match="only --rekey makes one in the token"):
+        await device.renew(device.wish)
+    await device.renew(device.wish, rekey=True)
+    device.assert_has_only(device.key())
+    assert not list(device.folder.path.rglob("device.key"))
+    await device.renew(rekey=True)
+    device.assert_has_only(device.key())
+
+
+async def test_another_way_to_the_token(device: Device, tmp_path: Path) -> None:
+    await device.enrol()
+    elsewhere = tmp_path / "elsewhere"
+    device.soft.pin_file.rename(elsewhere)
+    with pytest.raises(EstFailure, match="the PIN cannot be read") as failed:
+        await device.renew()
+    assert failed.value.failure is Failure.UNUSABLE
+    wrong = replace(device.soft.token, pin_file=tmp_path / "nowhere")
+    with pytest.raises(KeyUnusable, match="nowhere"):
+        await device.renew(Wish(token=wrong))
+    moved = replace(device.soft.token, pin_file=elsewhere)
+    await device.renew(Wish(token=moved))
+    assert device.key().token == moved
+    await device.renew()
+
+
+async def test_a_key_that_its_maker_put_there_is_taken(device: Device) -> None:
+    made = TokenKey(device.soft.token, b"maker", f"doorward {NAME}")
+    tokens.make_key(made, KeyKind.P384)
+    await device.enrol()
+    assert device.key() == made
+    device.assert_has_only(made)
+
+
+async def test_a_pin_that_was_refused_is_not_tried_again(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    await device.enrol()
+    tries: list[str | None] = []
+    real = tokens._in_session
+
+    def counted(token: Token, act: Any, pin: str | None, **more: Any) -> Any:
+        if pin is not None:
+            tries.append(pin)
+        return real(token, act, pin, **more)
+
+    monkeypatch.setattr(tokens, "_in_session", counted)
+    device.soft.pin_file.write_text("000000\n")
+    for words in ("PinIncorrect", "not tried again", "not tried again"):
+        with pytest.raises(EstFailure, match=words) as failed:
+            await device.renew()
+        assert failed.value.failure is Failure.UNUSABLE
+        assert "000000" not in str(failed.value)
+    assert tries == ["000000"]
+    device.soft.pin_file.write_text(PIN)
+    await device.renew()
+
+
+async def test_a_last_try_is_left_to_a_person(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    await device.enrol()
+    real = tokens._token
+
+    class LastTry:
+        """What no SoftHSM says: that one more wrong PIN locks it."""
+
+        def __init__(self, token: Token) -> None:
+            self._token = real(token)
+            self.flags = self._token.flags | tokens.TokenFlag.USER_PIN_FINAL_TRY
+
+        def open(self, **how: Any) -> Any:
+            assert how["user_pin"] is None
+            return self._token.open(**how)
+
+    monkeypatch.setattr(tokens, "_token", LastTry)
+    with pytest.raises(EstFailure, match="one more wrong PIN locks it"):
+        await device.renew()
+
+
+async def test_a_token_whose_module_was_started_anew_serves_again(device: Device) -> None:
+    import pkcs11  # noqa: PLC0415 - where there is a token
+
+    await device.enrol()
+    pkcs11.lib(str(device.soft.token.module)).finalize()
+    await device.renew()
+
+
+async def test_a_token_that_would_let_keys_out_is_not_used(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = {**tokens._NEVER_OUT, tokens.Attribute.SENSITIVE: False, tokens.Attribute.EXTRACTABLE: True}
+    monkeypatch.setattr(tokens, "_NEVER_OUT", out)
+    with pytest.raises(KeyUnusable, match="does not say that its keys never leave it"):
+        await device.enrol()
+    assert device.soft.identifiers() == set()
+
+
+async def test_a_token_without_the_key_is_named(device: Device) -> None:
+    await device.enrol()
+    await asyncio.to_thread(tokens.destroy_key, device.key())
+    assert key_fits(device.folder) is None
+    with pytest.raises(EstFailure, match="is not in the token"):
+        await device.renew()
+
+
+async def test_a_certificate_of_another_key_is_named(device: Device) -> None:
+    await device.enrol()
+    key = device.key()
+    await asyncio.to_thread(tokens.destroy_key, key)
+    tokens.make_key(key, KeyKind.P256)
+    assert key_fits(device.folder) is False
+    with pytest.raises(FolderUnusable, match=r"is not the certificate of .*device\.uri"):
+        await device.renew()
+
+
+# --- For years ------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A watch on the world's clock, stepped by hand."""
+
+    def __init__(self, device: Device, *, rekey: bool = False) -> None:
+        self.told: list[tuple[str, dict[str, object]]] = []
+        self.watch = Watch(
+            device.folder,
+            device.server,
+            Wish(),
+            rekey=rekey,
+            window=Window(timedelta(days=81), jitter=0.0),
+            command=None,
+            report=lambda event, about: self.told.append((event, about)),
+            chance=lambda: 0.0,
+        )
+        self.watch._begin()
+
+    @property
+    def events(self) -> list[str]:
+        return [event for event, _ in self.told]
+
+
+async def test_it_renews_by_itself(device: Device) -> None:
+    await device.enrol()
+    first = device.key()
+    watched = await asyncio.to_thread(Watched, device, rekey=True)
+    await asyncio.to_thread(watched.watch.step)
+    device.est.world.clock.move(timedelta(days=10))
+    await asyncio.to_thread(watched.watch.step)
+    assert watched.events == ["watching", "renewed"]
+    assert device.key() != first
+    device.assert_has_only(device.key())
+
+
+async def test_a_wrong_pin_is_told_at_once_and_mended_later(device: Device) -> None:
+    await device.enrol()
+    device.soft.pin_file.write_text("000000\n")
+    watched = await asyncio.to_thread(Watched, device)
+    assert watched.events == ["watching", "key-unusable"]
+    watched.watch.renew_now()
+    await asyncio.to_thread(watched.watch.step)
+    status = read_status(device.folder)
+    assert status is not None
+    assert (status.state, status.failure) == ("failing", "unusable")
+    assert PIN not in device.folder.status.read_text()
+    device.soft.pin_file.write_text(PIN)
+    watched.watch.renew_now()
+    await asyncio.to_thread(watched.watch.step)
+    assert watched.events[-1] == "renewed"
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def visible(process: int) -> str:
+    """Return what others see of a process."""
+    return "".join(Path(f"/proc/{process}/{name}").read_text() for name in ("cmdline", "environ"))
+
+
+async def test_the_daemon_shows_its_pin_to_nobody(device: Device) -> None:
+    """`renew --watch` as a process of its own: told to renew, told to end, its command line and output without PIN."""
+    await device.enrol()
+    before = device.serial()
+    command = [sys.executable, "-m", "doorward", "device", "renew", "--watch", "--rekey", "--json"]
+    command += ["--out", str(device.folder.path), "--url", device.est.url]
+    script = f"{sys.executable} -c 'import os; print(os.environ)' > {device.folder.path}/environment"
+    process = started([*command, "--exec-shell", script])
+    lines: list[str] = []
+
+    def event() -> Any:
+        assert process.stdout is not None
+        lines.append(process.stdout.readline())
+        return json.loads(lines[-1])["event"]
+
+    assert await asyncio.to_thread(event) == "watching"
+    shown = visible(process.pid)
+    await asyncio.sleep(0.5)
+    os.kill(process.pid, signal.SIGHUP)
+    assert await asyncio.to_thread(event) == "renewed"
+    assert await asyncio.to_thread(event) == "command-ran"
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = await asyncio.to_thread(process.communicate, timeout=20)
+    assert (process.returncode, device.serial() != before) == (0, True)
+    environment = (device.folder.path / "environment").read_text()
+    assert "device.uri" in environment
+    for text in (shown, errors, environment, *lines, *(one.read_text() for one in device.folder.path.glob("*.json"))):
+        assert PIN not in text
+    assert PIN not in device.key().uri()
+    device.assert_has_only(device.key())
+
+
+async def test_what_the_status_says(device: Device, tmp_path: Path) -> None:
+    await device.enrol()
+
+    def status() -> Any:
+        command = [sys.executable, "-m", "doorward", "device", "status", "--out", str(device.folder.path), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return json.loads(done.stdout)
+
+    device.soft.pin_file.unlink()  # a status needs no PIN
+    assert (await asyncio.to_thread(status))["keyFits"] is True
+    (tmp_path / "softhsm" / "tokens").rename(tmp_path / "softhsm" / "away")
+    assert (await asyncio.to_thread(status))["keyFits"] is None
+
+
+async def test_a_handshake_is_quick_enough(device: Device) -> None:
+    await device.enrol()
+    began = time.monotonic()
+    await device.renew()
+    assert time.monotonic() - began < 5
+    present = device.folder.certificate()
+    assert present is not None
+    assert isinstance(present.public_key(), ec.EllipticCurvePublicKey)
+    assert device.key().token.label == LABEL

@@ -1,0 +1,80 @@
+"""A device with a key in a token (SoftHSM 2) of this process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pkcs11
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from certs.pem import write_certificates
+from est.client import DeviceFolder, KeyKind, Token, TokenKey, write_key
+from est.client.token import _REFUSED_PINS, make_key
+from est.client.token_tls import TokenIdentification
+from tests.ca.softhsm import LABEL, PIN, make_token
+from tests.est.world import EstWorld
+
+NAME = "meter-001"
+
+
+class SoftToken:
+    """An empty token, and a file with its PIN."""
+
+    def __init__(self, folder: Path, module: Path) -> None:
+        self.folder = folder
+        self.pin_file = folder / "pin"
+        self.pin_file.write_text(f"{PIN}\n")
+        self.token = Token(module, LABEL, self.pin_file)
+
+    @contextmanager
+    def session(self) -> Iterator[Any]:
+        token = pkcs11.lib(str(self.token.module)).get_token(token_label=LABEL)
+        with token.open(rw=True, user_pin=PIN) as session:
+            yield session
+
+    def identifiers(self) -> set[bytes]:
+        """Return the ids of the private keys in the token."""
+        with self.session() as session:
+            found = session.get_objects({pkcs11.Attribute.CLASS: pkcs11.ObjectClass.PRIVATE_KEY})
+            return {bytes(one[pkcs11.Attribute.ID]) for one in found}
+
+    def identification(self, kind: KeyKind = KeyKind.P256) -> TokenIdentification:
+        """Make a key, and a certificate for it of which nobody knows who issued it."""
+        key = TokenKey(self.token, b"\1", NAME)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAME)])
+        now = datetime.now(UTC)
+        public: Any = load_der_public_key(make_key(key, kind).spki)
+        builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(public)
+        builder = builder.serial_number(7).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+        certificate = builder.sign(ec.generate_private_key(ec.SECP256R1()), SHA256())
+        file = self.folder / "shown.pem"
+        file.write_bytes(write_certificates([certificate]))
+        return TokenIdentification(file, key)
+
+
+@contextmanager
+def soft_token(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftToken]:
+    """Have an empty token in a folder, and nothing remembered of another one."""
+    module = make_token(folder, monkeypatch)
+    library = pkcs11.lib(str(module))
+    library.reinitialize()
+    yield SoftToken(folder, module)
+    _REFUSED_PINS.clear()
+    library.finalize()
+
+
+async def factory_new(est: EstWorld, path: Path) -> DeviceFolder:
+    """Return the folder of a device out of the factory."""
+    folder = DeviceFolder(path)
+    bootstrap = await est.bootstrap(NAME)
+    folder.keep_identifier(NAME)
+    folder.keep_roots(est.root_file.read_bytes())
+    folder.bootstrap.certificate.write_bytes(write_certificates([bootstrap.certificate]))
+    folder.bootstrap.key.write_bytes(write_key(bootstrap.key))
+    return folder
