@@ -23,7 +23,16 @@ from est.client.failure import EstFailure, Failure
 from est.client.folder import DeviceFolder, FolderUnusable, read
 from est.client.keys import KeyKind, kind_of, make_key
 from est.client.opening import Opener
-from est.client.own import destroy_spent, first_key, key_fits, next_key, own_identification, own_key, reach_by
+from est.client.own import (
+    bootstrap_identification,
+    destroy_spent,
+    first_key,
+    key_fits,
+    next_key,
+    own_identification,
+    own_key,
+    reach_by,
+)
 from est.client.renewal import wait_for_approval
 from est.client.request import RequestTemplate, enrolment_request, renewal_request
 from est.client.token_uri import Token
@@ -89,8 +98,7 @@ def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = Fals
     """
     folder.recover()
     identifier = folder.identifier()
-    bootstrap = folder.bootstrap if folder.bootstrap.certificate.exists() else None
-    client = server.client(read(folder.root), bootstrap)
+    client = server.client(read(folder.root), bootstrap_identification(folder))
     wanted = client.csrattrs()
     if anew:
         folder.give_up()
@@ -112,8 +120,7 @@ def have_key_made(folder: DeviceFolder, server: Server, wish: Wish, opener: Open
     """
     folder.recover()
     identifier = folder.identifier()
-    bootstrap = folder.bootstrap if folder.bootstrap.certificate.exists() else None
-    client = server.client(read(folder.root), bootstrap)
+    client = server.client(read(folder.root), bootstrap_identification(folder))
     # RFC 7030 4.4.1: the request's own key and signature are ignored.
     template = enrolment_request(make_key(), identifier)
     made = client.serverkeygen(_wished(template, client.csrattrs(), wish, names_are_fixed=False), opener)
@@ -159,6 +166,8 @@ def check_renewable(folder: DeviceFolder) -> None:
     """Check that the device's certificate is that of its key, as far as that can be told; raise `FolderUnusable`."""
     if key_fits(folder) is False:
         key = folder.own.key if folder.token_key() is None else folder.uri
+        if not key.exists():
+            raise FolderUnusable(f"{key} is not there: enrol with --start-over, which an operator must allow.")
         raise FolderUnusable(f"{folder.own.certificate} is not the certificate of {key}.")
 
 

@@ -4,7 +4,7 @@
 |---|---|
 | `device.id` | the device's identifier |
 | `root.pem` | the roots that are trusted |
-| `bootstrap.pem`, `bootstrap.key` | what it came out of the factory with |
+| `bootstrap.pem`, `bootstrap.key` | what it came out of the factory with; or `bootstrap.uri` instead of the key |
 | `device.pem`, `device.key` | its certificate and key, for whoever connects: always a pair (`est.client.pair`) |
 | `device.uri` | instead of `device.key`: where the key is in a token |
 | `next.key`, `next.csr`, `next.pem` | a key that is being certified, its request if it is kept, and the answer |
@@ -67,6 +67,7 @@ class DeviceFolder:
         self.status = path / "status.json"
         self.uri = path / "device.uri"
         self._pair = Pair(path)
+        self._bootstrap_uri = path / "bootstrap.uri"
         self._identifier = path / "device.id"
         self._next = Identification(path / "next.pem", path / "next.key")
         self._next_request = path / "next.csr"
@@ -89,7 +90,7 @@ class DeviceFolder:
             return read(self._identifier).decode("utf-8", "replace").strip()
         certificate = self.certificate()
         if certificate is None:
-            raise FolderUnusable(f"Nothing in {self.path} says which device this is: give --id.")
+            raise FolderUnusable(f"Nothing in {self.path} says which device this is: enrol it with --id.")
         try:
             return subject_identifier(certificate.subject)
         except CertificateRefused as refusal:
@@ -128,10 +129,14 @@ class DeviceFolder:
         found = self._contents(URI)
         return _read_uri(self.uri, found[URI].decode("utf-8", "replace")) if found else None
 
+    def bootstrap_token_key(self) -> TokenKey | None:
+        """Return where in a token the bootstrap certificate's key is; None if it is in none."""
+        return _uri_in(self._bootstrap_uri) if self._bootstrap_uri.exists() else None
+
     def pending(self) -> PrivateKey | TokenKey | None:
         """Return the key that waits for its certificate, if there is one."""
         if self._next_uri.exists():
-            return _read_uri(self._next_uri, read(self._next_uri).decode("utf-8", "replace"))
+            return _uri_in(self._next_uri)
         return _key(self._next.key) if self._next.key.exists() else None
 
     def begin(self, kind: KeyKind) -> PrivateKey:
@@ -156,7 +161,7 @@ class DeviceFolder:
         """
         pending = self.pending()
         if pending is not None and not isinstance(pending, TokenKey):
-            raise FolderUnusable("A key in a file waits for its certificate: give --start-over.")
+            raise FolderUnusable(f"A key in a file waits for its certificate ({self._next.key}): give --start-over.")
         if pending is None or pending.token != token:
             if pending is None:
                 pending = found or TokenKey(token, urandom(_IDENTIFIER_BYTES), label)
@@ -299,6 +304,10 @@ def _read_certificate(file: Path, content: bytes) -> x509.Certificate:
 
 def _line(key: TokenKey) -> bytes:
     return f"{key.uri()}\n".encode()
+
+
+def _uri_in(file: Path) -> TokenKey:
+    return _read_uri(file, read(file).decode("utf-8", "replace"))
 
 
 def _read_uri(file: Path, text: str) -> TokenKey:

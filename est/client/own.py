@@ -1,6 +1,7 @@
 """A device's own key, wherever it is: in a file of its folder, or in a token.
 
-1. A key is where the folder says: `device.key` is one, `device.uri` names one in a token.
+1. A key is where the folder says: `device.key` is one, `device.uri` names one in a token. So is that of the bootstrap
+   certificate: `bootstrap.key` or `bootstrap.uri`.
 2. A new key is made where it is wanted: in a token if one is given, or if the present key is in one; else in a file.
 3. A token's key that was replaced or given up is destroyed, and not before the pair that follows is on the disk. If the
    token is away then, it is destroyed the next time (`spent.uri`).
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from est.client.connection import Identifying
 from est.client.folder import DeviceFolder, FolderUnusable
 from est.client.keys import KeyKind, KeyUnusable, PrivateKey, Signer
+from est.client.tls import Identification
 from est.client.token_uri import Token, TokenKey
 
 
@@ -26,6 +28,7 @@ class _Tokens(Protocol):
     def make_key(self, key: TokenKey, kind: KeyKind, /) -> Signer: ...
     def find_public_key(self, key: TokenKey, /) -> bytes | None: ...
     def find_key(self, token: Token, label: str, /) -> TokenKey | None: ...
+    def check_token(self, token: Token, kind: KeyKind, /) -> None: ...
     def check_key(self, key: TokenKey, /) -> None: ...
     def destroy_key(self, key: TokenKey, /) -> None: ...
 
@@ -38,14 +41,24 @@ def own_key(folder: DeviceFolder) -> PrivateKey | Signer:
 
 def own_identification(folder: DeviceFolder) -> Identifying:
     """Return how the device shows who it is."""
-    key = folder.token_key()
+    return _identification(folder.own, folder.token_key())
+
+
+def bootstrap_identification(folder: DeviceFolder) -> Identifying | None:
+    """Return how the device shows who it is before it has a certificate of its own; None if it came with none."""
+    if not folder.bootstrap.certificate.exists():
+        return None
+    return _identification(folder.bootstrap, folder.bootstrap_token_key())
+
+
+def _identification(files: Identification, key: TokenKey | None) -> Identifying:
     if key is None:
-        return folder.own
+        return files
     try:
         from est.client.token_tls import TokenIdentification
     except ImportError as error:
         raise _missing(error) from error
-    return TokenIdentification(folder.own.certificate, key)
+    return TokenIdentification(files.certificate, key)
 
 
 def key_fits(folder: DeviceFolder) -> bool | None:
@@ -75,9 +88,8 @@ def first_key(folder: DeviceFolder, token: Token | None, kind: KeyKind, *, anew:
             return own_key(folder)
     if token is None:
         return folder.begin(kind)
-    label = label_of(folder)
-    found = _tokens().find_key(token, label) if pending is None and not anew else None
-    return _tokens().make_key(folder.begin_in_token(token, label, found), kind)
+    found = _tokens().find_key(token, label_of(folder)) if pending is None and not anew else None
+    return _key_in_token(folder, token, kind, found)
 
 
 def next_key(folder: DeviceFolder, token: Token | None, kind: KeyKind) -> PrivateKey | Signer:
@@ -87,7 +99,13 @@ def next_key(folder: DeviceFolder, token: Token | None, kind: KeyKind) -> Privat
             token = key.token
     if token is None:
         return folder.begin(kind)
-    return _tokens().make_key(folder.begin_in_token(token, label_of(folder)), kind)
+    return _key_in_token(folder, token, kind, None)
+
+
+def _key_in_token(folder: DeviceFolder, token: Token, kind: KeyKind, found: TokenKey | None) -> Signer:
+    # A PIN that is wrong and a kind that is not made are told before anything is begun.
+    _tokens().check_token(token, kind)
+    return _tokens().make_key(folder.begin_in_token(token, label_of(folder), found), kind)
 
 
 def reach_by(folder: DeviceFolder, token: Token, *, rekeys: bool) -> None:
@@ -108,9 +126,12 @@ def reach_by(folder: DeviceFolder, token: Token, *, rekeys: bool) -> None:
 
 def destroy_spent(folder: DeviceFolder) -> None:
     """Destroy what is to be destroyed by rule 3, as far as its token can be reached."""
+    present = folder.token_key()
     for key in folder.spent():
+        # The way to the token may have changed since: an old one would be an old PIN.
+        reached = key if present is None or present.token.label != key.token.label else present
         try:
-            _tokens().destroy_key(key)
+            _tokens().destroy_key(replace(key, token=reached.token))
         except (KeyUnusable, FolderUnusable):
             continue
         folder.forget_spent(key)

@@ -23,7 +23,16 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, Hash, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
-from pkcs11.exceptions import NoSuchKey, PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked, PKCS11Error
+from pkcs11.exceptions import (
+    NoSuchKey,
+    NoSuchToken,
+    PinExpired,
+    PinIncorrect,
+    PinInvalid,
+    PinLenRange,
+    PinLocked,
+    PKCS11Error,
+)
 from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
 
 from certs.errors import UNREADABLE
@@ -107,8 +116,10 @@ def open_key(key: TokenKey) -> TokenSigner:
 def make_key(key: TokenKey, kind: KeyKind) -> TokenSigner:
     """Return the signer of a key, which is made now if it is not in its token yet (rule 1).
 
+    Whether the token makes such keys was looked at before (`check_token`).
+
     Raises:
-        KeyUnusable: The token cannot be reached, does not make such keys, or would let them out.
+        KeyUnusable: The token cannot be reached, or would let the key out.
     """
 
     def make(session: Any) -> bytes:  # noqa: ANN401 - the library's own
@@ -151,6 +162,13 @@ def find_key(token: Token, label: str) -> TokenKey | None:
     return TokenKey(token, found[0] or None, label) if found else None
 
 
+def check_token(token: Token, kind: KeyKind) -> None:
+    """Log in to a token in which a key of this kind is to be made; raise `KeyUnusable` if none will be."""
+    if kind not in _CURVES and kind not in _RSA_BITS:
+        raise KeyUnusable(f"a token makes keys of curves and RSA, not {kind}")
+    _with_pin(token, lambda _: None)
+
+
 def check_key(key: TokenKey) -> None:
     """Log in and look for the private key; raise `KeyUnusable` if it cannot be used."""
     _with_pin(key.token, lambda session: _private(session, key))
@@ -174,11 +192,9 @@ def _make(session: Any, key: TokenKey, kind: KeyKind) -> bytes:  # noqa: ANN401 
     named = {**_wanted(key), "store": True, "private_template": _NEVER_OUT}
     if kind in _RSA_BITS:
         public, private = session.generate_keypair(KeyType.RSA, _RSA_BITS[kind], **named)
-    elif kind in _CURVES:
+    else:
         curve = {Attribute.EC_PARAMS: encode_named_curve_parameters(_CURVES[kind])}
         public, private = session.create_domain_parameters(KeyType.EC, curve, local=True).generate_keypair(**named)
-    else:
-        raise KeyUnusable(f"a token makes keys of curves and RSA, not {kind}")
     if not _stays(private):
         _destroy(session, key)
         raise KeyUnusable(f"the token {key.token.label} does not say that its keys never leave it")
@@ -212,8 +228,10 @@ def _with_pin(token: Token, act: Callable[[Any], T], *, writes: bool = False) ->
     """Do one thing, logged in, by rules 3 and 4."""
     try:
         pin = token.pin_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeyUnusable(f"the PIN cannot be read from {token.pin_file}: {_said(error)}") from error
+    except OSError as error:
+        raise KeyUnusable(f"the PIN cannot be read from {token.pin_file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise KeyUnusable(f"{token.pin_file} holds no PIN") from error
     fingerprint = (token, sha256(pin.encode()).digest())
     if fingerprint in _REFUSED_PINS:
         raise KeyUnusable(
@@ -238,6 +256,8 @@ def _with_pin(token: Token, act: Callable[[Any], T], *, writes: bool = False) ->
 
 def _tried(token: Token, act: Callable[[], T]) -> T:
     """Do one thing, twice if need be (rule 3); turn whatever the token says into `KeyUnusable`."""
+    if not token.module.exists():
+        raise KeyUnusable(f"there is no module {token.module}")
     try:
         return act()
     except NoSuchKey as error:
@@ -246,6 +266,8 @@ def _tried(token: Token, act: Callable[[], T]) -> T:
         try:
             pkcs11.lib(str(token.module)).reinitialize()
             return act()
+        except NoSuchToken as error:
+            raise KeyUnusable(f"the module {token.module} has no token called {token.label}") from error
         except (PKCS11Error, RuntimeError, OSError, *UNREADABLE) as error:
             raise KeyUnusable(f"the token {token.label} cannot be used: {_said(error)}") from error
 
@@ -260,4 +282,6 @@ def _token(token: Token) -> Any:  # noqa: ANN401 - the library's own
 
 
 def _said(error: Exception) -> str:
+    if type(error) is PKCS11Error:  # which has no name of its own, but a sentence
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from est.client import (
     DeviceFolder,
@@ -265,6 +266,30 @@ async def test_a_key_that_its_maker_put_there_is_taken(device: Device) -> None:
     await device.enrol()
     assert device.key() == made
     device.assert_has_only(made)
+
+
+async def test_what_the_factory_left_in_the_token_enrols(device: Device) -> None:
+    """The bootstrap certificate's key is in the token, too."""
+    factory = TokenKey(device.soft.token, b"factory", "factory")
+    public: Any = load_der_public_key(tokens.make_key(factory, KeyKind.RSA2048).spki)
+    made = await device.est.world.service.issue_bootstrap(NAME, public, actor="test")
+    device.folder.bootstrap.certificate.write_bytes(made.chain)
+    device.folder.bootstrap.key.unlink()
+    (device.folder.path / "bootstrap.uri").write_text(factory.uri())
+    await device.enrol()
+    device.assert_has_only(factory, device.key())
+
+
+@pytest.mark.parametrize("wrong", ["PIN", "kind"])
+async def test_what_cannot_be_made_is_not_begun(device: Device, wrong: str) -> None:
+    if wrong == "PIN":
+        device.soft.pin_file.write_text("000000")
+    wish = replace(device.wish, kind=KeyKind.ED25519 if wrong == "kind" else None)
+    with pytest.raises(KeyUnusable):
+        await device.enrol(wish)
+    assert device.folder.pending() is None
+    await device.enrol(Wish())
+    assert device.folder.is_pair()
 
 
 async def test_a_pin_that_was_refused_is_not_tried_again(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ _EXITS = (
     "on when it is called again."
 )
 _STATUS_EXITS = (
-    "Exit status: 0 valid; 7 due for renewal; 8 no certificate, or not valid now; 1 the folder cannot be read. The "
-    "server is not asked."
+    "Exit status: 0 valid; 7 due for renewal; 8 no certificate, not its key, or not valid now; 1 the folder cannot be "
+    "read. The server is not asked."
 )
 _DURATION = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

@@ -173,7 +173,9 @@ def _status(parsed: argparse.Namespace) -> Exit:
         now = datetime.now(UTC)
         standing = life(certificate, Window(parsed.before))
         moment = standing.moment(now)
-        exit_status = {Moment.VALID: Exit.DONE, Moment.DUE: Exit.DUE}.get(moment, Exit.NOT_VALID)
+        fits = key_fits(folder)
+        if fits is not False:
+            exit_status = {Moment.VALID: Exit.DONE, Moment.DUE: Exit.DUE}.get(moment, Exit.NOT_VALID)
         shown |= {
             "state": moment,
             "serial": serial_of(certificate),
@@ -182,7 +184,7 @@ def _status(parsed: argparse.Namespace) -> Exit:
             "notAfter": standing.ends.isoformat(),
             "renewalDue": standing.due.isoformat(),
             "daysLeft": (standing.ends - now).days,
-            "keyFits": key_fits(folder),
+            "keyFits": fits,
         }
     if watched is not None:
         shown["watch"] = {
