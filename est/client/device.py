@@ -102,6 +102,8 @@ def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = Fals
     wanted = client.csrattrs()
     if anew:
         folder.give_up()
+    elif wish.token is not None:
+        reach_by(folder, wish.token, rekeys=True)
     key = first_key(folder, wish.token, wish.kind or wanted_kind(wanted.key) or KeyKind.P256, anew=anew)
     template = _wished(enrolment_request(key, identifier), wanted, wish, names_are_fixed=False)
     certificate = client.enroll(folder.resume(template))

@@ -110,11 +110,13 @@ class DeviceFolder:
         Raises:
             FolderUnusable: It cannot be read.
         """
-        return _certificate(self.own.certificate) if self.own.certificate.exists() else None
+        found = self._contents(CERTIFICATE)
+        return _read_certificate(self.own.certificate, found[CERTIFICATE]) if found else None
 
     def key(self) -> PrivateKey:
         """Return the device's key; raise `FolderUnusable`."""
-        return _key(self.own.key)
+        found = self._contents(KEY)
+        return _read_key(self.own.key, found[KEY] if found else read(self.own.key))
 
     def is_pair(self) -> bool:
         """Say whether the device's certificate is that of its key."""

@@ -31,6 +31,8 @@ KEY = "device.key"
 URI = "device.uri"
 
 _LINK = "pair"
+_DIGITS = 16
+_GENERATIONS = f"{_LINK}-{'[0-9a-f]' * _DIGITS}"
 _UNDER_WAY = ".pair-under-way"
 _MODES = {CERTIFICATE: PUBLIC, KEY: PRIVATE, URI: PUBLIC}
 
@@ -80,7 +82,7 @@ class Pair:
     def _exchange(self, files: dict[str, bytes]) -> None:
         """Make the generation of these files the one of now, by rules 1 and 3."""
         digest = sha256(b"\0".join(name.encode() + b"\0" + files[name] for name in sorted(files))).hexdigest()
-        generation = self._folder / f"{_LINK}-{digest[:16]}"
+        generation = self._folder / f"{_LINK}-{digest[:_DIGITS]}"
         self._write(generation, files)
         adopts = [name for name in files if not self._is_linked(name) and (self._folder / name).exists()]
         if adopts:
@@ -110,7 +112,7 @@ class Pair:
             if name not in files:
                 (self._folder / name).unlink(missing_ok=True)
         shutil.rmtree(self._folder / _UNDER_WAY, ignore_errors=True)
-        for other in self._folder.glob(f"{_LINK}-*"):
+        for other in self._folder.glob(_GENERATIONS):
             if other != generation:
                 shutil.rmtree(other, ignore_errors=True)
         synchronise(self._folder)

@@ -258,6 +258,9 @@ async def test_another_way_to_the_token(device: Device, tmp_path: Path) -> None:
     await device.renew(Wish(token=moved))
     assert device.key().token == moved
     await device.renew()
+    elsewhere.rename(device.soft.pin_file)
+    await device.enrol()  # asked again, by the first way
+    assert device.key().token == device.soft.token
 
 
 async def test_a_key_that_its_maker_put_there_is_taken(device: Device) -> None:
