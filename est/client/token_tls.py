@@ -245,11 +245,8 @@ class _TokenConnection(Connection):
         super().__init__()
         settings = _settings()
         self._wire = Wire(peer.host, peer.port, deadline)
-        offered = frozenset(
-            tuple(one)
-            for version in _NAMES
-            for one in TLSConnection._sigHashesToList(settings, version=version)  # noqa: SLF001 - the library has no other
-        )
+        # A server signs by itself in TLS 1.3 alone; what TLS 1.2 would allow is not for that (RFC 8446 4.4.3).
+        offered = frozenset(map(tuple, TLSConnection._sigHashesToList(settings, version=_TLS_1_3)))  # noqa: SLF001 - the library has no other
         self._tls = _Handshake(self._wire, peer, offered)
         try:
             self._shake_hands(peer, shown, key, settings)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from doorward.cli import main
 from est.client import EstFailure, Failure, enrolment_request, make_key
 from est.client.client import EstClient
-from est.client.device import until_approved
+from est.client.device import check_renewable, until_approved
 from est.client.files import FolderBusy, write_whole
 from est.client.folder import DeviceFolder, FolderUnusable, is_for
 from est.client.keys import KeyKind, PrivateKey, read_key, write_key
@@ -270,6 +270,17 @@ def test_status(
     assert (shown["state"], shown["deviceIdentifier"], shown["keyFits"]) == (state, "pump-7", True)
     assert main(["device", "status", "--out", str(folder.path)]) == status
     assert f"state             {state}" in capsys.readouterr().out
+
+
+def test_a_status_without_the_key(folder: DeviceFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime.now(UTC)
+    folder.finish(certificate(folder.begin(KeyKind.P256), begins=now - DAY, ends=now + 80 * DAY))
+    folder.own.key.unlink()
+    assert main(["device", "status", "--out", str(folder.path), "--json"]) == 8
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["state"], shown["keyFits"]) == ("valid", False)
+    with pytest.raises(FolderUnusable, match=r"device\.key is not there"):
+        check_renewable(folder)
 
 
 def test_is_for() -> None:

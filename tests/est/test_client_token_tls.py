@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tlslite.api import HandshakeSettings, TLSConnection, X509CertChain, parsePEMKey
 from tlslite.messages import Certificate, CertificateVerify
+from tlslite.utils.ecdsakey import ECDSAKey
 
 from est.client import EstClient, EstFailure, Failure, KeyKind
 from est.client.connection import Wire
@@ -72,11 +73,12 @@ def refusal(client: EstClient) -> str:
 
 def issued(
     *, name: str = "127.0.0.1", usage: Any = x509.ExtendedKeyUsageOID.SERVER_AUTH, begins: timedelta = -DAY,
-    ends: timedelta = DAY, is_authority: bool = False,
-) -> tuple[x509.Certificate, x509.Certificate, ec.EllipticCurvePrivateKey]:  # fmt: skip
+    ends: timedelta = DAY, is_authority: bool = False, key: Any = None,
+) -> tuple[x509.Certificate, x509.Certificate, Any]:  # fmt: skip
     """Return a root, a server's certificate that it issued, and its key."""
     now = datetime.now(UTC)
-    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root_key, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    key = key or own
     root_name, own_name = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, one)]) for one in ("root", "own"))
 
     def builder(subject: x509.Name, public: Any, start: timedelta, end: timedelta, ca: bool) -> x509.CertificateBuilder:
@@ -118,7 +120,11 @@ def test_a_server_that_is_not_trusted(token: SoftToken, tmp_path: Path, version:
     server.close()
 
 
-def test_a_server_that_is_trusted(token: SoftToken, tmp_path: Path, version: str) -> None:
+def test_a_server_that_is_trusted(
+    token: SoftToken, tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its signature is verified by the key that was judged, and not by what the library read."""
+    monkeypatch.delattr(ECDSAKey, "verify")
     root, certificate, key = issued()
     server = Server(version)
     server.show([certificate], key, tmp_path)
@@ -189,7 +195,26 @@ def test_a_server_without_the_key_of_its_certificate(token: SoftToken, version: 
         assert (failed.value.failure, "no TLS connection" in str(failed.value)) == (Failure.UNREACHABLE, True)
 
 
-def tlslite_server(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, version: tuple[int, int]) -> int:
+@pytest.mark.parametrize("is_offered", [True, False])
+def test_a_signature_that_was_not_offered(token: SoftToken, monkeypatch: pytest.MonkeyPatch, is_offered: bool) -> None:
+    """RFC 8446 4.4.3: PKCS #1 v1.5 signs no CertificateVerify, though it may sign certificates."""
+    if not is_offered:
+        monkeypatch.setattr(
+            TLSConnection,
+            "_pickServerKeyExchangeSig",
+            staticmethod(lambda _settings, _hello, chain, key, *_: ("rsa_pkcs1_sha256", chain, key)),
+        )
+    root, certificate, key = issued(key=rsa.generate_private_key(65537, 2048))
+    port = tlslite_server(certificate, key, VERSIONS["1.3"])
+    anchors = root.public_bytes(Encoding.PEM)
+    client = EstClient(
+        f"https://127.0.0.1:{port}", anchors=anchors, identification=token.identification(), timeout_seconds=SECONDS
+    )
+    with pytest.raises(EstFailure, match="CMS" if is_offered else "alert illegal_parameter"):
+        client.cacerts()
+
+
+def tlslite_server(certificate: x509.Certificate, key: Any, version: tuple[int, int]) -> int:
     """Serve one connection with a library that lets a certificate and another key be one's own; return the port."""
     listening = socket.create_server(("127.0.0.1", 0))
     chain = X509CertChain()
