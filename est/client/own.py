@@ -129,9 +129,10 @@ def destroy_spent(folder: DeviceFolder) -> None:
     present = folder.token_key()
     for key in folder.spent():
         # The way to the token may have changed since: an old one would be an old PIN.
-        reached = key if present is None or present.token.label != key.token.label else present
+        if present is not None and present.token.label == key.token.label:
+            key = replace(key, token=present.token)  # noqa: PLW2901 - the same key
         try:
-            _tokens().destroy_key(replace(key, token=reached.token))
+            _tokens().destroy_key(key)
         except (KeyUnusable, FolderUnusable):
             continue
         folder.forget_spent(key)

@@ -9,8 +9,8 @@ pyOpenSSL's and the standard library's OpenSSL load neither engines nor provider
 3. What the token signs is verified before it is sent: a token that fails now and then gives nothing away.
 4. Whatever the library raises at what a stranger sent is a broken connection.
 
-What is secret beside the token's key, the keys of the one connection, is handled by Python code whose time depends on
-it: who can measure that to the microsecond, on the device, is not held against.
+The keys of the one connection are handled by Python code whose time depends on them. So this does not hold against
+somebody on the device who measures that; the token's own key is not among them.
 
 Needs `doorward[pkcs11]`.
 """

@@ -215,6 +215,19 @@ async def test_a_spent_key_is_destroyed_when_the_token_is_back(device: Device, m
     assert not (device.folder.path / "spent.uri").exists()
 
 
+async def test_a_spent_key_is_reached_as_the_present_one_is(
+    device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The PIN's file has moved since: what `spent.uri` says of it is not tried."""
+    await device.enrol()
+    with monkeypatch.context() as patched:
+        patched.setattr("est.client.device.destroy_spent", lambda _: None)
+        await device.renew(rekey=True)
+    moved = device.soft.pin_file.rename(tmp_path / "elsewhere")
+    await device.renew(Wish(token=replace(device.soft.token, pin_file=moved)))
+    device.assert_has_only(device.key())
+
+
 async def test_a_key_that_is_in_use_is_never_spent(device: Device) -> None:
     await device.enrol()
     device.folder._spend(device.key())
