@@ -97,7 +97,7 @@ class Identifying(Protocol):
         """
 
 
-class Wire:
+class Stream:
     """A TCP connection, each step of which keeps the deadline: to the first of the host's addresses that answers."""
 
     def __init__(self, host: str, port: int, deadline: Deadline) -> None:

@@ -26,14 +26,15 @@ The rules:
    | - | there | the present key and the answer become the pair; then `next.pem` goes |
 3. An answer that belongs to neither key never becomes a part of the pair: it is put aside. Which key of a token an
    answer is for can be told without the token: for the present one if it has the present certificate's key.
-4. A token's key that leaves the pair, or is given up, is noted in `spent.uri` before that, and only what neither the
+4. A URI names a module that will be run, so it is believed only in a file of root's or of the user who reads it.
+5. A token's key that leaves the pair, or is given up, is noted in `spent.uri` before that, and only what neither the
    pair nor `next.uri` names is ever taken for spent.
 """
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from os import urandom
+from os import geteuid, urandom
 from pathlib import Path
 
 from cryptography import x509
@@ -129,7 +130,10 @@ class DeviceFolder:
     def token_key(self) -> TokenKey | None:
         """Return where in a token the device's key is; None if it is in none."""
         found = self._contents(URI)
-        return _read_uri(self.uri, found[URI].decode("utf-8", "replace")) if found else None
+        if not found:
+            return None
+        _check_owner(self.uri)
+        return _read_uri(self.uri, found[URI].decode("utf-8", "replace"))
 
     def bootstrap_token_key(self) -> TokenKey | None:
         """Return where in a token the bootstrap certificate's key is; None if it is in none."""
@@ -243,7 +247,7 @@ class DeviceFolder:
         return pending is not None
 
     def spent(self) -> tuple[TokenKey, ...]:
-        """Return the keys of a token that are to be destroyed, by rule 4."""
+        """Return the keys of a token that are to be destroyed, by rule 5."""
         kept = [one for one in (self.token_key(), self.pending()) if isinstance(one, TokenKey)]
         noted = map(partial(_read_uri, self._spent), self._noted())
         return tuple(one for one in noted if not any(one.is_same_as(other) for other in kept))
@@ -262,7 +266,10 @@ class DeviceFolder:
             write_whole(self._spent, "".join(f"{one}\n" for one in (*noted, key.uri())).encode())
 
     def _noted(self) -> list[str]:
-        return read(self._spent).decode("utf-8", "replace").splitlines() if self._spent.exists() else []
+        if not self._spent.exists():
+            return []
+        _check_owner(self._spent)
+        return read(self._spent).decode("utf-8", "replace").splitlines()
 
     def take(self, key: PrivateKey, certificate: x509.Certificate) -> None:
         """Take in a pair that was made elsewhere: by the server, at its `serverkeygen`."""
@@ -309,7 +316,20 @@ def _line(key: TokenKey) -> bytes:
 
 
 def _uri_in(file: Path) -> TokenKey:
+    _check_owner(file)
     return _read_uri(file, read(file).decode("utf-8", "replace"))
+
+
+def _check_owner(file: Path) -> None:
+    """See to it that who wrote a URI may have the reader run a module, by rule 4."""
+    try:
+        owner = file.stat().st_uid
+    except OSError as error:
+        raise FolderUnusable(f"{file} cannot be read: {error.strerror}.") from error
+    if owner not in {0, geteuid()}:
+        raise FolderUnusable(
+            f"{file} names a module to run, and belongs to another user ({owner}): run this as that one."
+        )
 
 
 def _read_uri(file: Path, text: str) -> TokenKey:

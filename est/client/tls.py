@@ -12,7 +12,7 @@ from OpenSSL import SSL, crypto
 
 from certs.errors import CertificateRefused
 from certs.pem import read_certificates
-from est.client.connection import EXPORTER_BYTES, EXPORTER_LABEL, RECORD_BYTES, Connection, Deadline, Peer, Wire
+from est.client.connection import EXPORTER_BYTES, EXPORTER_LABEL, RECORD_BYTES, Connection, Deadline, Peer, Stream
 from est.client.failure import EstFailure, Failure
 from est.client.keys import KeyUnusable, read_key
 from est.client.trust import is_called
@@ -100,11 +100,11 @@ class _OpenSSLConnection(Connection):
         if name is not None:
             self._tls.set_tlsext_host_name(name.encode("ascii"))
         self._tls.set_connect_state()
-        self._wire = Wire(peer.host, peer.port, deadline)
+        self._stream = Stream(peer.host, peer.port, deadline)
         try:
             self._handshake()
         except BaseException:
-            self._wire.close()
+            self._stream.close()
             raise
 
     def channel_binding(self) -> bytes:
@@ -153,7 +153,7 @@ class _OpenSSLConnection(Connection):
             except (SSL.Error, OSError):
                 pass  # the connection has ended already
             finally:
-                self._wire.close()
+                self._stream.close()
         super().close()
 
     def _handshake(self) -> None:
@@ -190,14 +190,14 @@ class _OpenSSLConnection(Connection):
                 pending = self._tls.bio_read(RECORD_BYTES)
             except SSL.WantReadError:
                 return
-            self._wire.sendall(pending)
+            self._stream.sendall(pending)
 
     def _send_alert(self) -> None:
         with suppress(OSError):  # the server has left before it could be told why
             self._send()
 
     def _receive(self) -> None:
-        data = self._wire.recv(RECORD_BYTES)
+        data = self._stream.recv(RECORD_BYTES)
         if data:
             self._tls.bio_write(data)
         else:

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from tlslite.constants import AlertDescription, CipherSuite
-from tlslite.errors import TLSAbruptCloseError, TLSAlert
+from tlslite.errors import TLSAbruptCloseError, TLSAlert, TLSLocalAlert
 from tlslite.handshakesettings import HandshakeSettings
 from tlslite.messages import Certificate, CertificateVerify, Finished
 from tlslite.tlsconnection import TLSConnection
@@ -38,7 +38,7 @@ from tlslite.x509certchain import X509CertChain
 
 from certs.errors import CertificateRefused
 from certs.pem import read_certificates
-from est.client.connection import EXPORTER_BYTES, EXPORTER_LABEL, RECORD_BYTES, Connection, Deadline, Peer, Wire
+from est.client.connection import EXPORTER_BYTES, EXPORTER_LABEL, RECORD_BYTES, Connection, Deadline, Peer, Stream
 from est.client.failure import EstFailure, Failure
 from est.client.keys import KeyUnusable
 from est.client.token import TokenSigner, open_key
@@ -191,8 +191,8 @@ class _Key:
 class _Handshake(TLSConnection):  # type: ignore[misc]  # the library has no types
     """The library's connection, with the judgement of rule 1 in the midst of its handshake."""
 
-    def __init__(self, wire: Wire, peer: Peer, offered: frozenset[tuple[int, int]]) -> None:
-        super().__init__(wire)
+    def __init__(self, stream: Stream, peer: Peer, offered: frozenset[tuple[int, int]]) -> None:
+        super().__init__(stream)
         self._peer = peer
         self._offered = offered
         self.is_judged = False
@@ -244,14 +244,14 @@ class _TokenConnection(Connection):
     def __init__(self, peer: Peer, shown: X509CertChain, key: _Key, deadline: Deadline) -> None:
         super().__init__()
         settings = _settings()
-        self._wire = Wire(peer.host, peer.port, deadline)
+        self._stream = Stream(peer.host, peer.port, deadline)
         # A server signs by itself in TLS 1.3 alone; what TLS 1.2 would allow is not for that (RFC 8446 4.4.3).
         offered = frozenset(map(tuple, TLSConnection._sigHashesToList(settings, version=_TLS_1_3)))  # noqa: SLF001 - the library has no other
-        self._tls = _Handshake(self._wire, peer, offered)
+        self._tls = _Handshake(self._stream, peer, offered)
         try:
             self._shake_hands(peer, shown, key, settings)
         except BaseException:
-            self._wire.close()
+            self._stream.close()
             raise
 
     def channel_binding(self) -> bytes:
@@ -287,7 +287,7 @@ class _TokenConnection(Connection):
             except Exception:  # noqa: BLE001, S110 - rule 4; and the connection has ended already
                 pass
             finally:
-                self._wire.close()
+                self._stream.close()
         super().close()
 
     def _shake_hands(self, peer: Peer, shown: X509CertChain, key: _Key, settings: HandshakeSettings) -> None:
@@ -334,5 +334,6 @@ def _words(error: Exception) -> str:
     if isinstance(error, TLSAbruptCloseError):
         return "it ended before the server said so"
     if isinstance(error, TLSAlert):
-        return f"alert {AlertDescription.toStr(error.description)}"
+        said = f" ({error.message})" if isinstance(error, TLSLocalAlert) and error.message else ""
+        return f"alert {AlertDescription.toStr(error.description)}{said}"
     return str(error) or type(error).__name__

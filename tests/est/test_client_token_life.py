@@ -39,6 +39,7 @@ from est.client.own import key_fits
 from est.client.watch import read_status
 from est.profiles import ProofOfPossession
 from tests.ca.softhsm import LABEL, PIN, needs_softhsm
+from tests.est.test_authentication import BY_OPERATOR, decide, waiting
 from tests.est.tokens import NAME, SoftToken, factory_new, soft_token
 from tests.est.world import EstWorld
 
@@ -196,6 +197,19 @@ def ended(device: Device) -> None:
         renew(device.folder, device.server, Wish(), rekey=True)
     except KeyboardInterrupt as interrupt:
         raise EndedError from interrupt
+
+
+async def test_an_operators_decision_is_waited_for_with_one_key(device: Device) -> None:
+    await device.est.label("meters", settings=BY_OPERATOR)
+    device.server = replace(device.server, label="meters")
+    for wish in (device.wish, device.wish, Wish()):  # the last without saying again where the key is
+        with pytest.raises(EstFailure) as failed:
+            await device.enrol(wish)
+        assert failed.value.failure is Failure.PENDING
+    (request,) = await waiting(device.est, "?filter=state[eq]pending")
+    await decide(device.est, "approve", request["id"])
+    await device.enrol(Wish())
+    device.assert_has_only(device.key())
 
 
 async def test_a_spent_key_is_destroyed_when_the_token_is_back(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

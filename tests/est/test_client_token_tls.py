@@ -21,7 +21,7 @@ from tlslite.messages import Certificate, CertificateVerify
 from tlslite.utils.ecdsakey import ECDSAKey
 
 from est.client import EstClient, EstFailure, Failure, KeyKind
-from est.client.connection import Wire
+from est.client.connection import Stream
 from est.client.token import TokenSigner
 from est.client.token_tls import _Handshake
 from tests.ca.softhsm import needs_softhsm
@@ -141,13 +141,13 @@ def test_nothing_is_shown_to_a_server_before_it_is_trusted(
 ) -> None:
     """On TLS 1.2 a client's certificate is sent in the clear: it is in what was sent, or it is not."""
     sent = bytearray()
-    send = Wire.sendall
+    send = Stream.sendall
 
-    def listening(wire: Wire, data: bytes) -> None:
+    def listening(stream: Stream, data: bytes) -> None:
         sent.extend(data)
-        send(wire, data)
+        send(stream, data)
 
-    monkeypatch.setattr(Wire, "sendall", listening)
+    monkeypatch.setattr(Stream, "sendall", listening)
     server = Server("1.2")
     server._context.verify_mode = ssl.CERT_OPTIONAL
     server._context.load_verify_locations(cadata=trustme.CA().cert_pem.bytes().decode())

@@ -1,12 +1,16 @@
 """URIs of keys in tokens (RFC 7512): read as they were written, and what is refused."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from est.client import KeyUnusable, Token, TokenKey
+import est.client
+from est.client import DeviceFolder, FolderUnusable, KeyUnusable, Token, TokenKey
+from est.client.own import own_identification, own_key
 from est.client.token_uri import read_uri
 
 REACHED = "?module-path=/m.so&pin-source=file:/pin"
@@ -65,3 +69,34 @@ def test_what_is_refused(uri: str) -> None:
         read_uri(uri)
     assert "1234" not in str(refused.value)
     assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["device.uri", "next.uri", "bootstrap.uri", "spent.uri"])
+def test_a_uri_of_another_user_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Whoever writes it has a module run by who reads it."""
+    file = tmp_path / name
+    file.write_text(f"pkcs11:token=t;object=o{REACHED}\n")
+    folder = DeviceFolder(tmp_path)
+
+    def look() -> object:
+        return (folder.token_key(), folder.pending(), folder.bootstrap_token_key(), folder.spent())
+
+    look()
+    if os.geteuid() == 0:
+        os.chown(file, 65534, -1)
+    else:
+        monkeypatch.setattr("est.client.folder.geteuid", lambda: 65534)
+    with pytest.raises(FolderUnusable, match=rf"{name} names a module to run, and belongs to another user"):
+        look()
+
+
+@pytest.mark.parametrize("missing", ["pkcs11", "tlslite.constants"])
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    (tmp_path / "device.uri").write_text(f"pkcs11:token=t;object=o{REACHED}\n")
+    for name in [name for name in sys.modules if name in {"est.client.token", "est.client.token_tls"}]:
+        monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(est.client, name.rpartition(".")[2])
+    monkeypatch.setitem(sys.modules, missing, None)
+    asks = own_key if missing == "pkcs11" else own_identification
+    with pytest.raises(KeyUnusable, match=r"install doorward\[pkcs11\]"):
+        asks(DeviceFolder(tmp_path))
