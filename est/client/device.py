@@ -75,12 +75,14 @@ class Wish:
         follows_roots: Whether the successors of roots are taken in.
         token: Where a new key is made, and how the present one is reached if it is in that token; if None a new key is
             made where the present one is, and the first in a file.
+        token_key: The label of a key that is in that token already, to enrol with.
     """
 
     kind: KeyKind | None = None
     proves_possession: bool | None = None
     follows_roots: bool = True
     token: Token | None = None
+    token_key: str | None = None
 
 
 def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = False) -> x509.Certificate:
@@ -104,7 +106,8 @@ def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = Fals
         folder.give_up()
     elif wish.token is not None:
         reach_by(folder, wish.token, rekeys=True)
-    key = first_key(folder, wish.token, wish.kind or wanted_kind(wanted.key) or KeyKind.P256, anew=anew)
+    kind = wish.kind or wanted_kind(wanted.key) or KeyKind.P256
+    key = first_key(folder, wish.token, kind, anew=anew, called=wish.token_key)
     template = _wished(enrolment_request(key, identifier), wanted, wish, names_are_fixed=False)
     certificate = client.enroll(folder.resume(template))
     folder.finish(certificate)

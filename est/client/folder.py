@@ -262,7 +262,7 @@ class DeviceFolder:
 
     def _spend(self, key: TokenKey) -> None:
         noted = self._noted()
-        if key.uri() not in noted:
+        if key.is_ours and key.uri() not in noted:
             write_whole(self._spent, "".join(f"{one}\n" for one in (*noted, key.uri())).encode())
 
     def _noted(self) -> list[str]:

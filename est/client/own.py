@@ -18,7 +18,7 @@ from est.client.connection import Identifying
 from est.client.folder import DeviceFolder, FolderUnusable
 from est.client.keys import KeyKind, KeyUnusable, PrivateKey, Signer
 from est.client.tls import Identification
-from est.client.token_uri import Token, TokenKey
+from est.client.token_uri import OURS, Token, TokenKey
 
 
 class _Tokens(Protocol):
@@ -74,11 +74,20 @@ def key_fits(folder: DeviceFolder) -> bool | None:
     return None if found is None else found == own
 
 
-def first_key(folder: DeviceFolder, token: Token | None, kind: KeyKind, *, anew: bool) -> PrivateKey | Signer:
-    """Return the key of an enrolment: the one that waits, the one that has a certificate, or a new one.
+def first_key(
+    folder: DeviceFolder, token: Token | None, kind: KeyKind, *, anew: bool, called: str | None = None
+) -> PrivateKey | Signer:
+    """Return the key of an enrolment: the one that waits, the one that has a certificate, or another one.
+
+    In a token that is the one that somebody has left there for the device, or else a new one.
 
     Args:
-        anew: A new one it is, whatever there is.
+        anew: Another one it is, whatever there is.
+        called: The label of a key that is in the token already.
+
+    Raises:
+        FolderUnusable: By what the folder lacks.
+        KeyUnusable: By the token; it has no key of that label, or several.
     """
     pending = folder.pending()
     if not anew:
@@ -88,7 +97,11 @@ def first_key(folder: DeviceFolder, token: Token | None, kind: KeyKind, *, anew:
             return own_key(folder)
     if token is None:
         return folder.begin(kind)
-    found = _tokens().find_key(token, label_of(folder)) if pending is None and not anew else None
+    found = None
+    if pending is None and (called is not None or not anew):
+        found = _tokens().find_key(token, called or label_of(folder))
+        if found is None and called is not None:
+            raise KeyUnusable(f"the token {token.label} has no key called {called}")
     return _key_in_token(folder, token, kind, found)
 
 
@@ -147,7 +160,7 @@ def check_usable(folder: DeviceFolder) -> None:
 
 def label_of(folder: DeviceFolder) -> str:
     """Return what a device's keys are called in a token."""
-    return f"doorward {folder.identifier()}"
+    return f"{OURS}{folder.identifier()}"
 
 
 def _tokens() -> _Tokens:

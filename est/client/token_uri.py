@@ -4,7 +4,9 @@
    is (`module-path`) and in which file its PIN (`pin-source`), so that the URI alone suffices, to us and to others.
 2. A URI that names a key by something else is refused: leaving out a condition would find another key (RFC 7512 2.3).
    What a query says beside those two is for others.
-3. A PIN in the URI itself is refused: files of URIs are shown and copied (RFC 7512 4).
+3. A key whose label begins with `doorward ` was made here or was left here for us; any other is its owner's: it is
+   used, and never destroyed.
+4. A PIN in the URI itself is refused: files of URIs are shown and copied (RFC 7512 4).
 """
 
 import re
@@ -13,6 +15,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from est.client.keys import KeyUnusable
+
+OURS = "doorward "
 
 _SCHEME = "pkcs11:"
 _BYTES = re.compile(r"(?:%[0-9A-Fa-f]{2}|[A-Za-z0-9._~:\[\]@!$'()*+,=&/?|-])*")
@@ -45,6 +49,11 @@ class TokenKey:
             path.append(f"object={quote(self.label, safe='')}")
         module, pin_file = (quote(str(file.absolute()), safe="/") for file in (self.token.module, self.token.pin_file))
         return f"{_SCHEME}{';'.join([*path, 'type=private'])}?module-path={module}&pin-source=file:{pin_file}"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it may be destroyed, by rule 3."""
+        return self.label is not None and self.label.startswith(OURS)
 
     def is_same_as(self, other: "TokenKey") -> bool:
         """Say whether both name one key, however its token is reached."""

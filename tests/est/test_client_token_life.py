@@ -298,6 +298,29 @@ async def test_a_key_that_its_maker_put_there_is_taken(device: Device) -> None:
     device.assert_has_only(made)
 
 
+async def test_a_key_of_somebody_else_is_used_and_never_destroyed(device: Device) -> None:
+    """As of a token that gives its keys names of its own."""
+    theirs = TokenKey(device.soft.token, b"\2", "Slot 9a")
+    tokens.make_key(theirs, KeyKind.P256)
+    with pytest.raises(KeyUnusable, match="has no key called Slot 9c"):
+        await device.enrol(replace(device.wish, token_key="Slot 9c"))
+    assert device.folder.pending() is None
+    await device.enrol(replace(device.wish, token_key="Slot 9a"))
+    assert device.key() == theirs
+    await device.renew()
+    device.assert_has_only(theirs)
+    await device.renew(rekey=True)
+    assert device.key() != theirs
+    device.assert_has_only(theirs, device.key())
+
+
+async def test_two_keys_of_one_name_are_not_guessed_between(device: Device) -> None:
+    for identifier in (b"1", b"2"):
+        tokens.make_key(TokenKey(device.soft.token, identifier, f"doorward {NAME}"), KeyKind.P256)
+    with pytest.raises(KeyUnusable, match="has 2 keys called"):
+        await device.enrol()
+
+
 async def test_what_the_factory_left_in_the_token_enrols(device: Device) -> None:
     """The bootstrap certificate's key is in the token, too."""
     factory = TokenKey(device.soft.token, b"factory", "factory")

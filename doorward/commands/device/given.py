@@ -89,7 +89,10 @@ def wish_of(parsed: argparse.Namespace, folder: DeviceFolder) -> Wish:
     """Return what is wanted of a request."""
     kind = KeyKind(parsed.key_type) if parsed.key_type else None
     follows_roots = not getattr(parsed, "keep_root", False)
-    return Wish(kind, parsed.prove, follows_roots, _token_of(parsed, folder))
+    token, token_key = _token_of(parsed, folder), getattr(parsed, "pkcs11_key", None)
+    if token_key is not None and token is None:
+        raise FolderUnusable("Say in which token --pkcs11-key is: --pkcs11-module, --pkcs11-token, --pkcs11-pin-file.")
+    return Wish(kind, parsed.prove, follows_roots, token, token_key)
 
 
 def _token_of(parsed: argparse.Namespace, folder: DeviceFolder) -> Token | None:

@@ -62,7 +62,8 @@ def _add_enroll(commands: "Commands[argparse.ArgumentParser]") -> None:
     _with_request(enroll)
     _with_waiting(enroll)
     enroll.add_argument("--id", dest="identifier", help="device identifier, if device.id does not say it")
-    _with_token(enroll, "have the device's own key in a PKCS#11 token; needs doorward[pkcs11]")
+    token = _with_token(enroll, "have the device's own key in a PKCS#11 token; needs doorward[pkcs11]")
+    token.add_argument("--pkcs11-key", metavar="LABEL", help="the label of a key that is there already")
     enroll.add_argument("--start-over", action="store_true", help="give up a key that waits, and begin with a new one")
     enroll.set_defaults(run=_run("enroll"))
 
@@ -152,11 +153,12 @@ def _with_server(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _with_token(parser: argparse.ArgumentParser, title: str) -> None:
+def _with_token(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
     token = parser.add_argument_group(title)
     token.add_argument("--pkcs11-module", type=Path, metavar="F", help="the token's library")
     token.add_argument("--pkcs11-token", metavar="LABEL", help="the token's label")
     token.add_argument("--pkcs11-pin-file", type=Path, metavar="F", help="the file that holds its user's PIN")
+    return token
 
 
 def _with_proof(parser: argparse.ArgumentParser) -> None:
