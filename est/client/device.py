@@ -130,6 +130,7 @@ def have_key_made(folder: DeviceFolder, server: Server, wish: Wish, opener: Open
     template = enrolment_request(make_key(), identifier)
     made = client.serverkeygen(_wished(template, client.csrattrs(), wish, names_are_fixed=False), opener)
     folder.take(made.key, made.certificate)
+    destroy_spent(folder)
     return made.certificate
 
 

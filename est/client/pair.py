@@ -73,9 +73,14 @@ class Pair:
     def _adopt(self) -> None:
         """Make a generation of plain files, by rule 2."""
         names = (CERTIFICATE, KEY, URI)
-        if all(self._is_linked(name) or not (self._folder / name).exists() for name in names):
+        is_copied = self._link.is_dir() and not self._link.is_symlink()
+        if not is_copied and all(self._is_linked(name) or not (self._folder / name).exists() for name in names):
             return
         present = self.contents(*names)
+        if is_copied:  # by something that followed links; the pair must not stand on that folder when it goes
+            for name, content in present.items():
+                write_whole(self._folder / name, content, _MODES[name])
+            shutil.rmtree(self._link)
         if CERTIFICATE in present and len(present) > 1:
             self._exchange(present)
 

@@ -71,7 +71,18 @@ def plain(folder: DeviceFolder) -> None:
     (folder.path / "pair").unlink()
 
 
-@pytest.mark.parametrize("start", ["pair", "plain files", "renewed by hand", "nothing"])
+def copied(folder: DeviceFolder, *, is_linked: bool) -> None:
+    """Make of a folder what a copy is that followed links: all of them, or only the one to the generation."""
+    generation = folder.path / (folder.path / "pair").readlink()
+    (folder.path / "pair").unlink()
+    shutil.copytree(generation, folder.path / "pair")
+    if not is_linked:
+        for name in ("device.pem", "device.key"):
+            (folder.path / name).unlink()
+            shutil.copy2(generation / name, folder.path / name)
+
+
+@pytest.mark.parametrize("start", ["pair", "plain files", "renewed by hand", "a copy", "a copy with links", "nothing"])
 @pytest.mark.parametrize("rekey", [True, False])
 def test_killed_at_every_step(tmp_path: Path, start: str, rekey: bool) -> None:
     template = DeviceFolder(tmp_path / "template")
@@ -81,6 +92,8 @@ def test_killed_at_every_step(tmp_path: Path, start: str, rekey: bool) -> None:
         template.finish(certificate(old))
     if start == "plain files":
         plain(template)
+    if start.startswith("a copy"):
+        copied(template, is_linked=start == "a copy with links")
     if start == "renewed by hand":
         write_whole(template.own.certificate, certificate(old, serial=8).public_bytes(Encoding.PEM))
     before = template.certificate()
