@@ -1,5 +1,6 @@
 """A device with a key in a token (SoftHSM 2) of this process."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from certs.pem import write_certificates
-from est.client import DeviceFolder, KeyKind, Token, TokenKey, write_key
+from est.client import DeviceFolder, KeyKind, Server, Token, TokenKey, Wish, enrol, renew, write_key
+from est.client.own import key_fits
 from est.client.token import _REFUSED_PINS, make_key
 from est.client.token_tls import TokenIdentification
 from tests.ca.softhsm import LABEL, PIN, make_token
@@ -78,3 +80,34 @@ async def factory_new(est: EstWorld, path: Path) -> DeviceFolder:
     folder.bootstrap.certificate.write_bytes(write_certificates([bootstrap.certificate]))
     folder.bootstrap.key.write_bytes(write_key(bootstrap.key))
     return folder
+
+
+class Device:
+    """A device out of the factory, with an empty token."""
+
+    def __init__(self, est: EstWorld, folder: DeviceFolder, soft: SoftToken) -> None:
+        self.est, self.folder, self.soft = est, folder, soft
+        self.server = Server(est.url, clock=est.world.clock)
+        self.wish = Wish(token=soft.token)
+
+    async def enrol(self, wish: Wish | None = None, **more: Any) -> None:
+        await asyncio.to_thread(enrol, self.folder, self.server, wish or self.wish, **more)
+
+    async def renew(self, wish: Wish | None = None, **more: Any) -> None:
+        await asyncio.to_thread(renew, self.folder, self.server, wish or Wish(), **more)
+
+    def key(self) -> TokenKey:
+        found = self.folder.token_key()
+        assert found is not None
+        assert found.identifier is not None
+        return found
+
+    def serial(self) -> int:
+        found = self.folder.certificate()
+        assert found is not None
+        return found.serial_number
+
+    def assert_has_only(self, *keys: TokenKey) -> None:
+        """The token has these keys and no other; the certificate is the present one's."""
+        assert self.soft.identifiers() == {key.identifier for key in keys}
+        assert key_fits(self.folder) is True
