@@ -3,8 +3,9 @@
 1. A key is made sensitive and not extractable, and the token says that it always was so; else it is destroyed at once.
    It is of a curve or RSA. Which key it is has been decided before, so that what was made by whom was killed is found.
 2. The token signs what was hashed here: ECDSA over a hash, RSA over a DigestInfo (RFC 8017 9.2) or by PSS (9.1).
-3. A session lasts for one thing. When that fails, the module is initialized anew and it is tried once more: so a token
-   that was away serves again.
+3. A session lasts for one thing, and there is one at a time in a process: the library that is used initializes modules
+   without locks, and two threads in one end the process. When something fails, the module is initialized anew and it is
+   tried once more: so a token that was away serves again.
 4. A PIN that was refused is not tried again by this process until its file says another, nor when the token says that
    one more wrong one would lock it: a device that watches for years would lock its own token otherwise.
 5. Looking for a public key needs no PIN.
@@ -12,6 +13,7 @@
 Needs `doorward[pkcs11]`.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -57,6 +59,9 @@ _PSS = {
 _SHA256_DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
 _NEVER_OUT = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.PRIVATE: True, Attribute.SIGN: True}
 _WRONG_PIN = (PinIncorrect, PinInvalid, PinLenRange, PinLocked, PinExpired)
+
+_ONE_AT_A_TIME = threading.RLock()
+"""Held by whoever speaks with a module (rule 3)."""
 
 _REFUSED_PINS: set[tuple[Token, bytes]] = set()
 """PINs that were refused, as SHA-256 (rule 4)."""
@@ -258,11 +263,13 @@ def _tried(token: Token, act: Callable[[], T]) -> T:
     """Do one thing, twice if need be (rule 3); turn whatever the token says into `KeyUnusable`."""
     if not token.module.exists():
         raise KeyUnusable(f"there is no module {token.module}")
-    try:
-        return act()
-    except NoSuchKey as error:
-        raise KeyUnusable(f"the token {token.label} has no such key") from error
-    except (PKCS11Error, RuntimeError):
+    with _ONE_AT_A_TIME:
+        try:
+            return act()
+        except NoSuchKey as error:
+            raise KeyUnusable(f"the token {token.label} has no such key") from error
+        except (PKCS11Error, RuntimeError):
+            pass
         try:
             pkcs11.lib(str(token.module)).reinitialize()
             return act()

@@ -3,11 +3,14 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from est.client import (
@@ -342,6 +345,20 @@ async def test_a_last_try_is_left_to_a_person(device: Device, monkeypatch: pytes
     monkeypatch.setattr(tokens, "_token", LastTry)
     with pytest.raises(EstFailure, match="one more wrong PIN locks it"):
         await device.renew()
+
+
+def test_threads_stand_in_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that speaks for several devices: the process lives, and every signature is good."""
+    with soft_token(tmp_path / "softhsm", monkeypatch) as soft:
+        signers = [tokens.make_key(TokenKey(soft.token, bytes([n]), f"doorward {n}"), KeyKind.P256) for n in range(4)]
+
+        def sign(number: int) -> None:
+            signer, data = signers[number % 4], bytes([number])
+            public: Any = load_der_public_key(signer.spki)
+            public.verify(signer.sign(data), data, ec.ECDSA(SHA256()))
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(sign, range(120)))
 
 
 async def test_a_token_whose_module_was_started_anew_serves_again(device: Device) -> None:
