@@ -164,6 +164,10 @@ class Watch:
                 return self._step()
         except FolderBusy:
             return _BUSY_SLEEP
+        except (FolderUnusable, KeyUnusable, OSError) as error:
+            # Not even what failed can be written down: a full disk, a file that somebody took away.
+            self._report("failed", {"failure": _FOLDER, "detail": str(error), "nextAttempt": None})
+            return _LONGEST_SLEEP
 
     def _begin(self) -> None:
         with self._folder.lock():

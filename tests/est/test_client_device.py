@@ -337,6 +337,29 @@ async def test_the_successor_of_the_root_is_taken_in(est: EstWorld, enrolled: De
     assert found == ((*old, new) if follows else old)
 
 
+@pytest.mark.parametrize("broken", ["status.json", "device.pem"])
+async def test_a_folder_that_cannot_be_used_for_a_while_does_not_end_it(
+    est: EstWorld, enrolled: DeviceFolder, broken: str
+) -> None:
+    watched = await run(Watched, est, enrolled)
+    place = enrolled.path / broken
+    kept = place.read_bytes()
+    place.unlink()
+    if broken == "status.json":
+        place.mkdir()
+    watched.watch.renew_now()
+    assert await run(watched.watch.step) == timedelta(minutes=1)
+    assert (watched.events[-1], watched.told[-1]["failure"]) == ("failed", "folder")
+    if broken == "status.json":
+        place.rmdir()
+    else:
+        place.write_bytes(kept)
+    watched.watch.renew_now()
+    await run(watched.watch.step)
+    assert "renewed" in watched.events
+    assert enrolled.is_pair()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"state": "odd"}', b'{"more": 1}'])
 async def test_a_status_that_cannot_be_read_is_begun_anew(
     est: EstWorld, enrolled: DeviceFolder, content: bytes
