@@ -26,6 +26,7 @@ from ca.store.authorities import (
     lock_authorities,
     system_tenant,
 )
+from ca.store.authority_lists import note_shown_of_earlier
 from ca.store.keys import insert_key
 from certs.keys import PublicKey
 from certs.pem import read_certificate
@@ -47,7 +48,7 @@ DEFAULT_PROFILES: dict[AuthorityKind, str] = {
 async def found_authorities(
     database: Database, keystore: Keystore, clock: Clock, random: Random, *, base_url: str | None
 ) -> None:
-    """Make the three if there are none, and put on record the certificates of those that an earlier version made.
+    """Make the three if there are none, and put on record what an earlier version did not of those that it made.
 
     Raises:
         Refused: (unavailable) The database or a key cannot be used. (not found) There is no tenant `system` yet.
@@ -67,6 +68,7 @@ async def found_authorities(
         for one in stored:
             if one.origin is AuthorityOrigin.MANAGED and one.serial is None:
                 await put_on_record(transaction, one, one.kind.value)
+        await note_shown_of_earlier(transaction)
 
 
 class _Founding:

@@ -8,13 +8,12 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from cryptography.x509.oid import NameOID
 
 from ca.authority import AuthorityOrigin, AuthorityStatus, Links
 from ca.inventory import AuthorityKind, RevocationReason
 from ca.keystore import StoredKey
+from ca.store.authority_lists import note_shown, shown_of
 from ca.store.keys import KEY_COLUMNS, key_from
-from certs.pem import read_certificate
 from iam.errors import conflict, not_found
 from iam.model import SYSTEM_TENANT
 from iam.store.database import Collided, Row, Transaction
@@ -105,8 +104,9 @@ _INSERT_AUTHORITY = """
 _INSERT_STANDING = """
     INSERT INTO authority_standing (authority_id, tenant_id, origin, line, generation, status, issuance_profile,
                                     old_with_new, new_with_old, chain, metadata, external_spki_sha256,
-                                    issuance_seconds, issuance_ends, common_name, not_after)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"""
+                                    issuance_seconds, issuance_ends, common_name, not_before, not_after,
+                                    serial_number, key_identifier)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"""
 
 
 async def insert_authority(transaction: Transaction, one: StoredAuthority, metadata: Mapping[str, Any]) -> None:
@@ -143,7 +143,7 @@ async def insert_authority(transaction: Transaction, one: StoredAuthority, metad
             orjson.dumps(metadata).decode(),
             one.spki_sha256 if is_external else None,
             *_period_to(one.issuance),
-            *_shown_of(one.certificate),
+            *shown_of(one.certificate),
         )
     except asyncpg.UniqueViolationError as error:
         is_key = error.constraint_name in _KEYS
@@ -151,20 +151,13 @@ async def insert_authority(transaction: Transaction, one: StoredAuthority, metad
         raise conflict(taken) from error
 
 
-_SET_SERIAL = """
-    UPDATE authority_standing SET serial = $2, common_name = $3, not_after = $4, revision = revision + 1
-    WHERE authority_id = $1"""
+_SET_SERIAL = "UPDATE authority_standing SET serial = $2, revision = revision + 1 WHERE authority_id = $1"
 
 
 async def set_serial(transaction: Transaction, authority: UUID, serial: bytes, certificate: bytes) -> None:
     """Say which certificate on record is the authority's own, and what lists of authorities show of it."""
-    await transaction.execute(_SET_SERIAL, authority, serial, *_shown_of(certificate))
-
-
-def _shown_of(certificate: bytes) -> tuple[str, datetime]:
-    read = read_certificate(certificate)
-    named = read.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(named[0].value) if named else read.subject.rfc4514_string(), read.not_valid_after_utc
+    await transaction.execute(_SET_SERIAL, authority, serial)
+    await note_shown(transaction, authority, certificate)
 
 
 _SUPERSEDE = "UPDATE certificate SET status = 'superseded', superseded_at = $2 WHERE serial = $1 AND status = 'active'"
@@ -220,9 +213,7 @@ async def check_certificate(transaction: Transaction, authority: UUID, known: by
 
 
 _SET_CERTIFICATE = "UPDATE authority SET certificate = $2, parent_id = $3 WHERE id = $1"
-_SET_CHAIN = """
-    UPDATE authority_standing SET chain = $2, common_name = $3, not_after = $4, revision = revision + 1
-    WHERE authority_id = $1"""
+_SET_CHAIN = "UPDATE authority_standing SET chain = $2, revision = revision + 1 WHERE authority_id = $1"
 
 
 async def set_certificate(
@@ -230,7 +221,8 @@ async def set_certificate(
 ) -> None:
     """Give a locked authority another certificate for the same key."""
     await transaction.execute(_SET_CERTIFICATE, authority, certificate, parent)
-    await transaction.execute(_SET_CHAIN, authority, list(chain), *_shown_of(certificate))
+    await transaction.execute(_SET_CHAIN, authority, list(chain))
+    await note_shown(transaction, authority, certificate)
 
 
 _SET_PROFILE = "UPDATE authority_standing SET issuance_profile = $2, revision = revision + 1 WHERE line = $1"

@@ -7,16 +7,58 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from ca.authority import AuthorityOrigin
-from ca.inventory import AuthorityKind, RevocationReason
+from ca.inventory import AuthorityKind, RevocationReason, stored_serial
 from ca.keystore import Backend
 from ca.store.certificate_lists import reason_shown
+from certs.pem import read_certificate
 from iam.errors import not_found
 from iam.listing import FieldKind, ListQuery
 from iam.paging import Page
 from iam.store.database import Row, Transaction
 from iam.store.listing import Column, Listing, page_of_list
+
+
+def shown_of(certificate: bytes) -> tuple[str, datetime, datetime, bytes, bytes | None]:
+    """Return what lists show of a certificate (DER): common name, period, serial number, key identifier."""
+    read = read_certificate(certificate)
+    named = read.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        key_identifier = read.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        key_identifier = None
+    return (
+        str(named[0].value) if named else read.subject.rfc4514_string(),
+        read.not_valid_before_utc,
+        read.not_valid_after_utc,
+        stored_serial(read.serial_number),
+        key_identifier,
+    )
+
+
+_NOTE = """
+    UPDATE authority_standing
+    SET common_name = $2, not_before = $3, not_after = $4, serial_number = $5, key_identifier = $6
+    WHERE authority_id = $1"""
+
+
+async def note_shown(transaction: Transaction, authority: UUID, certificate: bytes) -> None:
+    """Note what lists show of an authority's certificate."""
+    await transaction.execute(_NOTE, authority, *shown_of(certificate))
+
+
+_UNNOTED = """
+    SELECT a.id, a.certificate FROM authority a JOIN authority_standing s ON s.authority_id = a.id
+    WHERE s.serial_number IS NULL"""
+
+
+async def note_shown_of_earlier(transaction: Transaction) -> None:
+    """Do the same for those that an earlier version stored; in a transaction that sees every tenant."""
+    for row in await transaction.fetch(_UNNOTED):
+        await note_shown(transaction, row["id"], row["certificate"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +109,9 @@ AUTHORITIES = Listing(
         "kind": Column(FieldKind.ENUM, "a.kind", values=tuple(AuthorityKind), is_sortable=False),
         "status": Column(FieldKind.ENUM, "s.status", values=tuple(_STANDING), is_sortable=False, meaning=_STANDING),
         "subject.common_name": Column(FieldKind.TEXT, "s.common_name"),
+        "serial_number": Column(FieldKind.HEX, "s.serial_number", is_nullable=True),
+        "subject_key_id": Column(FieldKind.HEX, "s.key_identifier", is_nullable=True, is_sortable=False),
+        "valid_from": Column(FieldKind.DATE, "s.not_before", is_nullable=True),
         "valid_to": Column(FieldKind.DATE, "s.not_after"),
         "creation_ts": Column(FieldKind.DATE, "a.created_at"),
         "revocation_timestamp": Column(FieldKind.DATE, "coalesce(s.revoked_at, c.revoked_at)", is_nullable=True),

@@ -36,6 +36,12 @@ INSERT INTO distrusted_key (tenant_id, spki_sha256, was_ours, authority, deleted
       AND NOT EXISTS (SELECT FROM authority a WHERE a.spki_sha256 = c.spki_sha256)
     ORDER BY c.tenant_id, c.spki_sha256, c.revoked_at;
 
+-- What lists show of an authority's certificate besides; of those that are there, the next start fills it in.
+ALTER TABLE authority_standing
+    ADD COLUMN serial_number  bytea,
+    ADD COLUMN not_before     timestamptz,
+    ADD COLUMN key_identifier bytea;
+
 -- When what an authority issues ends at the latest: so long after it is issued, or at one moment for all.
 ALTER TABLE authority_standing
     ADD COLUMN issuance_seconds bigint CHECK (issuance_seconds > 0),

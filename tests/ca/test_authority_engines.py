@@ -133,6 +133,26 @@ async def test_what_is_brought_is_what_it_is_taken_to_be(world: World, more: dic
     assert await world.value("SELECT count(*) FROM authority") == (5 if status == 201 else 4)
 
 
+async def test_authorities_are_found_by_what_their_certificates_say(world: World) -> None:
+    one = await made(world, "plant", "root")
+    await taken(world, certificate=Maker(world, "Maker", named=False).certificate, line="maker")
+    async with serving(world, all_routes(world)) as client:
+        call = await caller(world, client)
+        _, shown = await call("GET", f"{CAS}/plant")
+        for name, value in (
+            ("serial_number", shown["serial_number"]),
+            ("subject_key_id", shown["certificate"]["subject_key_id"]),
+        ):
+            _, found = await call("GET", CAS, filter=f"{name}[eq]{value}")
+            assert [each["id"] for each in found["list"]] == ["plant"], name
+        begins = one.certificate.not_valid_before_utc.isoformat().replace("+00:00", "Z")
+        _, found = await call("GET", CAS, filter=f"valid_from[bf]{begins}", sort_by="valid_from")
+        assert "maker" in [each["id"] for each in found["list"]]
+        _, again = await call("POST", f"{CAS}/plant/reissue", {})
+        _, found = await call("GET", CAS, filter=f"serial_number[eq]{again['serial_number']}")
+        assert [each["id"] for each in found["list"]] == ["plant"]
+
+
 async def test_authorities_are_found_by_when_and_why_they_were_revoked(world: World) -> None:
     access = await world.access(world.system.id)
     for name, reason in (("one", RevocationReason.KEY_COMPROMISE), ("other", RevocationReason.SUPERSEDED)):

@@ -124,6 +124,10 @@ async def test_an_upgrade_keeps_what_was_taken_in_and_what_was_revoked_and_delet
             assert authorities.by_name("root").spki_sha256 == root.spki_sha256
             assert authorities.is_claimed(b"m", system.path)
             assert authorities.distrust.by_all == {b"gone"}
+            await authorities.ensure()
+            async with pool.transaction(EVERYWHERE) as transaction:
+                unnoted = "SELECT count(*) FROM authority_standing WHERE serial_number IS NULL OR not_before IS NULL"
+                assert await transaction.fetchval(unnoted) == 0
         finally:
             await pool.close()
 
