@@ -105,14 +105,15 @@ class Authorities:
     async def refresh(self) -> bool:
         """Read what has changed, if anything has, and tell; raise `Refused` (unavailable) if the store is gone."""
         async with self._reading, self._database.transaction(EVERYWHERE) as transaction:  # they serve every tenant
-            self._looked = self._monotonic()
+            began = self._monotonic()
             seen = await fingerprint(transaction)
             if seen == self._fingerprint:
+                self._looked = began
                 return False
             profiles = await list_profiles(transaction)
             distrusted = await distrusted_keys(transaction)
             self._hold(await list_authorities(transaction), profiles, distrusted)
-            self._fingerprint = seen
+            self._fingerprint, self._looked = seen, began
         for listener in self._listeners:
             listener()
         return True
