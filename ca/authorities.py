@@ -194,6 +194,11 @@ class Authorities:
             await self.look_for_missing()
         return self._held.named(name)
 
+    async def expect(self, identifier: UUID) -> None:
+        """Look for an authority that something names, and that another worker may have just made, if it is not held."""
+        if identifier not in self._held.by_id:
+            await self.look_for_missing()
+
     async def sought(self, reference: str) -> Authority:
         """Do as `find` does, and find also one that another worker has just made."""
         try:

@@ -138,7 +138,7 @@ class EstService:
 
     async def cacerts(self, label: str) -> bytes:
         """Return the authorities that the label shows (RFC 7030 4.1.3), as certs-only in DER: each up to its root."""
-        profile = await self._labels.profile(label)
+        profile = await self._profile(label)
         shown = profile.settings.distribution
         named = [profile.authority] if shown.own else []
         if shown.system:
@@ -146,6 +146,11 @@ class EstService:
         named += shown.others
         chains = (self._authorities.published_chain(one) for one in named)
         return certs_only(dict.fromkeys(der for chain in chains for der in chain))
+
+    async def _profile(self, label: str) -> EnrolmentProfile:
+        profile = await self._labels.profile(label)
+        await self._authorities.expect(profile.authority)
+        return profile
 
     def _followed(self, profile: EnrolmentProfile) -> EnrolmentProfile:
         """Return a profile whose anchors follow our own authorities: to their next keys, and out of trust."""
@@ -157,7 +162,7 @@ class EstService:
 
     async def csr_attributes(self, label: str, chain: Sequence[bytes] = ()) -> bytes:
         """Return what the label wants of requests (RFC 7030 4.5), in DER; `chain` is what the client showed, if any."""
-        profile = await self._labels.profile(label)
+        profile = await self._profile(label)
         certificates = self._authorities.profile(profile.certificate_profile)
         return csr_attributes(profile, certificates, self._named(profile, chain))
 
@@ -185,7 +190,7 @@ class EstService:
 
     async def require_label(self, label: str) -> None:
         """Raise `Refused` (not found) if there is no such label."""
-        await self._labels.profile(label)
+        await self._profile(label)
 
     async def enrol(
         self,
@@ -211,7 +216,7 @@ class EstService:
         return await self._enrol(asking, body, channel_binding)
 
     async def _asking(self, label: str, chain: Sequence[bytes], evidence: Evidence) -> Asking:
-        profile = await self._labels.profile(label)
+        profile = await self._profile(label)
         asking = _accepted(self._authentication.asking(profile, chain, evidence, self._clock()))
         return replace(asking, chain=self._authorities.distrust.believable(asking.chain, profile.tenant_path))
 

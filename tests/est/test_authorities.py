@@ -9,6 +9,7 @@ from os import urandom
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca.authorities import Authorities
 from ca.authority import AuthorityStep
 from ca.inventory import RevocationReason
 from ca.issuance_profiles import IssuanceProfiles
@@ -16,9 +17,10 @@ from ca.wishes import Wish
 from certs.pem import read_certificate
 from certs.pkcs7 import parse_certs_only
 from est.http import dms
+from est.service import EstService
 from iam.errors import Refused
-from tests.ca.world import EVERYTHING, serving
-from tests.est.world import EstWorld, Holder, b64, only, request
+from tests.ca.world import BASE_URL, EVERYTHING, serving
+from tests.est.world import EstWorld, Holder, b64, new_key, only, request
 
 DEVICE = tomllib.loads((files("certs") / "profiles" / "device.toml").read_text("utf-8"))
 
@@ -158,3 +160,20 @@ async def test_a_label_names_no_authority_of_another_tenant(est: EstWorld) -> No
             body = {"id": f"label-{authority}", "settings": settings}
             answer = await client.post("/api/dmsmanager/v1/dms", headers=headers, json=body)
             assert answer.status == status, (authority, await answer.text())
+
+
+async def test_a_worker_that_has_not_heard_of_a_new_authority_issues_by_it_all_the_same(est: EstWorld) -> None:
+    world = est.world
+    other = Authorities(world.pool, world.keystore, world.clock, urandom, base_url=BASE_URL)
+    await other.refresh()
+    elsewhere = EstService(
+        world.pool, other, est.service._authentication, est.service._server_keys, world.clock, urandom
+    )
+    access = await world.access(world.system.id)
+    one = await world.administration.create(access, world.system, Wish({"common_name": "Plant"}, "plant", "root"))
+    await est.label("plant", authority=one.id)
+    assert await elsewhere.cacerts("plant")
+    shipped = await est.bootstrap("meter-1")
+    answer = await elsewhere.enrol("plant", (shipped.der,), b64(request(new_key(), "meter-1")))
+    assert isinstance(answer, bytes)
+    only(answer).verify_directly_issued_by(one.certificate)
