@@ -241,7 +241,13 @@ class AuthorityAdministration:
     async def set_status(
         self, access: Access, tenant: Tenant, reference: str, step: AuthorityStep, reason: RevocationReason
     ) -> Authority:
-        """Deactivate, activate or revoke an authority (rule 4); raise `Refused` (conflict) if its state forbids it."""
+        """Deactivate, activate or revoke an authority (rule 4).
+
+        Raises:
+            Refused: (conflict) Its state forbids it. (invalid) It is to be revoked for a reason that is not for good.
+        """
+        if step is AuthorityStep.REVOKE and reason is RevocationReason.CERTIFICATE_HOLD:
+            raise Refused(Kind.INVALID, "An authority is revoked for good. Deactivate it: that can be undone.")
         await self._authorities.refresh()
         one = await self.visible(tenant, reference)
         async with self._database.transaction(EVERYWHERE) as transaction:  # its devices may be of any tenant

@@ -9,6 +9,7 @@ from cryptography.x509.ocsp import OCSPCertStatus, OCSPRequestBuilder, load_der_
 from ca.authority import Authority, AuthorityStep
 from ca.inventory import RevocationReason
 from certs.pem import read_certificate
+from iam.errors import Kind, Refused
 from tests.ca.test_hierarchies import made
 from tests.ca.test_rollover import rolled_over
 from tests.ca.world import World
@@ -99,4 +100,16 @@ async def test_what_was_held_is_revoked_and_what_was_revoked_stays_as_it_was(wor
 async def test_deactivating_revokes_nothing(world: World) -> None:
     below = await made(world, "below", "root")
     await set_status(world, below, AuthorityStep.DEACTIVATE)
+    assert await world.value("SELECT count(*) FROM certificate WHERE status = 'revoked'") == 0
+
+
+async def test_an_authority_is_not_put_on_hold(world: World) -> None:
+    below = await made(world, "below", "root")
+    access = await world.access(world.system.id)
+    with pytest.raises(Refused, match="Deactivate it") as caught:
+        await world.administration.set_status(
+            access, world.system, "below", AuthorityStep.REVOKE, RevocationReason.CERTIFICATE_HOLD
+        )
+    assert caught.value.kind is Kind.INVALID
+    assert world.authorities.by_id(below.id).is_trusted
     assert await world.value("SELECT count(*) FROM certificate WHERE status = 'revoked'") == 0
