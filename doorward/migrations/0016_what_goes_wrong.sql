@@ -1,0 +1,11 @@
+-- What goes wrong on the way, and what is to be done of it: by whom, when, and how often it is tried again.
+
+-- A revocation of many whose batch fails is tried again, later each time, and FAILED after a number of tries.
+ALTER TABLE bulk_revocation
+    DROP CONSTRAINT bulk_revocation_status_check,
+    ADD CONSTRAINT bulk_revocation_status_check
+        CHECK (status IN ('RUNNING', 'DONE', 'CANCELLED', 'STOPPED', 'FAILED')),
+    -- How often the next batch has failed, one after the other; when it is tried again; and what it failed by.
+    ADD COLUMN failures     integer NOT NULL DEFAULT 0,
+    ADD COLUMN next_try_at  timestamptz,
+    ADD COLUMN last_failure text;
