@@ -5,7 +5,7 @@ The rules:
 1. An authority belongs to one tenant; for anybody else there is none (404). An authority may stand below one of the
    tenant's own, or of a tenant above it whose operator is asking.
 2. Where it may stand and what its certificate holds is decided by `ca.hierarchy` and a profile; the certificate is
-   recorded with the authority, in one transaction.
+   recorded with the authority, in one transaction. Keys are waited for before it, and what it stands on is asked again.
 3. A re-issue gives the same key another period and changes nothing else. A rollover gives the line another key of the
    same name, which issues from then on, and links both (`ca.rollover`); the earlier one is trusted until it ends.
 4. A new key lies where the old one lay: in a file that can be taken away, or in the store.
@@ -161,25 +161,25 @@ class AuthorityAdministration:
         default = wish.profile or DEFAULT_PROFILES[kind]
         self.usable_profile(tenant, default)
         identifier = uuid7(now, self._random)
+        made = await self._key(tenant, identifier, line, wish.key)
+        holder = Holder(subject, (), encoded_key(made.signer.public_key))
+        issued = await self._certify(parent, profile, holder, made.signer)
+        one = StoredAuthority(
+            id=identifier,
+            name=line,
+            line=line,
+            generation=1,
+            kind=kind,
+            origin=AuthorityOrigin.MANAGED,
+            tenant=tenant.id,
+            parent=parent.id if parent else None,
+            certificate=issued.der,
+            spki_sha256=issued.spki_sha256,
+            key=made.stored,
+            profile=default,
+            serial=None,
+        )
         async with self._database.transaction(tenant.id) as transaction:
-            made = await self._key(transaction, tenant, identifier, line, wish.key)
-            holder = Holder(subject, (), encoded_key(made.signer.public_key))
-            issued = await self._certify(parent, profile, holder, made.signer)
-            one = StoredAuthority(
-                id=identifier,
-                name=line,
-                line=line,
-                generation=1,
-                kind=kind,
-                origin=AuthorityOrigin.MANAGED,
-                tenant=tenant.id,
-                parent=parent.id if parent else None,
-                certificate=issued.der,
-                spki_sha256=issued.spki_sha256,
-                key=made.stored,
-                profile=default,
-                serial=None,
-            )
             await self._insert(transaction, one, wish.metadata, profile.name, is_new_key=made.is_new)
             data = {"id": str(one.id), "parent": parent.name if parent else None, "spki_sha256": one.spki_sha256.hex()}
             await transaction.record(_change(access, one, "created", data))
@@ -198,12 +198,11 @@ class AuthorityAdministration:
         parent = self._above(one)
         profile = self._same_profile(one, period, now)
         signer = None if parent else self._able(one).signing()
-        holder = _holder(one)
+        issued = await self._certify(parent, profile, _holder(one), signer)
         async with self._database.transaction(tenant.id) as transaction:
             status = await lock_authority(transaction, one.id, tenant.id)
             if status is AuthorityStatus.REVOKED:
                 raise conflict("The authority is revoked: make another one.")
-            issued = await self._certify(parent, profile, holder, signer)
             await supersede(transaction, stored_serial(one.certificate.serial_number))
             await set_certificate(transaction, one.id, issued.der, parent.id if parent else None, ())
             issuer = parent.id if parent else one.id
@@ -232,35 +231,35 @@ class AuthorityAdministration:
         profile = self._same_profile(old, period, now)
         identifier, name = uuid7(now, self._random), generation_name(old.line, old.generation + 1)
         wish = key or KeyWish(key_algorithm(old_signer.public_key), key_bits(old_signer.public_key))
+        made = await self._key(tenant, identifier, name, wish, beside=old)
+        holder = Holder(old.certificate.subject, (), encoded_key(made.signer.public_key))
+        issued = await self._certify(parent, profile, holder, made.signer)
+        linked = await in_turn(
+            [old_signer, made.signer],
+            link,
+            Generation(old.certificate, old_signer, old.addresses),
+            Generation(read_certificate(issued.der), made.signer, addresses_of(self._base_url, name)),
+            profile,
+            (self._random(SERIAL_BYTES), self._random(SERIAL_BYTES)),
+        )
+        one = StoredAuthority(
+            id=identifier,
+            name=name,
+            line=old.line,
+            generation=old.generation + 1,
+            kind=old.kind,
+            origin=AuthorityOrigin.MANAGED,
+            tenant=tenant.id,
+            parent=parent.id if parent else None,
+            certificate=issued.der,
+            spki_sha256=issued.spki_sha256,
+            key=made.stored,
+            profile=old.profile,
+            serial=None,
+            links=Links(linked.old_with_new.der, linked.new_with_old.der),
+        )
         async with self._database.transaction(tenant.id) as transaction:
             await lock_authority(transaction, old.id, tenant.id)
-            made = await self._key(transaction, tenant, identifier, name, wish, beside=old)
-            holder = Holder(old.certificate.subject, (), encoded_key(made.signer.public_key))
-            issued = await self._certify(parent, profile, holder, made.signer)
-            linked = await in_turn(
-                [old_signer, made.signer],
-                link,
-                Generation(old.certificate, old_signer, old.addresses),
-                Generation(read_certificate(issued.der), made.signer, addresses_of(self._base_url, name)),
-                profile,
-                (self._random(SERIAL_BYTES), self._random(SERIAL_BYTES)),
-            )
-            one = StoredAuthority(
-                id=identifier,
-                name=name,
-                line=old.line,
-                generation=old.generation + 1,
-                kind=old.kind,
-                origin=AuthorityOrigin.MANAGED,
-                tenant=tenant.id,
-                parent=parent.id if parent else None,
-                certificate=issued.der,
-                spki_sha256=issued.spki_sha256,
-                key=made.stored,
-                profile=old.profile,
-                serial=None,
-                links=Links(linked.old_with_new.der, linked.new_with_old.der),
-            )
             metadata = await authority_metadata(transaction, old.id)
             await self._insert(transaction, one, metadata, profile.name, is_new_key=made.is_new)
             await record_issued(transaction, linked.old_with_new, one.id, tenant.id)
@@ -363,17 +362,11 @@ class AuthorityAdministration:
         return profile_of_authority(like if period is None else allowed, one.path_length, period, now)
 
     async def _key(
-        self,
-        transaction: Transaction,
-        tenant: Tenant,
-        identifier: UUID,
-        name: str,
-        wish: KeyWish,
-        *,
-        beside: Authority | None = None,
+        self, tenant: Tenant, identifier: UUID, name: str, wish: KeyWish, *, beside: Authority | None = None
     ) -> _Made:
         if wish.existing is not None:
-            found = await key_for_authority(transaction, tenant.id, wish.existing)
+            async with self._database.transaction(tenant.id) as transaction:
+                found = await key_for_authority(transaction, tenant.id, wish.existing)
             return _Made(found, self._keystore.signer(found), is_new=False)
         private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits or 3072)
         lies_in_file = beside is not None and beside.kind is AuthorityKind.ROOT and beside.signer is None
@@ -409,6 +402,8 @@ class AuthorityAdministration:
     ) -> None:
         if one.key is not None and is_new_key:
             await insert_key(transaction, one.key)
+        elif one.key is not None:  # it has signed for this one alone meanwhile
+            await key_for_authority(transaction, one.tenant, one.key.id)
         await insert_authority(transaction, one, metadata)
         await put_on_record(transaction, one, profile)
 

@@ -155,21 +155,26 @@ class AuthorityIntake:
         now = self._clock()
         named, name = authority_subject(subject), line_name(line) if line else f"ca-{self._random(_MARK_BYTES).hex()}"
         identifier = uuid7(now, self._random)
-        async with self._database.transaction(tenant.id) as transaction:
-            if wish.existing is not None:
+        if wish.existing is not None:
+            async with self._database.transaction(tenant.id) as transaction:
                 key = await key_for_authority(transaction, tenant.id, wish.existing)
+        else:
+            private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits)
+            key = self._describe(tenant, identifier, name, private_key)
+        signer = self._keystore.signer(key)
+        signed = await in_turn([signer], build_request, named, signer)
+        async with self._database.transaction(tenant.id) as transaction:
+            if wish.existing is not None:  # it has signed this request alone meanwhile
+                await key_for_authority(transaction, tenant.id, wish.existing)
             else:
-                private_key = await asyncio.to_thread(make_private_key, wish.algorithm, wish.bits)
-                key = self._describe(tenant, identifier, name, private_key)
                 await insert_key(transaction, key)
-            signer = self._keystore.signer(key)
             request = AuthorityRequest(
                 id=identifier,
                 tenant=tenant.id,
                 line=name,
                 subject=named.rfc4514_string(),
                 key=key,
-                request=await in_turn([signer], build_request, named, signer),
+                request=signed,
                 metadata=metadata,
                 status=RequestStatus.PENDING,
                 created=transaction.now,

@@ -16,7 +16,7 @@ The rules:
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -163,23 +163,25 @@ async def in_turn(signers: Sequence[Signer | None], act: Callable[P, T], *args: 
 
 
 class Token(Protocol):
-    """A hardware token that makes keys and keeps them; each raises `Refused` (unavailable) if it cannot be reached."""
+    """A hardware token that makes keys and keeps them; it does one thing at a time, and refuses whom it lets wait.
 
-    @property
-    def thread(self) -> Executor:
-        """Where to wait for it: it does one thing at a time."""
+    What it gives a future for is refused (unavailable) if the token cannot be reached, or not in time.
+    """
 
-    def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> PublicKey:
-        """Make a key that never leaves the token; raise `Refused` (invalid) for one that it does not make."""
+    def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> "Future[PublicKey]":
+        """Begin to make a key that never leaves the token; raise `Refused` (invalid) for one that it does not make.
+
+        A key that nobody waits for when it is there, because he was refused or has cancelled, is destroyed.
+        """
 
     def signer(self, identifier: UUID, public_key: PublicKey) -> MessageSigner:
         """Return the signer of a key that was made; the token is reached when it signs."""
 
-    def destroy(self, identifier: UUID) -> None:
-        """Destroy a key; nothing happens if it is not there."""
+    def destroy(self, identifier: UUID) -> "Future[None]":
+        """Begin to destroy a key; nothing happens if it is not there."""
 
     def check(self) -> str:
-        """Reach the token and return what it says of itself."""
+        """Reach the token and return what it says of itself; raise `Refused` (unavailable)."""
 
 
 class SoftwareSigner:
@@ -226,7 +228,8 @@ class StoredKey:
     Attributes:
         bits: The size of an RSA modulus or of a curve's field; of ML-DSA the number of its parameter set.
         sealed: The private half under the master key, where it lies in the store.
-        signed_raw: When it first signed what a caller gave.
+        signed_raw: When it was first to sign what a caller gave.
+        leaves_since: When its destruction in a token began.
     """
 
     id: UUID
@@ -243,6 +246,7 @@ class StoredKey:
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
     signed_raw: datetime | None = None
+    leaves_since: datetime | None = None
 
     @property
     def public_key(self) -> PublicKey:

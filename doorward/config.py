@@ -73,6 +73,7 @@ Window = Annotated[Seconds, AfterValidator(_between(timedelta(0), timedelta(days
 ListLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=10), timedelta(days=365)))]
 AnswerLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=1), timedelta(days=7)))]
 ResponderLife = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=90)))]
+TokenWait = Annotated[Seconds, AfterValidator(_between(timedelta(seconds=1), timedelta(minutes=10)))]
 Rotation = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=365)))]
 
 
@@ -232,6 +233,10 @@ class Pkcs11Section(Section):
     pin_file: Path | None = Field(
         None, description="The PIN of the token's user; the variable `DOORWARD_PKCS11_PIN` if not said."
     )
+    deadline: TokenWait = Field(
+        timedelta(seconds=10), description="Seconds that anybody waits for the token, then 503."
+    )
+    making_deadline: TokenWait = Field(timedelta(minutes=2), description="The same for a key that is made there.")
 
 
 class PublicationSection(Section):

@@ -71,7 +71,13 @@ def token(configuration: Configuration) -> Token | None:
         from ca.pkcs11 import Pkcs11Token  # noqa: PLC0415 - an extra: only those who have a token install it
     except ImportError as error:
         raise Refused(Kind.UNAVAILABLE, "A token needs the package python-pkcs11: doorward[pkcs11].") from error
-    return Pkcs11Token(section.module, section.token, pin)
+    return Pkcs11Token(
+        section.module,
+        section.token,
+        pin,
+        deadline=section.deadline.total_seconds(),
+        making_deadline=section.making_deadline.total_seconds(),
+    )
 
 
 def keys_folder(configuration: Configuration) -> Path:

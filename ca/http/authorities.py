@@ -33,6 +33,7 @@ from ca.http.certificate_shapes import ShownCertificate, show_certificate
 from ca.http.certificates import read_reason
 from ca.importing import read_one_certificate, read_pem, read_private_key
 from ca.intake import AuthorityIntake, Offer
+from ca.keystore import in_turn
 from ca.messages import sign
 from ca.register import AuthorityRegister
 from ca.signing import Message, SigningAlgorithm, verify_message
@@ -224,7 +225,8 @@ class _Handlers:
         body: MessageToSign = call.body
         able = self.authorities.with_root_key(self._named(call))
         able.issuing(self.register.now)
-        signature = sign(able.signing(), body.signature_algorithm, body.content)
+        signer = able.signing()
+        signature = await in_turn([signer], sign, signer, body.signature_algorithm, body.content)
         await self.register.note_signature(call.caller.access, able, body.signature_algorithm)
         return Answer(content=ShownSignature(signed_data=base64.b64encode(signature).decode()))
 

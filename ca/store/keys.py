@@ -18,7 +18,7 @@ from iam.store.listing import Column, Listing, counts_of_list, page_of_list
 
 KEY_COLUMNS = """
     k.id, k.tenant_id, k.name, k.tags, k.metadata, k.algorithm, k.bits, k.backend, k.sealed, k.spki, k.spki_sha256,
-    k.created_at, k.signed_raw_at,
+    k.created_at, k.signed_raw_at, k.leaves_since,
     ARRAY(SELECT alias FROM kms_key_alias a WHERE a.key_id = k.id ORDER BY position) AS aliases"""
 
 _FIND = f"""
@@ -95,6 +95,14 @@ async def mark_as_signed_raw(transaction: Transaction, key: UUID) -> None:
     await transaction.execute(_SIGNED_RAW, key, transaction.now)
 
 
+_LEAVES = "UPDATE kms_key SET leaves_since = coalesce(leaves_since, $2) WHERE id = $1"
+
+
+async def mark_as_leaving(transaction: Transaction, key: UUID) -> None:
+    """Note that a key is being destroyed in its token: from now on it signs nothing."""
+    await transaction.execute(_LEAVES, key, transaction.now)
+
+
 _DELETE = "DELETE FROM kms_key WHERE id = $1"
 
 
@@ -131,6 +139,7 @@ def key_from(row: Row) -> StoredKey:
         tags=tuple(row["tags"]),
         metadata=metadata,
         signed_raw=row["signed_raw_at"],
+        leaves_since=row["leaves_since"],
     )
 
 

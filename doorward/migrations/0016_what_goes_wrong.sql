@@ -9,3 +9,7 @@ ALTER TABLE bulk_revocation
     ADD COLUMN failures     integer NOT NULL DEFAULT 0,
     ADD COLUMN next_try_at  timestamptz,
     ADD COLUMN last_failure text;
+
+-- When the destruction of a key in its token began. It signs nothing from then on; it is forgotten when the token has
+-- said that it is gone.
+ALTER TABLE kms_key ADD COLUMN leaves_since timestamptz;

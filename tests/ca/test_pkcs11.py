@@ -77,7 +77,7 @@ def test_a_key_of_the_token_is_an_authoritys(
     token: Pkcs11Token, algorithm: KeyAlgorithm, bits: int, tmp_path: Path
 ) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, token.make(identifier, algorithm, bits))
+    signer = token.signer(identifier, token.make(identifier, algorithm, bits).result())
     root_template = Template(load_profile("root"), None, signer, None)
     root = x509.load_der_x509_certificate(
         root_template.issue(authority("Root", encoded_key(signer.public_key)), NOW, b"\x01" * 16).der
@@ -100,7 +100,7 @@ def test_a_key_of_the_token_is_an_authoritys(
 def test_each_way_to_sign_verifies(token: Pkcs11Token, way: SigningAlgorithm) -> None:
     identifier = uuid4()
     algorithm, bits = (KeyAlgorithm.RSA, 2048) if way.startswith("RSA") else (KeyAlgorithm.P256, 256)
-    signer = token.signer(identifier, token.make(identifier, algorithm, bits))
+    signer = token.signer(identifier, token.make(identifier, algorithm, bits).result())
     digest = Message(hashlib.new(f"sha{way[-3:]}", b"a message").digest(), is_digest=True)
     for message in (Message(b"a message"), digest):
         signature = signer.sign_message(way, message)
@@ -113,7 +113,7 @@ def test_each_way_to_sign_verifies(token: Pkcs11Token, way: SigningAlgorithm) ->
 def test_the_token_gives_no_key_out(token: Pkcs11Token, module: Path) -> None:
     identifiers = {uuid4(): algorithm for algorithm in (KeyAlgorithm.P256, KeyAlgorithm.RSA)}
     for identifier, algorithm in identifiers.items():
-        token.make(identifier, algorithm, 2048)
+        token.make(identifier, algorithm, 2048).result()
     token.close()
     session = pkcs11.lib(str(module)).get_token(token_label=LABEL).open(user_pin=PIN)
     for identifier in identifiers:
@@ -134,7 +134,7 @@ def test_other_kinds_of_keys_are_not_made(token: Pkcs11Token, algorithm: KeyAlgo
 
 def test_a_token_that_was_away_serves_again(token: Pkcs11Token, tmp_path: Path) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256))
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256).result())
     folder = tmp_path / "hsm" / "tokens"
     folder.rename(tmp_path / "away")
     for _ in range(3):
@@ -149,7 +149,7 @@ def test_a_token_that_was_away_serves_again(token: Pkcs11Token, tmp_path: Path) 
 
 def test_sessions_that_ended_are_opened_again(token: Pkcs11Token, caplog: pytest.LogCaptureFixture) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.RSA, 2048))
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.RSA, 2048).result())
     token._session.close()
     with caplog.at_level(logging.WARNING):
         assert signer.sign(b"a list")
@@ -159,7 +159,7 @@ def test_sessions_that_ended_are_opened_again(token: Pkcs11Token, caplog: pytest
 
 def test_a_wrong_pin_is_tried_once(module: Path, token: Pkcs11Token, caplog: pytest.LogCaptureFixture) -> None:
     identifier = uuid4()
-    public_key = token.make(identifier, KeyAlgorithm.P256, 256)
+    public_key = token.make(identifier, KeyAlgorithm.P256, 256).result()
     token.close()
     wrong = Pkcs11Token(module, LABEL, "wrong-pin")
     for _ in range(10):
@@ -172,7 +172,7 @@ def test_a_wrong_pin_is_tried_once(module: Path, token: Pkcs11Token, caplog: pyt
 
 def test_many_threads_at_once_do_no_harm(token: Pkcs11Token) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256))
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256).result())
     signatures: list[bytes] = []
 
     def sign() -> None:
@@ -308,11 +308,14 @@ async def test_while_a_key_is_made_the_loop_goes_on_and_what_signs_waits_in_line
 
 async def test_the_threads_that_others_share_are_free_while_the_token_is_busy(token: Pkcs11Token) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, await asyncio.to_thread(token.make, identifier, KeyAlgorithm.P256, 256))
-    with token._lock:
-        waiting = [asyncio.create_task(in_turn([signer], signer.sign, b"a list")) for _ in range(64)]
-        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
-        assert not any(one.done() for one in waiting)
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256).result())
+    may_end = threading.Event()
+    busy = token._thread.begin("be busy", lambda: may_end.wait(20), deadline=20)
+    waiting = [asyncio.create_task(in_turn([signer], signer.sign, b"a list")) for _ in range(64)]
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
+    assert not any(one.done() for one in waiting)
+    may_end.set()
+    assert busy.result()
     await asyncio.gather(*waiting)
 
 
@@ -334,6 +337,7 @@ async def test_a_token_that_is_away_keeps_the_key_on_record(world: World, token:
     service = service_with(world, token)
     said = Description("", (), {})
     made = await service.create(world.system.id, KeyAlgorithm.P256, 256, Backend.PKCS11, said, actor="test")
+    other = await service.create(world.system.id, KeyAlgorithm.P256, 256, Backend.PKCS11, said, actor="test")
     (tmp_path / "hsm" / "tokens").rename(tmp_path / "away")
     with pytest.raises(Refused) as refused:
         await service.delete(world.system.id, str(made.id), actor="test")
@@ -341,7 +345,7 @@ async def test_a_token_that_is_away_keeps_the_key_on_record(world: World, token:
     assert (await service.key(world.system.id, str(made.id))).id == made.id
     without = KeyService(world.pool, world.keystore, world.clock, urandom)
     with pytest.raises(Refused) as refused:
-        await without.sign(world.system.id, str(made.id), SigningAlgorithm.ECDSA_SHA_256, Message(b"x"), actor="test")
+        await without.sign(world.system.id, str(other.id), SigningAlgorithm.ECDSA_SHA_256, Message(b"x"), actor="test")
     assert refused.value.kind is Kind.UNAVAILABLE
 
 
@@ -375,7 +379,7 @@ def test_the_token_is_configured_and_its_pin_is_not_shown(
 
 def test_a_public_half_is_the_tokens_own(token: Pkcs11Token) -> None:
     one, other = uuid4(), uuid4()
-    public_key = token.make(one, KeyAlgorithm.P256, 256)
-    assert token.make(other, KeyAlgorithm.P256, 256) != public_key
+    public_key = token.make(one, KeyAlgorithm.P256, 256).result()
+    assert token.make(other, KeyAlgorithm.P256, 256).result() != public_key
     der = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert der == encoded_key(public_key)
