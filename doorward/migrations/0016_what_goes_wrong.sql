@@ -13,3 +13,6 @@ ALTER TABLE bulk_revocation
 -- When the destruction of a key in its token began. It signs nothing from then on; it is forgotten when the token has
 -- said that it is gone.
 ALTER TABLE kms_key ADD COLUMN leaves_since timestamptz;
+
+-- A certificate says what it superseded also after that was deleted.
+ALTER TABLE certificate DROP CONSTRAINT certificate_supersedes_fkey;

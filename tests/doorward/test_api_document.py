@@ -42,7 +42,7 @@ def _all_routes() -> Sequence[Route]:
         *challenge_routes(nothing, nothing),
         *authority_routes.routes(nothing, nothing, nothing, nothing, nothing),
         *issuance_routes.routes(nothing),
-        *certificate_routes.routes(nothing, nothing, nothing),
+        *certificate_routes.routes(nothing, nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
         *publication.routes(nothing, nothing),
         *publication.partition_routes(nothing, nothing),
