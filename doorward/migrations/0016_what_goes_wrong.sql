@@ -16,3 +16,9 @@ ALTER TABLE kms_key ADD COLUMN leaves_since timestamptz;
 
 -- A certificate says what it superseded also after that was deleted.
 ALTER TABLE certificate DROP CONSTRAINT certificate_supersedes_fkey;
+
+-- A webhook is asked once about a request that waits for an operator: its yes, by its id, and the SHA-256 of what it was
+-- told of who asks.
+ALTER TABLE enrolment_approval
+    ADD COLUMN vouched_by  text,
+    ADD COLUMN vouched_for bytea;
