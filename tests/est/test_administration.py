@@ -1,5 +1,6 @@
 """Enrolment profiles over REST, behind the guard, on a real store."""
 
+import asyncio
 import json
 import tomllib
 from copy import deepcopy
@@ -169,6 +170,85 @@ async def test_metadata_is_patched_whole_or_not_at_all(est: EstWorld) -> None:
         assert (await client.patch(f"{PATH}/default/metadata", headers=headers, json=patch)).status == 409
         found = await (await client.get(f"{PATH}/default", headers=headers)).json()
         assert found["metadata"] == {"site": "north"}
+
+
+WAYS = "/settings/enrollment_settings/est_rfc7030_settings"
+
+
+async def test_one_setting_is_changed_and_all_else_stays(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    body = meters(anchors(est.world), identifier_pattern="meter-*") | {"name": "Meters", "metadata": {"site": "north"}}
+    async with serving(est.world, all_routes(est)) as client:
+        made = await (await client.post(PATH, headers=headers, json=body)).json()
+
+        async def patched(*operations: dict[str, Any]) -> tuple[int, Any]:
+            answer = await client.patch(f"{PATH}/meters", headers=headers, json={"patches": list(operations)})
+            return answer.status, await answer.json()
+
+        expected = deepcopy(made)
+        expected["settings"]["reenrollment_settings"]["grace_period"] = 3600
+        grace = "/settings/reenrollment_settings/grace_period"
+        assert await patched({"op": "replace", "path": grace, "value": 3600}) == (200, expected)
+        assert await (await client.get(f"{PATH}/meters", headers=headers)).json() == expected
+
+        # What is not said is null, and can be replaced; a webhook's secret is shown by the answer that made it.
+        webhook = {"op": "replace", "path": f"{WAYS}/external_webhook", "value": {"url": "https://stock.example/ask"}}
+        modes = {"op": "replace", "path": f"{WAYS}/auth_mode", "value": "EXTERNAL_WEBHOOK"}
+        status, shown = await patched({"op": "test", "path": f"{WAYS}/external_webhook", "value": None}, webhook, modes)
+        assert status == 200, shown
+        assert shown["webhook_secret"].startswith("whsec_")
+        assert "webhook_secret" not in (await patched({"op": "replace", "path": "/name", "value": "All"}))[1]
+        removed = await patched({"op": "remove", "path": "/settings/enrollment_settings/identifier_pattern"})
+        assert "identifier_pattern" not in removed[1]["settings"]["enrollment_settings"]
+
+        before = await (await client.get(f"{PATH}/meters", headers=headers)).json()
+        for status, operation in (
+            (409, {"op": "test", "path": grace, "value": 1}),
+            (409, {"op": "replace", "path": "/settings/nothing/of/it", "value": 1}),
+            (422, {"op": "replace", "path": grace, "value": -1}),
+            (422, {"op": "add", "path": "/settings/unknown", "value": 1}),
+            (422, {"op": "replace", "path": "/settings/enrollment_settings", "value": []}),
+            (422, {"op": "replace", "path": "", "value": {"settings": 1}}),
+            (400, {"op": "add", "path": "/id", "value": "another"}),
+            (400, {"op": "replace", "path": "settings", "value": 1}),
+            (400, {"op": "sing", "path": grace}),
+            (400, {"op": "replace", "path": f"{WAYS}/client_certificate_settings/chain_level_validation", "value": 0}),
+            (404, {"op": "replace", "path": "/settings/enrollment_settings/enrollment_ca", "value": "nowhere"}),
+            (
+                404,
+                {
+                    "op": "replace",
+                    "path": "/settings/enrollment_settings/device_provisioning_profile/role",
+                    "value": "nobody",
+                },
+            ),
+        ):
+            answer = await patched({"op": "replace", "path": "/name", "value": "half of it"}, operation)
+            assert answer[0] == status, (operation, answer)
+        wrong = await patched({"op": "replace", "path": grace, "value": -1})
+        assert wrong[1]["errors"][0]["field"] == "settings.reenrollment_settings.grace_period"
+        assert await (await client.get(f"{PATH}/meters", headers=headers)).json() == before
+        reader = await est.world.identity(est.world.system.id, '[{"resource": "*", "actions": ["read"]}]')
+        assert (await client.patch(f"{PATH}/meters", headers=reader, json={"patches": []})).status == 403
+        theirs = await est.world.identity(await est.world.tenant("acme"), ALL)
+        assert (await client.patch(f"{PATH}/meters", headers=theirs, json={"patches": []})).status == 404
+    assert await est.world.value("SELECT count(*) FROM audit_pending WHERE kind = 'enrolment_profile.updated'") == 4
+
+
+async def test_two_who_change_one_label_at_once_lose_nothing(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    async with serving(est.world, all_routes(est)) as client:
+        assert (await client.post(PATH, headers=headers, json=meters(anchors(est.world)))).status == 201
+        tags = "/settings/enrollment_settings/device_provisioning_profile/tags/-"
+
+        async def add(tag: str) -> int:
+            patches = [{"op": "add", "path": tags, "value": tag}]
+            return (await client.patch(f"{PATH}/meters", headers=headers, json={"patches": patches})).status
+
+        assert await asyncio.gather(*(add(f"tag-{number}") for number in range(12))) == [200] * 12
+        shown = await (await client.get(f"{PATH}/meters", headers=headers)).json()
+    found = shown["settings"]["enrollment_settings"]["device_provisioning_profile"]["tags"]
+    assert sorted(found) == sorted(f"tag-{number}" for number in range(12))
 
 
 def _at(path: str, value: Any) -> dict[str, Any]:
