@@ -17,6 +17,11 @@ def print_lines(*lines: str) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
+def to_the_second(moment: str) -> str:
+    """Return a moment of the API (RFC 3339, in UTC) without its parts of a second."""
+    return moment[: len("2026-01-01T00:00:00")] + "Z"
+
+
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under their heads, each column as wide as it has to be."""
     widths = [max(len(row[place]) for row in (heads, *rows)) for place in range(len(heads))]

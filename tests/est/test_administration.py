@@ -13,8 +13,11 @@ from uuid import uuid4
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca.intake import Offer
 from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate
+from ca.record_keeping import RecordKeeping
 from ca.store.certificates import insert_certificate
 from certs.duration import write_duration
 from certs.pem import write_certificates
@@ -26,6 +29,7 @@ from est.identities import IdentityBinder
 from est.profiles import EnrolmentMode
 from iam.errors import Refused
 from iam.guard import Route
+from tests.ca.test_intake import Maker
 from tests.ca.world import World, serving
 from tests.est.world import EstWorld, Holder, b64, only, request
 
@@ -540,3 +544,34 @@ async def test_certificates_and_devices_that_do_not_fit(est: EstWorld) -> None:
         missing = {"device_id": "meter-001", "certificate_serial_number": "00" * 16}
         assert (await client.post(f"{PATH}/bind-identity", headers=headers, json=missing)).status == 404
     assert (await est.written())[:4] == before[:4]
+
+
+async def test_a_device_of_an_authority_that_came_from_elsewhere_goes_on_by_the_certificate_that_it_has(
+    est: EstWorld,
+) -> None:
+    headers, system = await est.world.identity(est.world.system.id, ALL), est.world.system
+    top = Maker(est.world, "Top")
+    old = Maker(est.world, "Old works", top)
+    offer = Offer(certificate=old.certificate, chain=(top.certificate,), key=old.key, line="old")
+    await est.world.intake.take_in(await est.world.access(system.id), system, offer)
+    assert isinstance(old.key, ec.EllipticCurvePrivateKey)
+    holder = est.signed_by((old.name, old.key), "meter-001")
+    await est.world.device("meter-001", system.id)
+    keeping = RecordKeeping(est.world.pool, est.world.authorities, est.world.clock)
+    taken = await keeping.take_in(system, write_certificates([holder.certificate]).decode(), {}, actor="test")
+    routes = [
+        *all_routes(est),
+        *dms.identity_routes(IdentityBinder(est.world.pool, est.world.authorities, urandom), est.world.authorities),
+    ]
+    async with serving(est.world, routes) as client:
+        label = meters(enrollment_ca="old") | {"id": "old"}
+        assert (await client.post(PATH, headers=headers, json=label)).status == 201
+        body = {"device_id": "meter-001", "certificate_serial_number": taken.serial.hex(), "dms_id": "old"}
+        bound = await client.post(f"{PATH}/bind-identity", headers=headers, json=body)
+        shown = await bound.json()
+        assert (bound.status, shown["device"]["status"]) == (200, "ACTIVE"), shown
+    proved = await est.world.prover.identity_of_certificate((holder.der, old.certificate.public_bytes(Encoding.DER)))
+    assert proved.identity == shown["device"]["identity"]
+    renewed = only(await est.service.reenrol("old", (holder.der,), b64(request(holder.key, "meter-001"))))
+    renewed.verify_directly_issued_by(old.certificate)
+    assert await est.world.value("SELECT status FROM certificate WHERE serial = $1", taken.serial) == "superseded"

@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from doorward.commands.operator.caller import caller_of, of_label
-from doorward.commands.printing import print_json, print_lines, print_table
+from doorward.commands.printing import print_json, print_lines, print_table, to_the_second
 
 _OUTCOME = {"approved": "may enrol", "rejected": "may not enrol"}
 
@@ -44,9 +44,8 @@ def _decide(parsed: argparse.Namespace, verb: str) -> int:
     if parsed.json:
         print_json(decided)
     else:
-        print_lines(
-            f"{decided['device_identifier']} {_OUTCOME[decided['state']]} under {label}, until {decided['expires_at']}."
-        )
+        device, outcome, until = decided["device_identifier"], _OUTCOME[decided["state"]], decided["expires_at"]
+        print_lines(f"{device} {outcome} under {label}, until {to_the_second(until)}.")
     return 0
 
 
@@ -56,7 +55,7 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
         one["label"],
         one["device_identifier"],
         one["state"],
-        one["requested_at"][:19] + "Z",
+        to_the_second(one["requested_at"]),
         one["requester"] if one["requester"] != "anyone" else f"anyone, {one['address']}",
         one.get("public_key_sha256") or "made here",
     )

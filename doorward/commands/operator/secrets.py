@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from urllib.parse import quote
 
 from doorward.commands.operator.caller import caller_of, of_label
-from doorward.commands.printing import print_json, print_lines, print_table
+from doorward.commands.printing import print_json, print_lines, print_table, to_the_second
 from iam.errors import Kind, Refused
 
 
@@ -70,7 +70,7 @@ def _said(made: dict[str, Any], file: Path | None) -> list[str]:
     uses = made.get("max_uses")
     often = "any number of uses" if uses is None else "one use" if uses == 1 else f"{uses} uses"
     lines = [
-        f"A secret of {made['label']} for {whom}: {often}, until {made['expires_at']}.",
+        f"A secret of {made['label']} for {whom}: {often}, until {to_the_second(made['expires_at'])}.",
         f"  id      {made['id']}",
         f"  user    {made['username']}",
     ]
