@@ -17,6 +17,8 @@ The rules:
    other workers sign in the meantime as it is. A key that was made for nobody any more is destroyed.
 6. When something fails, the module is initialized anew, once, and the same thing is tried once more: so a token that
    was away, or whose sessions ended, serves again. What fails then is refused (unavailable).
+   The library lets other threads run while it waits for a module, save while that is finalized: a module that hangs
+   there stops the worker, which its supervisor replaces for being silent (`doorward/supervisor.py`).
 7. A PIN that the token refuses is not tried again until a new start: after a few wrong ones a token locks itself.
 """
 

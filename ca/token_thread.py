@@ -9,7 +9,7 @@ The rules:
    whoever stands in line is refused, and whoever comes, at once, until it answers. Then all goes on as before. The log
    says when it began and when it ended.
 4. What was done for somebody who has gone is undone, where he said how. Who cancels has gone, too.
-5. A module that hangs keeps no process from ending.
+5. The thread keeps no process from ending.
 """
 
 import logging
