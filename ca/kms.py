@@ -92,9 +92,9 @@ class KeyService:
         self._making = asyncio.Semaphore(1)  # a large RSA key takes a core for seconds
 
     @property
-    def engines(self) -> tuple[Backend, ...]:
+    def engines(self) -> tuple[str, ...]:
         """Where keys can be made, the usual place first."""
-        return (Backend.SEALED,) if self._keystore.token is None else (Backend.SEALED, Backend.PKCS11)
+        return self._keystore.engines
 
     async def page(self, tenant: UUID, query: ListQuery) -> Page[StoredKey]:
         """Return a page of a tenant's keys."""
@@ -113,22 +113,24 @@ class KeyService:
             return await _found(transaction, tenant, named)
 
     async def create(
-        self, tenant: UUID, algorithm: KeyAlgorithm, bits: int, backend: Backend, said: Description, *, actor: str
+        self, tenant: UUID, algorithm: KeyAlgorithm, bits: int, engine: str, said: Description, *, actor: str
     ) -> StoredKey:
         """Make a key.
 
         Raises:
-            Refused: (invalid) The backend does not make such keys, or what was said of it is out of bounds.
+            Refused: (invalid) The engine does not make such keys, or what was said of it is out of bounds.
                 (unavailable) The token cannot be reached.
         """
-        if backend not in self.engines:
-            raise Refused(Kind.INVALID, f"Keys are not made in {backend} here; they are in {', '.join(self.engines)}.")
+        if engine not in self.engines:
+            raise Refused(Kind.INVALID, f"Keys are not made in {engine} here; they are in {', '.join(self.engines)}.")
         _check_tags(said.tags)
         metadata = _checked_metadata(said.metadata)
         identifier = uuid7(self._clock(), self._random)
-        public_key, sealed = await self._make(identifier, algorithm, bits, backend)
+        public_key, sealed = await self._make(identifier, algorithm, bits, engine)
+        backend = Backend.PKCS11 if sealed is None else Backend.SEALED
+        token = engine if engine not in (backend, Backend.SEALED) else None
         now = self._clock()
-        made = describe(identifier, tenant, said.name, public_key, backend=backend, sealed=sealed, now=now)
+        made = describe(identifier, tenant, said.name, public_key, backend=backend, sealed=sealed, now=now, token=token)
         made = replace(made, tags=said.tags, metadata=metadata)
         try:
             async with self._database.transaction(tenant) as transaction:
@@ -136,7 +138,7 @@ class KeyService:
                 await _record(transaction, made, "key.created", actor)
         except BaseException:
             if backend is Backend.PKCS11:
-                await asyncio.shield(self._destroy(identifier))
+                await asyncio.shield(self._destroy(made))
             raise
         return made
 
@@ -207,7 +209,7 @@ class KeyService:
                 await _delete(transaction, one, actor)
                 return
             await mark_as_leaving(transaction, one.id)
-        await self._destroy(one.id)
+        await self._destroy(one)
         async with self._database.transaction(tenant) as transaction:
             one = await _found(transaction, tenant, str(one.id), lock=True)
             await _delete(transaction, one, actor)
@@ -251,18 +253,17 @@ class KeyService:
         return verify_message(one.public_key, algorithm, message, signature)
 
     async def _make(
-        self, identifier: UUID, algorithm: KeyAlgorithm, bits: int, backend: Backend
+        self, identifier: UUID, algorithm: KeyAlgorithm, bits: int, engine: str
     ) -> tuple[PublicKey, bytes | None]:
+        """Return the public half of a new key, and the private one sealed unless it lies in a token."""
         async with self._making:
-            if backend is Backend.PKCS11 and self._keystore.token is not None:
-                return await asyncio.wrap_future(self._keystore.token.make(identifier, algorithm, bits)), None
+            if engine != Backend.SEALED:
+                return await asyncio.wrap_future(self._keystore.token(engine).make(identifier, algorithm, bits)), None
             private_key = await asyncio.to_thread(make_private_key, algorithm, bits)
         return private_key.public_key(), self._keystore.seal(identifier, private_key)
 
-    async def _destroy(self, identifier: UUID) -> None:
-        if self._keystore.token is None:
-            raise Refused(Kind.UNAVAILABLE, "The token of this key is not configured here.")
-        await asyncio.wrap_future(self._keystore.token.destroy(identifier))
+    async def _destroy(self, one: StoredKey) -> None:
+        await asyncio.wrap_future(self._keystore.token(one.engine).destroy(one.id))
 
     async def _change(
         self,
@@ -340,7 +341,7 @@ async def _record(transaction: Transaction, one: StoredKey, kind: str, actor: st
     data = {
         "name": one.name,
         "algorithm": one.algorithm.value,
-        "engine": one.backend,
+        "engine": one.engine,
         "spki_sha256": one.spki_sha256.hex(),
     }
     await transaction.record(Change(one.tenant, actor, kind, str(one.id), {**data, **further}))

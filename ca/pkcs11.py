@@ -16,7 +16,8 @@ The rules:
    nothing but make keys would, and would be one more to log in, to watch and to restart, for what is seldom done;
    other workers sign in the meantime as it is. A key that was made for nobody any more is destroyed.
 6. When something fails, the module is initialized anew, once, and the same thing is tried once more: so a token that
-   was away, or whose sessions ended, serves again. What fails then is refused (unavailable).
+   was away, or whose sessions ended, serves again. What fails then is refused (unavailable). Other tokens of the same
+   module lose their sessions by it, know that, and open others.
    The library lets other threads run while it waits for a module, save while that is finalized: a module that hangs
    there stops the worker, which its supervisor replaces for being silent (`doorward/supervisor.py`).
 7. A PIN that the token refuses is not tried again until a new start: after a few wrong ones a token locks itself.
@@ -36,7 +37,15 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import Hash, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
-from pkcs11.exceptions import PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked, PKCS11Error
+from pkcs11.exceptions import (
+    PinExpired,
+    PinIncorrect,
+    PinInvalid,
+    PinLenRange,
+    PinLocked,
+    PKCS11Error,
+    UserAlreadyLoggedIn,
+)
 from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
 
 from ca.keystore import RSA_BITS, SignatureScheme, signature_scheme
@@ -65,12 +74,47 @@ DEADLINE_SECONDS = 10.0
 MAKING_DEADLINE_SECONDS = 120.0
 """How long anybody waits for a token; and for a key to be made there, if the configuration does not say."""
 
-_THREADS: dict[Path, TokenThread] = {}
-"""One for each module (rules 4 and 5)."""
-
 _log = logging.getLogger("doorward.pkcs11")
 
 T = TypeVar("T")
+
+
+class _Module:
+    """A maker's module in this process, for all its tokens; whatever speaks with it does so in its thread.
+
+    Attributes:
+        generation: How often it was left; what was opened before that is worth nothing any more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.thread = TokenThread(path.name)
+        self.generation = 0
+        self._path = path
+        self._library: Any = None
+        self._is_initialized = False
+
+    def entered(self) -> Any:  # noqa: ANN401 - the library's own
+        """Return the module, initialized."""
+        if self._library is None:
+            self._library = pkcs11.lib(str(self._path))
+        if not self._is_initialized:
+            with suppress(PKCS11Error):
+                self._library.finalize()
+            self._library.initialize()
+            self._is_initialized = True
+        return self._library
+
+    def leave(self) -> None:
+        """Let go of it: it is initialized anew when somebody wants something of it."""
+        self.generation += 1
+        self._is_initialized = False
+        if self._library is not None:
+            with suppress(PKCS11Error):
+                self._library.finalize()
+
+
+_MODULES: dict[Path, _Module] = {}
+"""One for each path (rules 4 and 5)."""
 
 
 class Pkcs11Token:
@@ -93,15 +137,15 @@ class Pkcs11Token:
         deadline: float = DEADLINE_SECONDS,
         making_deadline: float = MAKING_DEADLINE_SECONDS,
     ) -> None:
-        self._module = module
+        self._module = _MODULES.setdefault(module, _Module(module))
         self._label = label
         self._pin = pin
         self._deadline = deadline
         self._making_deadline = making_deadline
-        self._thread = _THREADS.setdefault(module, TokenThread(module.name))
+        self._thread = self._module.thread
         self.thread: Executor = self._thread.executor("sign", deadline=deadline)
-        self._library: Any = None
         self._session: Any = None
+        self._generation = 0
         self._keys: dict[UUID, Any] = {}
         self._refused_pin = False
 
@@ -220,7 +264,7 @@ class Pkcs11Token:
         """Do one thing in the session, in the module's thread, by rules 6 and 7."""
         if self._refused_pin:
             raise _unavailable(self._label, what, "its PIN was refused, and is not tried again before a new start")
-        was_open = self._session is not None
+        was_open = self._session is not None and self._generation == self._module.generation
         try:
             return act(self._opened())
         except PKCS11Error as error:
@@ -242,25 +286,23 @@ class Pkcs11Token:
             raise _unavailable(self._label, what, _said(error)) from error
 
     def _opened(self) -> Any:  # noqa: ANN401 - the library's own
-        if self._session is None:
-            if self._library is None:
-                self._library = pkcs11.lib(str(self._module))
-            with suppress(PKCS11Error):
-                self._library.finalize()
-            self._library.initialize()
-            token = self._library.get_token(token_label=self._label)
-            self._session = token.open(rw=True, user_pin=self._pin)
+        if self._session is None or self._generation != self._module.generation:
+            self._keys.clear()
+            token = self._module.entered().get_token(token_label=self._label)
+            try:
+                self._session = token.open(rw=True, user_pin=self._pin)
+            except UserAlreadyLoggedIn:  # by a session of another object: it is the process that is logged in
+                self._session = token.open(rw=True)
+            self._generation = self._module.generation
         return self._session
 
     def _forget(self) -> None:
         self._keys.clear()
         session, self._session = self._session, None
-        if session is not None:
+        if session is not None and self._generation == self._module.generation:
             with suppress(PKCS11Error):
                 session.close()
-        if self._library is not None:
-            with suppress(PKCS11Error):
-                self._library.finalize()
+        self._module.leave()
 
 
 class Pkcs11Signer:

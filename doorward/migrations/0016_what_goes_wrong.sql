@@ -22,3 +22,8 @@ ALTER TABLE certificate DROP CONSTRAINT certificate_supersedes_fkey;
 ALTER TABLE enrolment_approval
     ADD COLUMN vouched_by  text,
     ADD COLUMN vouched_for bytea;
+
+-- In which hardware token a key lies, by the name that the configuration gives it; NULL is the one that has no other.
+ALTER TABLE kms_key
+    ADD COLUMN token text,
+    ADD CHECK (token IS NULL OR backend = 'pkcs11');

@@ -52,6 +52,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HangingModule:
 def token(module: HangingModule) -> Iterator[Pkcs11Token]:
     opened = Pkcs11Token(module.path, LABEL, PIN, deadline=DEADLINE, making_deadline=4 * DEADLINE)
     yield opened
+    token_answers(opened)
     opened.close()
 
 
@@ -141,7 +142,9 @@ def token_answers(token: Pkcs11Token) -> None:
 async def test_requests_wait_for_the_token_without_a_connection_and_get_503(
     world: World, token: Pkcs11Token, module: HangingModule, one_connection: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service = KeyService(one_connection, Keystore(world.keys, MASTER_KEY, urandom, token), world.clock, urandom)
+    service = KeyService(
+        one_connection, Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token}), world.clock, urandom
+    )
     async with serving(world, keys.routes(service)) as client:
         kms = Kms(client, await world.identity(world.system.id, ALL))
         made = await kms.make("ECDSA", 256, engine_id="pkcs11", name="in the token")
@@ -174,7 +177,7 @@ async def test_requests_wait_for_the_token_without_a_connection_and_get_503(
 async def test_what_is_being_deleted_signs_nothing_and_is_deleted_when_the_token_answers(
     world: World, token: Pkcs11Token, module: HangingModule
 ) -> None:
-    service = KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, token), world.clock, urandom)
+    service = KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token}), world.clock, urandom)
     system = world.system.id
     made = await service.create(system, KeyAlgorithm.P256, 256, Backend.PKCS11, SAID, actor="test")
     token.close()  # so that a session has to be opened
@@ -193,7 +196,7 @@ async def test_what_is_being_deleted_signs_nothing_and_is_deleted_when_the_token
 async def test_a_signature_is_on_record_before_it_leaves_and_so_is_that_the_key_signs(
     world: World, token: Pkcs11Token, module: HangingModule
 ) -> None:
-    service = KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, token), world.clock, urandom)
+    service = KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token}), world.clock, urandom)
     system = world.system.id
     made = await service.create(system, KeyAlgorithm.P256, 256, Backend.PKCS11, SAID, actor="test")
     with module.hanging(), pytest.raises(Refused):
@@ -209,7 +212,7 @@ async def test_a_signature_is_on_record_before_it_leaves_and_so_is_that_the_key_
 async def test_a_key_that_was_made_for_nobody_any_more_is_destroyed(
     world: World, token: Pkcs11Token, module: HangingModule, how: str
 ) -> None:
-    service = KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, token), world.clock, urandom)
+    service = KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token}), world.clock, urandom)
     with module.making_slowly():
         making = asyncio.create_task(
             service.create(world.system.id, KeyAlgorithm.P256, 256, Backend.PKCS11, SAID, actor="test")
@@ -269,7 +272,7 @@ def test_who_has_waited_in_line_for_his_whole_deadline_is_refused_though_nothing
 async def test_operators_wait_for_an_authoritys_key_without_a_connection(
     world: World, token: Pkcs11Token, module: HangingModule, one_connection: Pool
 ) -> None:
-    keystore = Keystore(world.keys, MASTER_KEY, urandom, token)
+    keystore = Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token})
     service = KeyService(one_connection, keystore, world.clock, urandom)
     authorities = Authorities(one_connection, keystore, world.clock, urandom, base_url=BASE_URL)
     await authorities.ensure()
@@ -308,7 +311,7 @@ async def test_operators_wait_for_an_authoritys_key_without_a_connection(
 async def test_a_key_that_signs_for_a_caller_meanwhile_becomes_no_authoritys(
     world: World, token: Pkcs11Token, module: HangingModule
 ) -> None:
-    keystore = Keystore(world.keys, MASTER_KEY, urandom, token)
+    keystore = Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token})
     service = KeyService(world.pool, keystore, world.clock, urandom)
     made = await service.create(world.system.id, KeyAlgorithm.P256, 256, Backend.PKCS11, SAID, actor="test")
     administration = AuthorityAdministration(
@@ -333,7 +336,7 @@ async def test_a_key_that_signs_for_a_caller_meanwhile_becomes_no_authoritys(
 async def test_a_message_that_an_authority_signs_keeps_the_loop_from_nothing(
     world: World, token: Pkcs11Token, module: HangingModule
 ) -> None:
-    keystore = Keystore(world.keys, MASTER_KEY, urandom, token)
+    keystore = Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token})
     service = KeyService(world.pool, keystore, world.clock, urandom)
     authorities = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)
     await authorities.ensure()
