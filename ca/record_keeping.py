@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authorities import Authorities
-from ca.authority import Authority, AuthorityOrigin
+from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.importing import read_one_certificate
 from ca.inventory import CertificateStatus, RevocationReason, StoredCertificate, stored_serial
 from ca.issue import encoded_key
@@ -129,6 +129,8 @@ class RecordKeeping:
             except CertificateRefused as refused:
                 refusal = refused
             else:
+                if one.status is AuthorityStatus.REVOKED or one.is_revoked_above:
+                    raise conflict(f"The authority {one.name} is revoked, and with it all that it issued.")
                 return one
         if refusal is not None:
             raise refusal

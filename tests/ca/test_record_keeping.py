@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ca.authority import Authority
+from ca.authority import Authority, AuthorityStep
 from ca.http import certificates
 from ca.intake import Offer
 from ca.inventory import AuthorityKind, RevocationReason, stored_serial
@@ -184,6 +184,17 @@ async def test_what_is_not_taken_in(world: World, client: Client) -> None:
     large = await imported(client, headers, leaf(world, maker), metadata={"x": "y" * 70_000})
     assert large[0] in (413, 422)
     assert await world.value("SELECT count(*) FROM certificate") == before
+
+
+async def test_a_revoked_authority_has_issued_nothing_that_is_taken_in(world: World, client: Client) -> None:
+    headers = await world.identity(world.system.id, EVERYTHING)
+    maker, authority = await corporate(world)
+    access = await world.access(world.system.id)
+    await world.administration.set_status(
+        access, world.system, str(authority.id), AuthorityStep.REVOKE, RevocationReason.KEY_COMPROMISE
+    )
+    status, body = await imported(client, headers, leaf(world, maker))
+    assert (status, "is revoked" in body["detail"]) == (409, True)
 
 
 async def test_another_group_takes_in_nothing_of_an_authority_that_is_not_its_own(world: World, client: Client) -> None:
