@@ -163,6 +163,7 @@ class ShownKey(SnakeShown):
     creation_ts: datetime
     tags: list[str]
     metadata: dict[str, Any]
+    deleting_since: datetime | None = Field(None, description="It signs nothing any more: delete it again to finish.")
 
 
 class ShownDeletion(SnakeShown):
@@ -243,6 +244,7 @@ def show_key(one: StoredKey) -> ShownKey:
         creation_ts=one.created,
         tags=list(one.tags),
         metadata=one.metadata,
+        deleting_since=one.leaves_since,
     )
 
 

@@ -188,6 +188,7 @@ async def test_what_is_being_deleted_signs_nothing_and_is_deleted_when_the_token
     with pytest.raises(Refused, match="being deleted") as refused:
         await service.sign(system, str(made.id), ECDSA, Message(b"a message"), actor="test")
     assert refused.value.kind is Kind.CONFLICT
+    assert keys.show_key(await service.key(system, str(made.id))).deleting_since is not None
     await service.delete(system, str(made.id), actor="test")
     assert await world.value("SELECT count(*) FROM kms_key WHERE id = $1", made.id) == 0
     assert objects(token, module, made.id) == 0
