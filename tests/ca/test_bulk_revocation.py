@@ -1,11 +1,15 @@
 """Revoking what many devices have: dry run, batches, crashes in the middle, and whom it reaches."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from os import urandom
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from ca import bulk_service
@@ -15,12 +19,13 @@ from ca.http import bulk_revocations
 from ca.inventory import RevocationReason
 from ca.revocation import RevocationService
 from doorward.database import Pool
+from doorward.embedded.postgres import PostgresAddresses
 from iam.access import Access, Denied
 from iam.errors import Kind, Refused
 from iam.identifiers import identity_id
-from iam.store.database import EVERYWHERE, Transaction
+from iam.store.database import EVERYWHERE
 from iam.store.standing import read_standing
-from tests.ca.world import World, serving
+from tests.ca.world import World, database_url, serving
 
 ALL = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
 REVOCATIONS = "/api/ca/v1/revocations"
@@ -137,27 +142,30 @@ class Killed(BaseException):
 
 
 class Failing(RevocationService):
-    """Fails in the middle of a batch: after so many identities."""
+    """Ends in the middle of a batch: after so many identities."""
 
     left = 0
-    error: type[BaseException] = Killed
 
     async def revoke_all(self, *arguments: Any, **named: Any) -> int:
         if self.left == 0:
-            raise self.error
+            raise Killed
         self.left -= 1
         return await super().revoke_all(*arguments, **named)
 
 
-class FailingFor(RevocationService):
-    """Fails for one identity, always, and by what nobody foresaw."""
-
-    identity = ""
-
-    async def revoke_all(self, transaction: Transaction, identity: str, *arguments: Any, **named: Any) -> int:
-        if identity == self.identity:
-            raise ZeroDivisionError("unforeseen")
-        return await super().revoke_all(transaction, identity, *arguments, **named)
+@asynccontextmanager
+async def failing_for(world: World, addresses: PostgresAddresses, device: str) -> AsyncIterator[None]:
+    """Let the database refuse to revoke what a device has, by what nobody foresaw."""
+    name = urlsplit(world.url).path.removeprefix("/")
+    owner = await asyncpg.connect(database_url(addresses.owner_dsn, name))
+    await owner.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the disk is haunted'; END $$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON certificate FOR EACH ROW"
+        f" WHEN (NEW.device_identifier = '{device}') EXECUTE FUNCTION refuse()"
+    )
+    yield
+    await owner.execute("DROP TRIGGER refuse ON certificate; DROP FUNCTION refuse")
+    await owner.close()
 
 
 async def test_a_batch_is_whole_or_not_at_all_and_another_worker_goes_on(
@@ -181,33 +189,33 @@ async def test_a_batch_is_whole_or_not_at_all_and_another_worker_goes_on(
 
 
 async def test_what_fails_is_tried_later_each_time_and_holds_up_no_other(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, postgres: PostgresAddresses, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = await world.identity(world.system.id, ALL)
     names = await enrolled(world, world.system.id, 1)
     await enrolled(world, world.system.id, 2, batch=8)
     _, broken = await begun(world, headers)
     _, other = await begun(world, headers, filter=["labels[jsonpath]$.batch == 8"])
-    failing = FailingFor(world.pool)
-    failing.identity = await world.value("SELECT identity_id FROM device WHERE device_identifier = $1", names[0])
-    service = service_of(world, failing)
+    service = service_of(world)
+    async with failing_for(world, postgres, names[0]):
+        assert await service.work() == 1
+        assert (await seen(world, headers, other["id"]))["status"] == "DONE"
+        first = await seen(world, headers, broken["id"])
+        assert (first["status"], first["failures"], first["devices_done"]) == ("RUNNING", 1, 0)
+        incident = first["last_failure"].removesuffix(".").rpartition(" ")[2]
+        assert "RaiseError" in first["last_failure"]
+        assert "haunted" not in first["last_failure"]  # what the database says is for the log
+        assert incident in caplog.text
+        assert "the disk is haunted" in caplog.text
 
-    assert await service.work() == 1
-    assert (await seen(world, headers, other["id"]))["status"] == "DONE"
-    first = await seen(world, headers, broken["id"])
-    assert (first["status"], first["failures"], first["devices_done"]) == ("RUNNING", 1, 0)
-    incident = first["last_failure"].removesuffix(".").rpartition(" ")[2]
-    assert "ZeroDivisionError" in first["last_failure"]
-    assert incident in caplog.text
-
-    waited = []
-    for _ in range(MOST_FAILURES - 1):
-        before = await seen(world, headers, broken["id"])
-        assert await service.work() == 0
-        assert (await seen(world, headers, broken["id"]))["failures"] == before["failures"], "tried before its time"
-        waited.append(datetime.fromisoformat(before["next_try_at"]) - datetime.fromisoformat(before["updated_at"]))
-        world.clock.move(waited[-1])
-        await service.work()
+        waited = []
+        for _ in range(MOST_FAILURES - 1):
+            before = await seen(world, headers, broken["id"])
+            assert await service.work() == 0
+            assert (await seen(world, headers, broken["id"]))["failures"] == before["failures"], "tried before its time"
+            waited.append(datetime.fromisoformat(before["next_try_at"]) - datetime.fromisoformat(before["updated_at"]))
+            world.clock.move(waited[-1])
+            await service.work()
     assert waited == sorted(waited)
     assert (waited[0], waited[-1]) == (timedelta(seconds=1), timedelta(seconds=256))
     failed = await seen(world, headers, broken["id"])
@@ -220,18 +228,31 @@ async def test_what_fails_is_tried_later_each_time_and_holds_up_no_other(
     )
     world.clock.move(timedelta(days=1))
     assert await service_of(world).work() == 0
+    assert await revoked_devices(world) == ["b8-000", "b8-001"]
 
 
-async def test_what_failed_goes_on_when_an_operator_says_so(world: World) -> None:
+async def test_what_failed_and_is_mended_is_done_at_the_next_try(world: World, postgres: PostgresAddresses) -> None:
+    headers = await world.identity(world.system.id, ALL)
+    names = await enrolled(world, world.system.id, 2)
+    _, body = await begun(world, headers)
+    async with failing_for(world, postgres, names[1]):
+        await service_of(world).work()
+        assert await revoked_devices(world) == []  # a batch is whole or not at all
+    world.clock.move(timedelta(seconds=2))
+    assert await service_of(world).work() == 1
+    done = await seen(world, headers, body["id"])
+    assert (done["status"], done["failures"], "last_failure" in done) == ("DONE", 0, False)
+
+
+async def test_what_failed_goes_on_when_an_operator_says_so(world: World, postgres: PostgresAddresses) -> None:
     headers, other = await world.identity(world.system.id, ALL), await world.identity(world.system.id, ALL)
     reader = await world.identity(world.system.id, '[{"resource": "*", "actions": ["read"]}]')
     names = await enrolled(world, world.system.id, 2)
     _, body = await begun(world, headers)
-    failing = Failing(world.pool)
-    failing.error = ZeroDivisionError
-    for _ in range(MOST_FAILURES):
-        await service_of(world, failing).work()
-        world.clock.move(timedelta(minutes=5))
+    async with failing_for(world, postgres, names[1]):
+        for _ in range(MOST_FAILURES):
+            await service_of(world).work()
+            world.clock.move(timedelta(minutes=5))
     path = f"{REVOCATIONS}/{body['id']}/resume"
     async with serving(world, bulk_revocations.routes(service_of(world))) as client:
         assert (await client.post(path, headers=reader)).status == 403
