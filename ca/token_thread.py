@@ -140,10 +140,11 @@ class TokenThread:
         if under_way is not None and not self._hangs and now >= self._began + under_way.deadline:
             self._hangs = True
             _log.error(
-                "the module %s hangs: for %.1f s it has been to %s; until it answers, all that it is asked is refused",
+                "the module %s hangs: it was to %s %.1f s ago and has not come back; until then whatever it is asked is"
+                " refused",
                 self._name,
-                now - self._began,
                 under_way.what,
+                now - self._began,
             )
         waiting = [one for one in (under_way, *self._line) if one is not None and not one.future.done()]
         for one in waiting:
@@ -157,7 +158,8 @@ class TokenThread:
 
     def _refusal(self, turn: _Turn) -> Refused:
         busy = self._under_way
-        with_what = f"it has been to {busy.what} for {time.monotonic() - self._began:.1f} s" if busy else "it was late"
+        ago = time.monotonic() - self._began
+        with_what = f"it was to {busy.what} {ago:.1f} s ago and has not come back" if busy else "others were before it"
         return Refused(
             Kind.UNAVAILABLE,
             "The hardware token does not answer now.",
