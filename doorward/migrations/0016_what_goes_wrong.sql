@@ -20,8 +20,8 @@ ALTER TABLE certificate DROP CONSTRAINT certificate_supersedes_fkey;
 -- A webhook is asked once about a request that waits for an operator: its yes, by its id, and the SHA-256 of what it was
 -- told of who asks.
 ALTER TABLE enrolment_approval
-    ADD COLUMN vouched_by  text,
-    ADD COLUMN vouched_for bytea;
+    ADD COLUMN vouched_by         text,
+    ADD COLUMN vouched_for_sha256 bytea;
 
 -- In which hardware token a key lies, by the name that the configuration gives it; NULL is the one that has no other.
 ALTER TABLE kms_key

@@ -55,7 +55,7 @@ class ApprovalRequest:
 
 _COLUMNS = """
     id, tenant_id, profile_id, operation, requester, device_identifier, told_apart_by, request, address, state,
-    requested_at, expires_at, decided_at, decided_by, reason, vouched_by, vouched_for"""
+    requested_at, expires_at, decided_at, decided_by, reason, vouched_by, vouched_for_sha256"""
 _REQUEST = f"SELECT {_COLUMNS} FROM enrolment_approval"
 _SAME = f"""{_REQUEST}
     WHERE profile_id = $1 AND operation = $2 AND device_identifier = $3 AND told_apart_by = $4 AND requester = $5
@@ -87,12 +87,12 @@ async def count_waiting(transaction: Transaction, profile: UUID, address: str) -
 _INSERT = """
     INSERT INTO enrolment_approval AS a (id, tenant_id, profile_id, operation, requester, device_identifier,
                                          told_apart_by, request, address, state, requested_at, expires_at,
-                                         vouched_by, vouched_for)
+                                         vouched_by, vouched_for_sha256)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11, $12, $13)
     ON CONFLICT (profile_id, operation, device_identifier, told_apart_by, requester) DO UPDATE
     SET id = excluded.id, request = excluded.request, address = excluded.address, state = 'pending',
         requested_at = excluded.requested_at, expires_at = excluded.expires_at, decided_at = NULL, decided_by = NULL,
-        reason = NULL, vouched_by = excluded.vouched_by, vouched_for = excluded.vouched_for
+        reason = NULL, vouched_by = excluded.vouched_by, vouched_for_sha256 = excluded.vouched_for_sha256
     WHERE a.expires_at <= $10"""
 
 
@@ -118,7 +118,7 @@ async def insert_request(transaction: Transaction, one: ApprovalRequest) -> bool
     )
 
 
-_KEEP = "UPDATE enrolment_approval SET vouched_by = $2, vouched_for = $3 WHERE id = $1"
+_KEEP = "UPDATE enrolment_approval SET vouched_by = $2, vouched_for_sha256 = $3 WHERE id = $1"
 
 
 async def keep_vouched(transaction: Transaction, identifier: UUID, by: str, told: bytes) -> None:
@@ -202,5 +202,5 @@ def _request_from(row: Row) -> ApprovalRequest:
         decided_by=row["decided_by"],
         reason=row["reason"],
         vouched_by=row["vouched_by"],
-        vouched_for=row["vouched_for"],
+        vouched_for=row["vouched_for_sha256"],
     )
