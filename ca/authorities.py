@@ -330,7 +330,7 @@ class Authorities:
             profile=one.profile,
             signer=held.signer if held and held.signer else self._open_key(one),
             addresses=addresses_of(self._base_url, one.name, one.list_partitions[-1]),
-            engine=one.key.backend.value if one.key else None,
+            engine=one.key.engine if one.key else None,
             issuance=one.issuance,
         )
 

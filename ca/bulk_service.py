@@ -10,12 +10,18 @@ The rules:
 3. A batch is one transaction. Its revocations and its progress are there together or not at all, and it holds the row
    of the whole: so whoever goes on after a crash begins where the last one ended, and no two do the same.
 4. A dry run counts and shows some, and changes nothing.
+5. What fails holds up nothing else: each has its own pace. A batch that fails for a reason that nobody foresaw is tried
+   again, later each time (`ca.bulk.pause_after`); after the last time the whole is FAILED, and says by what. A store
+   that is away is no failure of one: nothing is noted, and all wait for it.
+6. What has STOPPED or FAILED goes on where it ended when an operator says so who could have begun it: still in the name
+   of whoever did, so that it reaches nothing that it did not reach before.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import UUID
 
-from ca.bulk import BulkRevocation, BulkStatus, Preview, reach
+from ca.bulk import RESUMABLE, BulkRevocation, BulkStatus, Preview, pause_after, reach
 from ca.inventory import RevocationReason
 from ca.revocation import RevocationService
 from ca.store import bulk_revocations as store
@@ -30,6 +36,11 @@ from iam.store.tenants import tenant_by_id
 
 BATCH_DEVICES = 50
 SAMPLE_DEVICES = 20
+
+_MEANINGLESS = frozenset({Kind.MALFORMED, Kind.INVALID})
+"""What the store says to filters that mean nothing, or too much: to ask again later would not help."""
+
+_log = logging.getLogger("doorward.revocation")
 
 AccessOf = Callable[[str], Awaitable[Access | Denied]]
 """What an identity may do now."""
@@ -114,34 +125,74 @@ class BulkRevocationService:
             await _finish(transaction, found, BulkStatus.CANCELLED, {}, actor=access.identity.id)
         return await self.get(access, tenant, identifier)
 
+    async def resume(self, access: Access, tenant: Tenant, identifier: UUID) -> BulkRevocation:
+        """Let one go on that has stopped or failed (rule 6).
+
+        Raises:
+            Refused: (not found) As for `get`. (conflict) It has not stopped, and not failed. (forbidden) As for
+                `begin`.
+        """
+        _required(access, tenant)
+        async with self._database.transaction(tenant.id) as transaction:
+            found = _known(await store.lock(transaction, identifier), access, tenant, identifier)
+            if found.status not in RESUMABLE:
+                raise conflict(f"It is {found.status}: what is STOPPED or FAILED can go on.")
+            await store.resume(transaction, found.id)
+            change = Change(found.tenant, access.identity.id, "bulk_revocation.resumed", str(found.id))
+            await transaction.record(change)
+        return await self.get(access, tenant, identifier)
+
     async def work(self) -> int:
-        """Do what has begun, one batch of each in turn, until nothing is left; return how many batches that took."""
-        batches = 0
-        while running := await self._running():
-            for one in running:
-                await self.advance(one)
-                batches += 1
+        """Do what is due, one batch of each in turn, until nothing is; return how many batches that took."""
+        batches, passed_over = 0, set[UUID]()
+        while due := [one for one in await self._due() if one.id not in passed_over]:
+            for one in due:
+                if await self._attempt(one):
+                    batches += 1
+                else:
+                    passed_over.add(one.id)  # until the next time
         return batches
 
-    async def advance(self, one: BulkRevocation) -> None:
-        """Do the next batch of one (rule 3)."""
+    async def advance(self, one: BulkRevocation) -> bool:
+        """Do the next batch of one (rule 3); tell whether there was one to do that nobody else was doing."""
         access = await self._access_of(one.actor)
+        async with self._database.transaction(one.tenant) as transaction:
+            found = await store.take(transaction, one.id)
+            if found is None or found.status is not BulkStatus.RUNNING:
+                return False
+            await self._do_batch(transaction, found, access)
+        return True
+
+    async def _attempt(self, one: BulkRevocation) -> bool:
+        """Do the next batch of one, or note that it failed (rule 5); tell whether it was done."""
         try:
-            async with self._database.transaction(one.tenant) as transaction:
-                found = await store.lock(transaction, one.id)
-                if found is not None and found.status is BulkStatus.RUNNING:
-                    await self._do_batch(transaction, found, access)
+            return await self.advance(one)
         except Refused as refused:
-            if refused.kind not in {Kind.MALFORMED, Kind.INVALID}:
-                raise  # it may go on later
-            async with self._database.transaction(one.tenant) as transaction:
-                await _stop(transaction, one, refused.detail)
+            _log.warning("the revocation of many %s could not go on: %s", one.id, refused.reason)
+            await self._note(one, refused.detail, is_meaningless=refused.kind in _MEANINGLESS)
+        except Exception as error:  # noqa: BLE001 - rule 5: whatever it is, it is logged whole and noted
+            incident = uuid7(self._clock(), self._random)
+            _log.exception("a batch of the revocation of many %s failed, incident %s", one.id, incident)
+            why = f"Something went wrong ({type(error).__name__}); the log has it under {incident}."
+            await self._note(one, why, is_meaningless=False)
+        return False
+
+    async def _note(self, one: BulkRevocation, why: str, *, is_meaningless: bool) -> None:
+        async with self._database.transaction(one.tenant) as transaction:
+            found = await store.take(transaction, one.id)
+            if found is None or found.status is not BulkStatus.RUNNING:
+                return  # somebody else has it in hand, or has ended it
+            pause = None if is_meaningless else pause_after(found.failures + 1)
+            await store.postpone(transaction, one.id, None if pause is None else transaction.now + pause, why)
+            if pause is None:
+                status = BulkStatus.STOPPED if is_meaningless else BulkStatus.FAILED
+                await _finish(transaction, found, status, {"why": why})
 
     async def _do_batch(self, transaction: Transaction, one: BulkRevocation, access: Access | Denied) -> None:
         tenant = await tenant_by_id(transaction, one.tenant)
         extent = access if isinstance(access, Denied) else reach(access, tenant)
         if isinstance(extent, Denied):
-            await _stop(transaction, one, extent.reason)
+            await _finish(transaction, one, BulkStatus.STOPPED, {"why": extent.reason})
             return
         devices = await store.devices_after(transaction, one.tenant, one.filters, extent, one.place, BATCH_DEVICES)
         revoked = 0
@@ -153,9 +204,9 @@ class BulkRevocationService:
             data = {"certificates": one.certificates + revoked}
             await _finish(transaction, one, BulkStatus.DONE, data)
 
-    async def _running(self) -> list[BulkRevocation]:
+    async def _due(self) -> list[BulkRevocation]:
         async with self._database.transaction(EVERYWHERE) as transaction:  # the node works for every tenant
-            return await store.running(transaction)
+            return await store.due(transaction)
 
 
 async def _finish(
@@ -164,10 +215,6 @@ async def _finish(
     await store.finish(transaction, one.id, status, str(data["why"]) if "why" in data else None)
     kind = f"bulk_revocation.{status.lower()}"
     await transaction.record(Change(one.tenant, actor or one.actor, kind, str(one.id), dict(data)))
-
-
-async def _stop(transaction: Transaction, one: BulkRevocation, why: str) -> None:
-    await _finish(transaction, one, BulkStatus.STOPPED, {"why": why})
 
 
 def _required(access: Access, tenant: Tenant) -> Extent:

@@ -15,8 +15,8 @@ The rules:
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -163,23 +163,25 @@ async def in_turn(signers: Sequence[Signer | None], act: Callable[P, T], *args: 
 
 
 class Token(Protocol):
-    """A hardware token that makes keys and keeps them; each raises `Refused` (unavailable) if it cannot be reached."""
+    """A hardware token that makes keys and keeps them; it does one thing at a time, and refuses whom it lets wait.
 
-    @property
-    def thread(self) -> Executor:
-        """Where to wait for it: it does one thing at a time."""
+    What it gives a future for is refused (unavailable) if the token cannot be reached, or not in time.
+    """
 
-    def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> PublicKey:
-        """Make a key that never leaves the token; raise `Refused` (invalid) for one that it does not make."""
+    def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> "Future[PublicKey]":
+        """Begin to make a key that never leaves the token; raise `Refused` (invalid) for one that it does not make.
+
+        A key that nobody waits for when it is there, because he was refused or has cancelled, is destroyed.
+        """
 
     def signer(self, identifier: UUID, public_key: PublicKey) -> MessageSigner:
         """Return the signer of a key that was made; the token is reached when it signs."""
 
-    def destroy(self, identifier: UUID) -> None:
-        """Destroy a key; nothing happens if it is not there."""
+    def destroy(self, identifier: UUID) -> "Future[None]":
+        """Begin to destroy a key; nothing happens if it is not there."""
 
     def check(self) -> str:
-        """Reach the token and return what it says of itself."""
+        """Reach the token and return what it says of itself; raise `Refused` (unavailable)."""
 
 
 class SoftwareSigner:
@@ -226,7 +228,9 @@ class StoredKey:
     Attributes:
         bits: The size of an RSA modulus or of a curve's field; of ML-DSA the number of its parameter set.
         sealed: The private half under the master key, where it lies in the store.
-        signed_raw: When it first signed what a caller gave.
+        signed_raw: When it was first to sign what a caller gave.
+        leaves_since: When its destruction in a token began.
+        token: In which token it lies, where that is not the first one.
     """
 
     id: UUID
@@ -243,6 +247,13 @@ class StoredKey:
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
     signed_raw: datetime | None = None
+    leaves_since: datetime | None = None
+    token: str | None = None
+
+    @property
+    def engine(self) -> str:
+        """What the place is called where it lies: its backend, or the name of its token."""
+        return self.token or self.backend.value
 
     @property
     def public_key(self) -> PublicKey:
@@ -263,14 +274,28 @@ class Keystore:
 
     Args:
         folder: Where the root's file is, or is missing.
-        token: The hardware token, where one is configured.
+        tokens: The hardware tokens that are configured, by the names of their engines.
     """
 
-    def __init__(self, folder: Path, master_key: MasterKey, random: Random, token: Token | None = None) -> None:
-        self.token = token
+    def __init__(
+        self, folder: Path, master_key: MasterKey, random: Random, tokens: Mapping[str, Token] | None = None
+    ) -> None:
+        self._tokens = dict(tokens or {})
         self._folder = folder
         self._master_key = master_key
         self._random = random
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Where keys can be made, the usual place first."""
+        return (Backend.SEALED.value, *self._tokens)
+
+    def token(self, engine: str) -> Token:
+        """Return a hardware token by the name of its engine; raise `Refused` (unavailable) if it is not configured."""
+        found = self._tokens.get(engine)
+        if found is None:
+            raise _unavailable(f"the PKCS#11 token {engine} is not configured here")
+        return found
 
     @property
     def root_file(self) -> Path:
@@ -292,9 +317,7 @@ class Keystore:
                     raise _unavailable(f"the file of the key {one.id} is not here")
                 signer = found
             case Backend.PKCS11:
-                if self.token is None:
-                    raise _unavailable(f"the key {one.id} lies in a PKCS#11 token, and none is configured")
-                signer = self.token.signer(one.id, one.public_key)
+                signer = self.token(one.engine).signer(one.id, one.public_key)
         if _spki(signer.public_key) != one.spki:
             raise _unavailable(f"the key {one.id} is not the private half of its public key")
         return signer
@@ -377,6 +400,7 @@ def describe(
     backend: Backend,
     sealed: bytes | None,
     now: datetime,
+    token: str | None = None,
 ) -> StoredKey:
     """Return a new key as it is to be stored."""
     spki = _spki(public_key)
@@ -391,6 +415,7 @@ def describe(
         spki=spki,
         spki_sha256=sha256(spki).digest(),
         created=now,
+        token=token,
     )
 
 

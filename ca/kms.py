@@ -10,9 +10,12 @@ The rules:
    certificate is but a signed message: whoever could sign with such a key could make any certificate, past every
    profile and record.
 5. The other way round the same holds: a key that once signed what a caller gave never becomes an authority's, for a
-   certificate may be among it (`key_for_authority`).
-6. A key is deleted only when no authority is it, or is to be. One in a token is destroyed there first.
-7. Each change, and each signature, is on record.
+   certificate may be among it (`key_for_authority`). That is on record before the key is asked to.
+6. A key is deleted only when no authority is it, or is to be. One in a token is destroyed there first; from when that
+   begins it signs nothing, and whoever deletes it again goes on where a token that was away has left it.
+7. Each change is on record, and each signature before it leaves.
+8. Nobody holds anything of the store while he waits for a key: what is asked before, and noted after, are transactions
+   of their own.
 """
 
 import asyncio
@@ -20,7 +23,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -36,6 +39,7 @@ from ca.store.keys import (
     find_key,
     insert_key,
     is_key_of_device,
+    mark_as_leaving,
     mark_as_signed_raw,
     name_key,
     page_of_keys,
@@ -50,8 +54,6 @@ from iam.store.database import EVERYWHERE, Change, Database, Transaction
 
 KEYS = KeyPolicy(frozenset(KeyAlgorithm), rsa_minimum_bits=RSA_BITS[0], rsa_maximum_bits=RSA_BITS[-1])
 """Which keys are taken in."""
-
-T = TypeVar("T")
 
 ALIASES_MAXIMUM = 16
 TAGS_MAXIMUM = 32
@@ -90,9 +92,9 @@ class KeyService:
         self._making = asyncio.Semaphore(1)  # a large RSA key takes a core for seconds
 
     @property
-    def engines(self) -> tuple[Backend, ...]:
+    def engines(self) -> tuple[str, ...]:
         """Where keys can be made, the usual place first."""
-        return (Backend.SEALED,) if self._keystore.token is None else (Backend.SEALED, Backend.PKCS11)
+        return self._keystore.engines
 
     async def page(self, tenant: UUID, query: ListQuery) -> Page[StoredKey]:
         """Return a page of a tenant's keys."""
@@ -111,22 +113,24 @@ class KeyService:
             return await _found(transaction, tenant, named)
 
     async def create(
-        self, tenant: UUID, algorithm: KeyAlgorithm, bits: int, backend: Backend, said: Description, *, actor: str
+        self, tenant: UUID, algorithm: KeyAlgorithm, bits: int, engine: str, said: Description, *, actor: str
     ) -> StoredKey:
         """Make a key.
 
         Raises:
-            Refused: (invalid) The backend does not make such keys, or what was said of it is out of bounds.
+            Refused: (invalid) The engine does not make such keys, or what was said of it is out of bounds.
                 (unavailable) The token cannot be reached.
         """
-        if backend not in self.engines:
-            raise Refused(Kind.INVALID, f"Keys are not made in {backend} here; they are in {', '.join(self.engines)}.")
+        if engine not in self.engines:
+            raise Refused(Kind.INVALID, f"Keys are not made in {engine} here; they are in {', '.join(self.engines)}.")
         _check_tags(said.tags)
         metadata = _checked_metadata(said.metadata)
         identifier = uuid7(self._clock(), self._random)
-        public_key, sealed = await self._make(identifier, algorithm, bits, backend)
+        public_key, sealed = await self._make(identifier, algorithm, bits, engine)
+        backend = Backend.PKCS11 if sealed is None else Backend.SEALED
+        token = engine if engine not in (backend, Backend.SEALED) else None
         now = self._clock()
-        made = describe(identifier, tenant, said.name, public_key, backend=backend, sealed=sealed, now=now)
+        made = describe(identifier, tenant, said.name, public_key, backend=backend, sealed=sealed, now=now, token=token)
         made = replace(made, tags=said.tags, metadata=metadata)
         try:
             async with self._database.transaction(tenant) as transaction:
@@ -134,7 +138,7 @@ class KeyService:
                 await _record(transaction, made, "key.created", actor)
         except BaseException:
             if backend is Backend.PKCS11:
-                await asyncio.shield(self._destroy(identifier))
+                await asyncio.shield(self._destroy(made))
             raise
         return made
 
@@ -201,19 +205,23 @@ class KeyService:
             one = await _found(transaction, tenant, named, lock=True)
             if authorities := await authorities_of_key(transaction, one):
                 raise conflict(f"The key is the authority's {', '.join(authorities)}, and stays as long as that.")
-            await delete_key(transaction, one.id)
-            await _record(transaction, one, "key.deleted", actor)
-            if one.backend is Backend.PKCS11:
-                await self._destroy(one.id)
+            if one.backend is not Backend.PKCS11:
+                await _delete(transaction, one, actor)
+                return
+            await mark_as_leaving(transaction, one.id)
+        await self._destroy(one)
+        async with self._database.transaction(tenant) as transaction:
+            one = await _found(transaction, tenant, str(one.id), lock=True)
+            await _delete(transaction, one, actor)
 
     async def sign(
         self, tenant: UUID, named: str, algorithm: SigningAlgorithm, message: Message, *, actor: str
     ) -> bytes:
-        """Sign what a caller gives, by rules 4 and 5.
+        """Sign what a caller gives, by rules 4, 5 and 8.
 
         Raises:
             Refused: (forbidden) The key is an authority's. (invalid) Key, algorithm and message do not fit.
-                (unavailable) The key cannot be used now.
+                (conflict) The key is being deleted. (unavailable) The key cannot be used now.
         """
         async with self._database.transaction(tenant) as transaction:
             one = await _found(transaction, tenant, named)
@@ -224,10 +232,15 @@ class KeyService:
                     "The key of an authority signs certificates and lists, and nothing that it is given.",
                     reason=f"{actor} asked for a signature by the key of {', '.join(authorities)}",
                 )
+            if one.leaves_since is not None:
+                raise conflict("The key is being deleted.")
             check_fits(algorithm, one.algorithm, message)
-            signature = await self._aside(one.backend, self._sign, one, algorithm, message)
             if one.signed_raw is None:
                 await mark_as_signed_raw(transaction, one.id)
+        signer = await asyncio.to_thread(self._keystore.signer, one)
+        loop = asyncio.get_running_loop()
+        signature = await loop.run_in_executor(signer.thread, signer.sign_message, algorithm, message)
+        async with self._database.transaction(tenant) as transaction:
             digest = message.content if message.is_digest else sha256(message.content).digest()
             await _record(transaction, one, "key.used", actor, algorithm=algorithm, message=digest.hex())
         return signature
@@ -240,27 +253,17 @@ class KeyService:
         return verify_message(one.public_key, algorithm, message, signature)
 
     async def _make(
-        self, identifier: UUID, algorithm: KeyAlgorithm, bits: int, backend: Backend
+        self, identifier: UUID, algorithm: KeyAlgorithm, bits: int, engine: str
     ) -> tuple[PublicKey, bytes | None]:
+        """Return the public half of a new key, and the private one sealed unless it lies in a token."""
         async with self._making:
-            if backend is Backend.PKCS11 and self._keystore.token is not None:
-                return await self._aside(backend, self._keystore.token.make, identifier, algorithm, bits), None
+            if engine != Backend.SEALED:
+                return await asyncio.wrap_future(self._keystore.token(engine).make(identifier, algorithm, bits)), None
             private_key = await asyncio.to_thread(make_private_key, algorithm, bits)
         return private_key.public_key(), self._keystore.seal(identifier, private_key)
 
-    def _sign(self, one: StoredKey, algorithm: SigningAlgorithm, message: Message) -> bytes:
-        return self._keystore.signer(one).sign_message(algorithm, message)
-
-    async def _destroy(self, identifier: UUID) -> None:
-        if self._keystore.token is None:
-            raise Refused(Kind.UNAVAILABLE, "The token of this key is not configured here.")
-        await self._aside(Backend.PKCS11, self._keystore.token.destroy, identifier)
-
-    async def _aside(self, backend: Backend, act: Callable[..., T], *arguments: object) -> T:
-        """Return `act(...)`, awaited in the token's own thread, where it stands in line, or in any for other keys."""
-        token = self._keystore.token if backend is Backend.PKCS11 else None
-        thread = None if token is None else token.thread
-        return await asyncio.get_running_loop().run_in_executor(thread, act, *arguments)
+    async def _destroy(self, one: StoredKey) -> None:
+        await asyncio.wrap_future(self._keystore.token(one.engine).destroy(one.id))
 
     async def _change(
         self,
@@ -282,10 +285,12 @@ async def key_for_authority(transaction: Transaction, tenant: UUID, key: UUID) -
     """Return a key that an authority may be made with, held until the end of the transaction, by rule 5.
 
     Raises:
-        Refused: (not found) The tenant has none such. (conflict) It has signed what a caller gave, is an authority's
-            already, or a device has it, as far as the transaction sees devices.
+        Refused: (not found) The tenant has none such. (conflict) It has signed what a caller gave, is being deleted, is
+            an authority's already, or a device has it, as far as the transaction sees devices.
     """
     one = await _found(transaction, tenant, str(key), lock=True)
+    if one.leaves_since is not None:
+        raise conflict("The key is being deleted.")
     if one.signed_raw is not None:
         raise conflict("This key has signed messages; an authority's key signs certificates and lists alone.")
     if authorities := await authorities_of_key(transaction, one):
@@ -327,11 +332,16 @@ async def _found(transaction: Transaction, tenant: UUID, named: str, *, lock: bo
     return found
 
 
+async def _delete(transaction: Transaction, one: StoredKey, actor: str) -> None:
+    await delete_key(transaction, one.id)
+    await _record(transaction, one, "key.deleted", actor)
+
+
 async def _record(transaction: Transaction, one: StoredKey, kind: str, actor: str, **further: object) -> None:
     data = {
         "name": one.name,
         "algorithm": one.algorithm.value,
-        "engine": one.backend,
+        "engine": one.engine,
         "spki_sha256": one.spki_sha256.hex(),
     }
     await transaction.record(Change(one.tenant, actor, kind, str(one.id), {**data, **further}))

@@ -127,7 +127,7 @@ class AuthorityMaking:
             raise Refused(Kind.INVALID, f"Keys are not made in {engine} here; they are in {made_in}.")
         if engine != Backend.SEALED and not follows_file:
             said = Description(name, (), {})
-            found = await self._keys.create(tenant.id, wish.algorithm, bits, Backend(engine), said, actor=actor)
+            found = await self._keys.create(tenant.id, wish.algorithm, bits, engine, said, actor=actor)
             try:
                 yield MadeKey(found, self._keystore.signer(found), is_new=False)
             except BaseException:

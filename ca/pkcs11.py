@@ -10,19 +10,22 @@ The rules:
 4. One session, logged in, does everything, and of all that speak with a module in this process one at a time: the
    library that we use initializes modules without locks, and what comes from two threads at once ends the process.
    Workers are processes, each with a session of its own.
-5. To make a key may take a token a minute, and meanwhile whoever signs waits. So each module has one thread: what a
-   coroutine wants of it stands in line there, and neither the event loop nor the threads that others share wait. A
-   second session would not help, by rule 4. A process that does nothing but make keys would, and would be one more
-   to log in, to watch and to restart, for what is seldom done; other workers sign in the meantime as it is.
+5. To make a key may take a token a minute, and meanwhile whoever signs waits. So each module has one thread, with a
+   deadline for whoever waits (`ca.token_thread`): what a coroutine wants of it stands in line there, and neither the
+   event loop nor the threads that others share wait. A second session would not help, by rule 4. A process that does
+   nothing but make keys would, and would be one more to log in, to watch and to restart, for what is seldom done;
+   other workers sign in the meantime as it is. A key that was made for nobody any more is destroyed.
 6. When something fails, the module is initialized anew, once, and the same thing is tried once more: so a token that
-   was away, or whose sessions ended, serves again. What fails then is refused (unavailable).
+   was away, or whose sessions ended, serves again. What fails then is refused (unavailable). Other tokens of the same
+   module lose their sessions by it, know that, and open others.
+   The library lets other threads run while it waits for a module, save while that is finalized: a module that hangs
+   there stops the worker, which its supervisor replaces for being silent (`doorward/supervisor.py`).
 7. A PIN that the token refuses is not tried again until a new start: after a few wrong ones a token locks itself.
 """
 
 import logging
-import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,11 +37,20 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import Hash, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
-from pkcs11.exceptions import PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked, PKCS11Error
+from pkcs11.exceptions import (
+    PinExpired,
+    PinIncorrect,
+    PinInvalid,
+    PinLenRange,
+    PinLocked,
+    PKCS11Error,
+    UserAlreadyLoggedIn,
+)
 from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
 
 from ca.keystore import RSA_BITS, SignatureScheme, signature_scheme
 from ca.signing import Message, Scheme, SigningAlgorithm, Way, check_fits, verify_message
+from ca.token_thread import TokenThread
 from certs.keys import KeyAlgorithm, PublicKey, key_algorithm
 from iam.errors import Kind, Refused
 
@@ -58,15 +70,51 @@ _NEVER_OUT = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute
 _WRONG_PIN = (PinIncorrect, PinInvalid, PinLenRange, PinLocked, PinExpired)
 _TEST_MESSAGE = Message(b"doorward makes sure that a key of a token signs")
 
-_LOCKS: dict[Path, threading.RLock] = {}
-"""One for each module (rule 4)."""
-
-_THREADS: dict[Path, ThreadPoolExecutor] = {}
-"""One for each module (rule 5); it starts when it is first used, and so in the process that uses it."""
+DEADLINE_SECONDS = 10.0
+MAKING_DEADLINE_SECONDS = 120.0
+"""How long anybody waits for a token; and for a key to be made there, if the configuration does not say."""
 
 _log = logging.getLogger("doorward.pkcs11")
 
 T = TypeVar("T")
+
+
+class _Module:
+    """A maker's module in this process, for all its tokens; whatever speaks with it does so in its thread.
+
+    Attributes:
+        generation: How often it was left; what was opened before that is worth nothing any more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.thread = TokenThread(path.name)
+        self.generation = 0
+        self._path = path
+        self._library: Any = None
+        self._is_initialized = False
+
+    def entered(self) -> Any:  # noqa: ANN401 - the library's own
+        """Return the module, initialized."""
+        if self._library is None:
+            self._library = pkcs11.lib(str(self._path))
+        if not self._is_initialized:
+            with suppress(PKCS11Error):
+                self._library.finalize()
+            self._library.initialize()
+            self._is_initialized = True
+        return self._library
+
+    def leave(self) -> None:
+        """Let go of it: it is initialized anew when somebody wants something of it."""
+        self.generation += 1
+        self._is_initialized = False
+        if self._library is not None:
+            with suppress(PKCS11Error):
+                self._library.finalize()
+
+
+_MODULES: dict[Path, _Module] = {}
+"""One for each path (rules 4 and 5)."""
 
 
 class Pkcs11Token:
@@ -76,43 +124,55 @@ class Pkcs11Token:
         module: The shared library.
         label: The token's label.
         pin: Of its user.
+        deadline: How many seconds anybody waits for it.
+        making_deadline: The same for a key that is to be made.
     """
 
-    def __init__(self, module: Path, label: str, pin: str) -> None:
-        self._module = module
+    def __init__(
+        self,
+        module: Path,
+        label: str,
+        pin: str,
+        *,
+        deadline: float = DEADLINE_SECONDS,
+        making_deadline: float = MAKING_DEADLINE_SECONDS,
+    ) -> None:
+        self._module = _MODULES.setdefault(module, _Module(module))
         self._label = label
         self._pin = pin
-        self._lock = _LOCKS.setdefault(module, threading.RLock())
-        self.thread: Executor = _THREADS.setdefault(module, ThreadPoolExecutor(1, "pkcs11"))
-        self._library: Any = None
+        self._deadline = deadline
+        self._making_deadline = making_deadline
+        self._thread = self._module.thread
+        self.thread: Executor = self._thread.executor("sign", deadline=deadline)
         self._session: Any = None
+        self._generation = 0
         self._keys: dict[UUID, Any] = {}
         self._refused_pin = False
 
-    def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> PublicKey:
-        """Make a key of a curve or RSA, by rule 1.
+    def make(self, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> "Future[PublicKey]":
+        """Begin to make a key of a curve or RSA, by rule 1.
+
+        The future may be refused: (unavailable) The token cannot be reached, does not answer, or would let keys out.
 
         Raises:
-            Refused: (invalid) The token does not make such keys. (unavailable) It cannot be reached, or would let keys
-                out.
+            Refused: (invalid) The token does not make such keys.
         """
         if algorithm not in _CURVES and (algorithm is not KeyAlgorithm.RSA or bits not in RSA_BITS):
             raise Refused(Kind.INVALID, f"Keys of {algorithm.value} are not made in a token; RSA and the curves are.")
-        return self._do("make a key", lambda session: self._make(session, identifier, algorithm, bits))
+        return self._thread.begin(
+            "make a key",
+            lambda: self._do("make a key", lambda session: self._make(session, identifier, algorithm, bits)),
+            deadline=self._making_deadline,
+            undo=lambda _: self._destroy_surely(identifier),
+        )
 
     def signer(self, identifier: UUID, public_key: PublicKey) -> "Pkcs11Signer":
         """Return the signer of a key; the token is reached when it signs."""
         return Pkcs11Signer(self, identifier, public_key)
 
-    def destroy(self, identifier: UUID) -> None:
-        """Destroy both halves of a key; raise `Refused` (unavailable) if the token cannot be reached.
-
-        A token that is away may look like an empty one until it is opened anew: so nothing found is looked for twice.
-        """
-        with self._lock:
-            if not self._do("destroy a key", lambda session: self._destroy(session, identifier)):
-                self._forget()
-                self._do("destroy a key", lambda session: self._destroy(session, identifier))
+    def destroy(self, identifier: UUID) -> "Future[None]":
+        """Begin to destroy both halves of a key; refused (unavailable) if the token cannot be reached or hangs."""
+        return self._thread.begin("destroy a key", lambda: self._destroy_surely(identifier), deadline=self._deadline)
 
     def check(self) -> str:
         """Reach the token and return what it says of itself; raise `Refused` (unavailable)."""
@@ -121,12 +181,11 @@ class Pkcs11Token:
             token = session.token
             return f"{self._label} by {token.manufacturer_id.strip() or 'an unnamed maker'}, {token.model.strip()}"
 
-        return self._do("be reached", describe)
+        return self._in_turn("be reached", describe)
 
     def close(self) -> None:
-        """Leave the token: log out, and let go of the module."""
-        with self._lock:
-            self._forget()
+        """Leave the token: log out, and let go of the module; raise `Refused` (unavailable) if it hangs."""
+        self._thread.call("be left", self._forget, deadline=self._deadline)
 
     def sign_hash(self, identifier: UUID, way: Way, digest: bytes) -> bytes:
         """Sign a hash, by rule 3; raise `Refused` (unavailable) if the key or the token is gone."""
@@ -145,7 +204,7 @@ class Pkcs11Token:
                     parameters = (*_PSS[name], way.hash_algorithm.digest_size)
                     return bytes(key.sign(digest, mechanism=Mechanism.RSA_PKCS_PSS, mechanism_param=parameters))
 
-        return self._do("sign", sign)
+        return self._in_turn("sign", sign)
 
     def _make(self, session: Any, identifier: UUID, algorithm: KeyAlgorithm, bits: int) -> PublicKey:  # noqa: ANN401 - the library's own
         self._destroy(session, identifier)  # what an attempt that failed half way has left
@@ -174,6 +233,12 @@ class Pkcs11Token:
         if not verify_message(public_key, algorithm, _TEST_MESSAGE, signature):
             raise _unavailable(self._label, "make a key", "the key that it made does not sign")
 
+    def _destroy_surely(self, identifier: UUID) -> None:
+        """Destroy a key; a token that is away may look like an empty one until it is opened anew: so look twice."""
+        if not self._do("destroy a key", lambda session: self._destroy(session, identifier)):
+            self._forget()
+            self._do("destroy a key", lambda session: self._destroy(session, identifier))
+
     def _destroy(self, session: Any, identifier: UUID) -> int:  # noqa: ANN401 - the library's own
         """Destroy what has this id and return how many objects that were."""
         self._keys.pop(identifier, None)
@@ -191,24 +256,27 @@ class Pkcs11Token:
             self._keys[identifier] = found
         return found
 
+    def _in_turn(self, what: str, act: Callable[[Any], T]) -> T:
+        """Do one thing in the session when its turn comes (rule 5)."""
+        return self._thread.call(what, lambda: self._do(what, act), deadline=self._deadline)
+
     def _do(self, what: str, act: Callable[[Any], T]) -> T:
-        """Do one thing in the session, by rules 4, 6 and 7."""
-        with self._lock:
-            if self._refused_pin:
-                raise _unavailable(self._label, what, "its PIN was refused, and is not tried again before a new start")
-            was_open = self._session is not None
-            try:
-                return act(self._opened())
-            except PKCS11Error as error:
-                self._forget()
-                self._judge(what, error, is_last=not was_open)
-                _log.warning("the token %s is opened anew: it could not %s: %s", self._label, what, _said(error))
-            try:
-                return act(self._opened())
-            except PKCS11Error as error:
-                self._forget()
-                self._judge(what, error, is_last=True)
-                raise
+        """Do one thing in the session, in the module's thread, by rules 6 and 7."""
+        if self._refused_pin:
+            raise _unavailable(self._label, what, "its PIN was refused, and is not tried again before a new start")
+        was_open = self._session is not None and self._generation == self._module.generation
+        try:
+            return act(self._opened())
+        except PKCS11Error as error:
+            self._forget()
+            self._judge(what, error, is_last=not was_open)
+            _log.warning("the token %s is opened anew: it could not %s: %s", self._label, what, _said(error))
+        try:
+            return act(self._opened())
+        except PKCS11Error as error:
+            self._forget()
+            self._judge(what, error, is_last=True)
+            raise
 
     def _judge(self, what: str, error: PKCS11Error, *, is_last: bool) -> None:
         """Refuse what is not worth another try."""
@@ -218,25 +286,23 @@ class Pkcs11Token:
             raise _unavailable(self._label, what, _said(error)) from error
 
     def _opened(self) -> Any:  # noqa: ANN401 - the library's own
-        if self._session is None:
-            if self._library is None:
-                self._library = pkcs11.lib(str(self._module))
-            with suppress(PKCS11Error):
-                self._library.finalize()
-            self._library.initialize()
-            token = self._library.get_token(token_label=self._label)
-            self._session = token.open(rw=True, user_pin=self._pin)
+        if self._session is None or self._generation != self._module.generation:
+            self._keys.clear()
+            token = self._module.entered().get_token(token_label=self._label)
+            try:
+                self._session = token.open(rw=True, user_pin=self._pin)
+            except UserAlreadyLoggedIn:  # by a session of another object: it is the process that is logged in
+                self._session = token.open(rw=True)
+            self._generation = self._module.generation
         return self._session
 
     def _forget(self) -> None:
         self._keys.clear()
         session, self._session = self._session, None
-        if session is not None:
+        if session is not None and self._generation == self._module.generation:
             with suppress(PKCS11Error):
                 session.close()
-        if self._library is not None:
-            with suppress(PKCS11Error):
-                self._library.finalize()
+        self._module.leave()
 
 
 class Pkcs11Signer:

@@ -23,6 +23,7 @@ from ca.issuance_profiles import IssuanceProfiles
 from ca.kms import KeyService
 from ca.proof import CertificateHolders, CertificateProver
 from ca.publication import Publication
+from ca.record_keeping import RecordKeeping
 from ca.register import AuthorityRegister
 from ca.responding import StatusService
 from ca.revocation import RevocationService
@@ -277,7 +278,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *authority_signatures.routes(authorities, administration, register, certification),
         *authority_statistics.routes(authorities, administration, register),
         *issuance_routes.routes(IssuanceProfiles(pool, authorities, clock, random)),
-        *certificate_routes.routes(CertificateSearch(pool, clock), revocation, authorities),
+        *certificate_routes.routes(
+            CertificateSearch(pool, clock), revocation, authorities, RecordKeeping(pool, authorities, clock)
+        ),
         *bulk_routes.routes(bulk),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
         *publication_routes,

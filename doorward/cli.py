@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from doorward.commands.device.options import add_device_commands
+from doorward.commands.operator.options import add_operator_commands
 from doorward.config import Configuration, load_configuration, process_environment
 from doorward.embedded.process import EmbeddedError
 from iam.errors import Refused
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_key_commands(commands)
     _add_device_commands(commands)
+    add_operator_commands(commands)
 
     login = _command(commands, "login", "prove a key by challenge and print the token")
     _with_server(login, "https://127.0.0.1:8443")

@@ -10,6 +10,7 @@ The rules:
 """
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -44,6 +45,10 @@ def _list_from_text(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+_TOKEN_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_OTHER_ENGINES = ("sealed", "file", "pkcs11")
+
+
 def _seconds(value: object) -> object:
     """Let a duration be a number of seconds."""
     if not isinstance(value, (int, float, str)):
@@ -52,6 +57,23 @@ def _seconds(value: object) -> object:
         return timedelta(seconds=float(value))
     except (ValueError, OverflowError) as error:
         raise ValueError(f"not a number of seconds: {value}") from error
+
+
+def _table(value: object) -> object:
+    """Let a table be written as JSON, as an environment variable has to."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError("not a table in JSON") from error
+
+
+def _token_name(text: str) -> str:
+    """Let a text be the name of a further token's engine."""
+    if not _TOKEN_NAME.fullmatch(text) or text in _OTHER_ENGINES:
+        raise ValueError(f"a token is named by 1 to 32 of a-z, 0-9 and -, and not {', '.join(_OTHER_ENGINES)}")
+    return text
 
 
 def _between(shortest: timedelta, longest: timedelta) -> Callable[[timedelta], timedelta]:
@@ -73,6 +95,8 @@ Window = Annotated[Seconds, AfterValidator(_between(timedelta(0), timedelta(days
 ListLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=10), timedelta(days=365)))]
 AnswerLife = Annotated[Seconds, AfterValidator(_between(timedelta(minutes=1), timedelta(days=7)))]
 ResponderLife = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=90)))]
+TokenName = Annotated[str, AfterValidator(_token_name)]
+TokenWait = Annotated[Seconds, AfterValidator(_between(timedelta(seconds=1), timedelta(minutes=10)))]
 Rotation = Annotated[Seconds, AfterValidator(_between(timedelta(hours=1), timedelta(days=365)))]
 
 
@@ -224,14 +248,29 @@ class DevicesSection(Section):
     )
 
 
+class TokenPlace(Section):
+    """A further hardware token."""
+
+    module: Path = Field(description="The maker's PKCS#11 module, a shared library.")
+    token: str = Field(min_length=1, max_length=32, description="The token's label.")
+    pin_file: Path = Field(description="The PIN of the token's user.")
+
+
 class Pkcs11Section(Section):
-    """A hardware token that makes and keeps keys; needs `doorward[pkcs11]`."""
+    """A hardware token that makes and keeps keys, and further ones; needs `doorward[pkcs11]`."""
 
     module: Path | None = Field(None, description="The maker's PKCS#11 module, a shared library.")
     token: str | None = Field(None, min_length=1, max_length=32, description="The token's label.")
     pin_file: Path | None = Field(
         None, description="The PIN of the token's user; the variable `DOORWARD_PKCS11_PIN` if not said."
     )
+    tokens: Annotated[Mapping[TokenName, TokenPlace], BeforeValidator(_table)] = Field(
+        default_factory=dict, description="Further tokens, by the names of their engines; the variable is JSON."
+    )
+    deadline: TokenWait = Field(
+        timedelta(seconds=10), description="Seconds that anybody waits for the token, then 503."
+    )
+    making_deadline: TokenWait = Field(timedelta(minutes=2), description="The same for a key that is made there.")
 
 
 class PublicationSection(Section):

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ca.keystore import Keystore, Token
+from ca.keystore import Backend, Keystore, Token
 from callout.nkeys import Prefix, encode_seed
-from doorward.config import ENVIRONMENT_PIN, Configuration, process_environment
+from doorward.config import ENVIRONMENT_PIN, Configuration, Pkcs11Section, process_environment
 from doorward.embedded.process import write_private
 from iam.errors import Kind, Refused
 from iam.identifiers import Random
@@ -56,22 +56,34 @@ def keystore(configuration: Configuration, master: MasterKey, random: Random) ->
     Raises:
         Refused: (unavailable) There is a token and no PIN, or the package that reaches it is not installed.
     """
-    return Keystore(keys_folder(configuration), master, random, token(configuration))
+    return Keystore(keys_folder(configuration), master, random, tokens(configuration))
 
 
-def token(configuration: Configuration) -> Token | None:
-    """Return the hardware token, not yet reached; None if none is configured. Raises as `keystore` does."""
+def tokens(configuration: Configuration) -> dict[str, Token]:
+    """Return the hardware tokens by the names of their engines, not yet reached. Raises as `keystore` does."""
     section = configuration.pkcs11
-    if section.module is None or section.token is None:
-        return None
-    pin = read_secret(section.pin_file) if section.pin_file else process_environment().get(ENVIRONMENT_PIN)
+    found = {name: _token(section, place.module, place.token, place.pin_file) for name, place in section.tokens.items()}
+    if section.module is not None and section.token is not None:
+        first = _token(section, section.module, section.token, section.pin_file)
+        return {Backend.PKCS11.value: first, **found}
+    return found
+
+
+def _token(section: Pkcs11Section, module: Path, label: str, pin_file: Path | None) -> Token:
+    pin = read_secret(pin_file) if pin_file else process_environment().get(ENVIRONMENT_PIN)
     if not pin:
-        raise Refused(Kind.UNAVAILABLE, f"The PIN of the token {section.token} is missing: say pkcs11.pin_file.")
+        raise Refused(Kind.UNAVAILABLE, f"The PIN of the token {label} is missing: say its pin_file.")
     try:
         from ca.pkcs11 import Pkcs11Token  # noqa: PLC0415 - an extra: only those who have a token install it
     except ImportError as error:
         raise Refused(Kind.UNAVAILABLE, "A token needs the package python-pkcs11: doorward[pkcs11].") from error
-    return Pkcs11Token(section.module, section.token, pin)
+    return Pkcs11Token(
+        module,
+        label,
+        pin,
+        deadline=section.deadline.total_seconds(),
+        making_deadline=section.making_deadline.total_seconds(),
+    )
 
 
 def keys_folder(configuration: Configuration) -> Path:

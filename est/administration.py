@@ -50,6 +50,9 @@ _NODE = "doorward"
 Patched = Callable[[Mapping[str, object]], dict[str, Any]]
 """Makes new metadata of old."""
 
+Revised = Callable[[EnrolmentProfile], Mapping[str, Any]]
+"""Says which attributes of a profile are to be others, given what it says now; nobody else changes it meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class Changed:
@@ -107,11 +110,11 @@ class ProfileService:
         async with self._database.transaction(tenant.id) as transaction:
             return await count_profiles(transaction, tenant.id)
 
-    async def change(self, access: Access, tenant: Tenant, name: str, settings: Mapping[str, Any]) -> Changed:
-        """Change what `settings` names; errors as for `create`."""
+    async def change(self, access: Access, tenant: Tenant, name: str, revised: Revised) -> Changed:
+        """Change what `revised` says of the profile as it is, all of it or nothing; errors as for `create`."""
         async with self._database.transaction(tenant.id) as transaction:
             known = await found_profile(transaction, tenant, name, to_change=True)
-            changed = self._with_secret(replace(known, **settings))
+            changed = self._with_secret(replace(known, **revised(known)))
             await _check(transaction, access, tenant, changed.profile)
             await update_profile(transaction, changed.profile)
             await transaction.record(_change(access, known, "updated"))

@@ -8,8 +8,8 @@ The rules:
 3. A pointer is empty or begins with `/`; `~` stands only in `~0` and `~1`; an index has no leading zeros, and `-`, the
    place after the last one, exists for `add` alone (RFC 6901 3, 4).
 4. Numbers are equal if their values are; true and false are no numbers (RFC 6902 4.6). An object has no order.
-5. What comes out is an object, of at most `SIZE_MAXIMUM` bytes as JSON and as deep as a body may be. That is looked at
-   after each operation: a `copy` doubles, and a few dozen of them would fill any memory.
+5. What comes out is an object, of at most so many bytes as JSON, and as deep as a body may be. That is looked at after
+   each operation: a `copy` doubles, and a few dozen of them would fill any memory.
 
 What cannot be read is malformed; what reads well and does not fit the document as it is now is a conflict (RFC 5789
 2.2), so that whoever patches what somebody else has just changed learns that.
@@ -29,7 +29,7 @@ from iam.schema import check_plain
 
 OPERATIONS_MAXIMUM: Final = 100
 SIZE_MAXIMUM: Final = 64 * 1024
-"""Bytes of the document as compact JSON."""
+"""Bytes of the document as compact JSON, if nobody says otherwise."""
 
 _POINTER_MAXIMUM = 1024
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -82,7 +82,9 @@ def read_patch(raw: Json) -> tuple[Operation, ...]:
     return tuple(_read_operation(number, one) for number, one in enumerate(raw))
 
 
-def apply_patch(document: Mapping[str, Json], patch: Sequence[Operation]) -> dict[str, Json]:
+def apply_patch(
+    document: Mapping[str, Json], patch: Sequence[Operation], *, size_maximum: int = SIZE_MAXIMUM
+) -> dict[str, Json]:
     """Return the document after the patch; the one that was given stays as it is.
 
     Raises:
@@ -92,7 +94,7 @@ def apply_patch(document: Mapping[str, Json], patch: Sequence[Operation]) -> dic
     patched: Json = deepcopy(dict(document))
     for number, operation in enumerate(patch):
         patched = _apply(patched, operation, f"operation {number} ({operation.op})")
-        _check_bounds(patched)
+        _check_bounds(patched, size_maximum)
     if not isinstance(patched, dict):
         raise Refused(Kind.INVALID, "The outcome of the patch is not an object.")
     return patched
@@ -210,11 +212,11 @@ def _insertion_index(parent: list[Json], token: str, where: str) -> int:
     raise conflict(f"There is no such place in the list at the path of {where}.")
 
 
-def _check_bounds(document: Json) -> None:
+def _check_bounds(document: Json, size_maximum: int) -> None:
     try:
         check_plain(document)
         size = len(orjson.dumps(document))
     except (Refused, orjson.JSONEncodeError) as error:
         raise Refused(Kind.INVALID, "The outcome of the patch is nested too deep, or is not plain text.") from error
-    if size > SIZE_MAXIMUM:
-        raise Refused(Kind.INVALID, f"The outcome of the patch has more than {SIZE_MAXIMUM} bytes.")
+    if size > size_maximum:
+        raise Refused(Kind.INVALID, f"The outcome of the patch has more than {size_maximum} bytes.")

@@ -1,4 +1,4 @@
-"""Revocations of many devices' certificates over REST: a dry run, a begin, how far it is, an end before the end."""
+"""Revocations of many devices' certificates over REST: a dry run, a begin, how far it is, an end, and going on."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,7 +45,7 @@ class ShownRevocation(SnakeShown):
     """A revocation of many: what it would be (`DRY_RUN`), or how far it is."""
 
     id: str | None = None
-    status: str = Field(description="DRY_RUN, RUNNING, DONE, CANCELLED or STOPPED.")
+    status: str = Field(description="DRY_RUN, RUNNING, DONE, CANCELLED, STOPPED or FAILED.")
     filter: list[str]
     revocation_reason: str
     devices: int = Field(description="How many devices pass the filters, or passed them when it began.")
@@ -53,6 +53,9 @@ class ShownRevocation(SnakeShown):
     certificates: int = Field(description="How many certificates are revoked, or would be.")
     sample: list[str] | None = Field(None, description="Of a dry run: the first of the devices.")
     why_stopped: str | None = None
+    failures: int = Field(0, description="How often the next batch has failed, one time after the other.")
+    last_failure: str | None = Field(None, description="What it failed by.")
+    next_try_at: datetime | None = Field(None, description="When it is tried again, if it has failed.")
     actor: str
     created_at: datetime | None = None
     updated_at: datetime | None = None
@@ -92,6 +95,9 @@ class _Handlers:
 
     async def cancel(self, call: Call) -> Answer:
         return Answer(content=_show(await self.service.cancel(call.caller.access, call.tenant, _identifier(call))))
+
+    async def resume(self, call: Call) -> Answer:
+        return Answer(202, _show(await self.service.resume(call.caller.access, call.tenant, _identifier(call))))
 
 
 def routes(service: BulkRevocationService) -> list[Route]:
@@ -138,6 +144,16 @@ def routes(service: BulkRevocationService) -> list[Route]:
             _TAG,
             answers=ShownRevocation,
         ),
+        Route(
+            "POST",
+            f"{_REVOCATION}/resume",
+            handlers.resume,
+            changes,
+            "Let a revocation of many go on that has stopped or failed",
+            _TAG,
+            answers=ShownRevocation,
+            status=202,
+        ),
     ]
 
 
@@ -158,6 +174,9 @@ def _show(one: BulkRevocation) -> ShownRevocation:
         devices_done=one.devices_done,
         certificates=one.certificates,
         why_stopped=one.why_stopped,
+        failures=one.failures,
+        last_failure=one.last_failure,
+        next_try_at=one.next_try,
         actor=one.actor,
         created_at=one.created,
         updated_at=one.updated,

@@ -1,4 +1,4 @@
-"""Certificates over REST, in the paths and the JSON of Lamassu's CA API: search, status, metadata."""
+"""Certificates over REST, in the paths and the JSON of Lamassu's CA API: search, status, metadata, import, deletion."""
 
 import re
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from pydantic import Field
 from ca.authorities import Authorities
 from ca.http.certificate_shapes import ShownCertificate, show_certificate
 from ca.inventory import RevocationReason, StoredCertificate
+from ca.record_keeping import RecordKeeping
 from ca.revocation import RevocationService
 from ca.search import CertificateSearch
 from ca.store.certificate_lists import reason_shown
 from iam.access import visible_devices
-from iam.errors import conflict, malformed, not_found
+from iam.errors import conflict, forbidden, malformed, not_found
 from iam.guard import Call, Needs, Route
 from iam.json_patch import read_patch
 from iam.listing import Listed, ListQuery
@@ -56,6 +57,13 @@ class MetadataChange(SnakeModel):
     patches: list[Any]
 
 
+class ImportedCertificate(SnakeModel):
+    """A certificate that an authority issued before it was here."""
+
+    certificate: str = Field(min_length=1, max_length=32_768, description="PEM, as it is or in base64 once more.")
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class _Handlers:
     """What the routes below do."""
@@ -63,6 +71,7 @@ class _Handlers:
     search: CertificateSearch
     revocation: RevocationService
     authorities: Authorities
+    keeping: RecordKeeping
 
     async def list_all(self, call: Call) -> Answer:
         return await self._list(call, call.query)
@@ -84,6 +93,25 @@ class _Handlers:
 
     async def get(self, call: Call) -> Answer:
         return Answer(content=self._show(await self._reached(call, Action.READ)))
+
+    async def get_of_authority(self, call: Call) -> Answer:
+        authority, found = self._authority(call), await self._reached(call, Action.READ)
+        if found.authority != authority:
+            raise not_found(f"certificate {found.serial.hex()} of this authority")
+        return Answer(content=self._show(found))
+
+    async def take_in(self, call: Call) -> Answer:
+        body: ImportedCertificate = call.body
+        if not visible_devices(call.caller.access, Action.CREATE, Resource.CA_CERTIFICATES).everything:
+            raise forbidden("What names no device yet is taken in by whoever reaches every device of the group.")
+        actor = call.caller.access.identity.id
+        taken = await self.keeping.take_in(call.tenant, body.certificate, body.metadata, actor=actor)
+        return Answer(201, self._show(await self.search.get(call.tenant.id, taken.serial)))
+
+    async def delete(self, call: Call) -> Answer:
+        found = await self._reached(call, Action.DELETE)
+        await self.keeping.delete(call.tenant, found.serial, actor=call.caller.access.identity.id)
+        return Answer(204)
 
     async def change_status(self, call: Call) -> Answer:
         body: StatusChange = call.body
@@ -124,9 +152,11 @@ class _Handlers:
         return show_certificate(one, self.authorities, self.search.now)
 
 
-def routes(search: CertificateSearch, revocation: RevocationService, authorities: Authorities) -> list[Route]:
+def routes(
+    search: CertificateSearch, revocation: RevocationService, authorities: Authorities, keeping: RecordKeeping
+) -> list[Route]:
     """Return the routes of certificates."""
-    handlers = _Handlers(search, revocation, authorities)
+    handlers = _Handlers(search, revocation, authorities, keeping)
     reads, changes = Needs(Action.READ, Resource.CA_CERTIFICATES), Needs(Action.UPDATE, Resource.CA_CERTIFICATES)
     lists = (
         (_CERTIFICATES, handlers.list_all, "List certificates", ListQuery),
@@ -153,6 +183,35 @@ def routes(search: CertificateSearch, revocation: RevocationService, authorities
             "Get a certificate by its serial number",
             _TAG,
             answers=ShownCertificate,
+        ),
+        Route(
+            "GET",
+            f"{_OF_AUTHORITY}/{{serial}}",
+            handlers.get_of_authority,
+            reads,
+            "Get a certificate of an authority by its serial number",
+            _TAG,
+            answers=ShownCertificate,
+        ),
+        Route(
+            "POST",
+            f"{_CERTIFICATES}/import",
+            handlers.take_in,
+            Needs(Action.CREATE, Resource.CA_CERTIFICATES),
+            "Take in a certificate that an authority issued before it was here",
+            _TAG,
+            body=ImportedCertificate,
+            answers=ShownCertificate,
+            status=201,
+        ),
+        Route(
+            "DELETE",
+            _CERTIFICATE,
+            handlers.delete,
+            Needs(Action.DELETE, Resource.CA_CERTIFICATES),
+            "Delete a certificate that has ended and means nothing any more",
+            _TAG,
+            status=204,
         ),
         Route(
             "PUT",

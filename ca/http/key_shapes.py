@@ -67,7 +67,7 @@ class NewKey(SnakeModel):
 
     algorithm: Family
     size: int = Field(256, description="RSA: the bits of the modulus. ECDSA: of the curve. ML-DSA: 44, 65 or 87.")
-    engine_id: Backend = Field(Backend.SEALED, description="One of `/engines`.")
+    engine_id: str = Field(Backend.SEALED.value, max_length=32, description="One of `/engines`.")
     name: Name = ""
     tags: Tags = Field(default=[])
     metadata: dict[str, Any] = Field(default={})
@@ -163,6 +163,7 @@ class ShownKey(SnakeShown):
     creation_ts: datetime
     tags: list[str]
     metadata: dict[str, Any]
+    deleting_since: datetime | None = Field(None, description="It signs nothing any more: delete it again to finish.")
 
 
 class ShownDeletion(SnakeShown):
@@ -231,11 +232,11 @@ def pem(one: StoredKey) -> bytes:
 def show_key(one: StoredKey) -> ShownKey:
     """Return a key as it is shown."""
     return ShownKey(
-        pkcs11_uri=f"pkcs11:token-id={one.backend};id={one.id};type=private",
+        pkcs11_uri=f"pkcs11:token-id={one.engine};id={one.id};type=private",
         key_id=str(one.id),
         name=one.name,
         aliases=list(one.aliases),
-        engine_id=one.backend,
+        engine_id=one.engine,
         has_private_key=True,
         algorithm=FAMILIES[one.algorithm],
         size=one.bits,
@@ -243,12 +244,13 @@ def show_key(one: StoredKey) -> ShownKey:
         creation_ts=one.created,
         tags=list(one.tags),
         metadata=one.metadata,
+        deleting_since=one.leaves_since,
     )
 
 
-def show_engine(one: Backend) -> ShownEngine:
+def show_engine(one: str) -> ShownEngine:
     """Return an engine as it is shown."""
-    in_token = one is Backend.PKCS11
+    in_token = one != Backend.SEALED
     families = _IN_TOKENS if in_token else tuple(Family)
     return ShownEngine(
         id=one,
@@ -256,7 +258,7 @@ def show_engine(one: Backend) -> ShownEngine:
         type="PKCS11" if in_token else "SEALED",
         provider="PKCS#11" if in_token else "Doorward",
         security_level=2 if in_token else 1,
-        default=one is Backend.SEALED,
+        default=not in_token,
         metadata={},
         supported_key_types=[
             ShownKeyType(type=family, sizes=[size for known, size in KINDS if known is family]) for family in families

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from uuid import UUID
 
 from ca.bulk import BulkRevocation, BulkStatus
@@ -15,7 +16,7 @@ from iam.store.device_lists import DEVICES
 from iam.store.listing import Column, Listing, count_of_list, page_of_list
 
 _COLUMNS = """id, tenant_id, actor, filters, reason, status, devices, devices_done, certificates, place, why_stopped,
-    created_at, updated_at"""
+    created_at, updated_at, failures, next_try_at, last_failure"""
 
 BULK_REVOCATIONS = Listing(
     select=_COLUMNS,
@@ -30,7 +31,8 @@ BULK_REVOCATIONS = Listing(
 )
 
 _INSERT = f"""
-    INSERT INTO bulk_revocation ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
+    INSERT INTO bulk_revocation ({_COLUMNS})
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"""
 
 
 async def insert(transaction: Transaction, one: BulkRevocation) -> None:
@@ -50,12 +52,18 @@ async def insert(transaction: Transaction, one: BulkRevocation) -> None:
         one.why_stopped,
         one.created,
         one.updated,
+        one.failures,
+        one.next_try,
+        one.last_failure,
     )
 
 
 _BY_ID = f"SELECT {_COLUMNS} FROM bulk_revocation WHERE id = $1"
 _BY_ID_LOCKED = f"{_BY_ID} FOR UPDATE"
-_RUNNING = f"SELECT {_COLUMNS} FROM bulk_revocation WHERE status = 'RUNNING' ORDER BY created_at"
+_BY_ID_TAKEN = f"{_BY_ID} FOR UPDATE SKIP LOCKED"
+_DUE = f"""
+    SELECT {_COLUMNS} FROM bulk_revocation
+    WHERE status = 'RUNNING' AND (next_try_at IS NULL OR next_try_at <= $1) ORDER BY created_at"""
 
 
 async def find(transaction: Transaction, identifier: UUID) -> BulkRevocation | None:
@@ -70,9 +78,15 @@ async def lock(transaction: Transaction, identifier: UUID) -> BulkRevocation | N
     return _from(row) if row else None
 
 
-async def running(transaction: Transaction) -> list[BulkRevocation]:
-    """Return those that have something left to do, oldest first."""
-    return [_from(row) for row in await transaction.fetch(_RUNNING)]
+async def take(transaction: Transaction, identifier: UUID) -> BulkRevocation | None:
+    """Return one and hold it until the end of the transaction, unless somebody else holds it."""
+    row = await transaction.fetchrow(_BY_ID_TAKEN, identifier)
+    return _from(row) if row else None
+
+
+async def due(transaction: Transaction) -> list[BulkRevocation]:
+    """Return those that have something to do now, oldest first."""
+    return [_from(row) for row in await transaction.fetch(_DUE, transaction.now)]
 
 
 async def page(
@@ -86,13 +100,33 @@ async def page(
 
 _ADVANCE = """
     UPDATE bulk_revocation
-    SET place = $2, devices_done = devices_done + $3, certificates = certificates + $4, updated_at = $5 WHERE id = $1"""
-_FINISH = "UPDATE bulk_revocation SET status = $2, why_stopped = $3, updated_at = $4 WHERE id = $1"
+    SET place = $2, devices_done = devices_done + $3, certificates = certificates + $4, updated_at = $5,
+        failures = 0, next_try_at = NULL, last_failure = NULL
+    WHERE id = $1"""
+_POSTPONE = """
+    UPDATE bulk_revocation SET failures = failures + 1, next_try_at = $2, last_failure = $3, updated_at = $4
+    WHERE id = $1"""
+_FINISH = """
+    UPDATE bulk_revocation SET status = $2, why_stopped = $3, updated_at = $4, next_try_at = NULL WHERE id = $1"""
+_RESUME = """
+    UPDATE bulk_revocation SET status = 'RUNNING', why_stopped = NULL, updated_at = $2, failures = 0,
+        next_try_at = NULL, last_failure = NULL
+    WHERE id = $1"""
 
 
 async def advance(transaction: Transaction, identifier: UUID, place: str, devices: int, certificates: int) -> None:
     """Note a batch: the last device that is done, and how many devices and certificates are more."""
     await transaction.execute(_ADVANCE, identifier, place, devices, certificates, transaction.now)
+
+
+async def postpone(transaction: Transaction, identifier: UUID, next_try: datetime | None, why: str) -> None:
+    """Note that a batch failed, by what, and when it is to be tried again."""
+    await transaction.execute(_POSTPONE, identifier, next_try, why, transaction.now)
+
+
+async def resume(transaction: Transaction, identifier: UUID) -> None:
+    """Let one that has ended go on where it ended."""
+    await transaction.execute(_RESUME, identifier, transaction.now)
 
 
 async def finish(transaction: Transaction, identifier: UUID, status: BulkStatus, why: str | None) -> None:
@@ -181,4 +215,7 @@ def _from(row: Row) -> BulkRevocation:
         why_stopped=row["why_stopped"],
         created=row["created_at"],
         updated=row["updated_at"],
+        failures=row["failures"],
+        next_try=row["next_try_at"],
+        last_failure=row["last_failure"],
     )

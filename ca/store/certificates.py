@@ -78,6 +78,27 @@ async def set_metadata(transaction: Transaction, serial: bytes, metadata: Mappin
     await transaction.execute(_SET_METADATA, serial, orjson.dumps(dict(metadata)).decode())
 
 
+_IS_LISTED = "SELECT EXISTS (SELECT FROM revocation WHERE authority_id = $1 AND serial = $2)"
+
+
+async def is_listed(transaction: Transaction, one: StoredCertificate) -> bool:
+    """Tell whether an authority's lists name a certificate, or were not made anew since it ended."""
+    return bool(await transaction.fetchval(_IS_LISTED, one.authority, one.serial))
+
+
+_UNLIST = "DELETE FROM revocation WHERE authority_id = $1 AND serial = $2"
+_DELETE = "DELETE FROM certificate WHERE serial = $1"
+
+
+async def delete_certificate(transaction: Transaction, one: StoredCertificate) -> None:
+    """Forget a locked certificate; what came after it goes on saying so. Raise `Refused` (conflict) if it is in use."""
+    try:
+        await transaction.execute(_UNLIST, one.authority, one.serial)
+        await transaction.execute(_DELETE, one.serial)
+    except asyncpg.ForeignKeyViolationError as error:
+        raise conflict("The certificate is an authority's: delete that.") from error
+
+
 _LIVE_OF_IDENTITY = f"""
     SELECT serial FROM certificate
     WHERE identity_id = $1 AND {STATUS} <> 'revoked' AND (NOT $2 OR status = 'active') ORDER BY serial"""

@@ -18,7 +18,7 @@ from iam.store.listing import Column, Listing, counts_of_list, page_of_list
 
 KEY_COLUMNS = """
     k.id, k.tenant_id, k.name, k.tags, k.metadata, k.algorithm, k.bits, k.backend, k.sealed, k.spki, k.spki_sha256,
-    k.created_at, k.signed_raw_at,
+    k.created_at, k.signed_raw_at, k.leaves_since, k.token,
     ARRAY(SELECT alias FROM kms_key_alias a WHERE a.key_id = k.id ORDER BY position) AS aliases"""
 
 _FIND = f"""
@@ -38,8 +38,8 @@ async def find_key(
 
 _INSERT = """
     INSERT INTO kms_key (id, tenant_id, name, tags, metadata, algorithm, bits, backend, sealed, spki, spki_sha256,
-                         created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"""
+                         created_at, token)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
 
 
 async def insert_key(transaction: Transaction, one: StoredKey) -> None:
@@ -59,6 +59,7 @@ async def insert_key(transaction: Transaction, one: StoredKey) -> None:
             one.spki,
             one.spki_sha256,
             transaction.now,
+            one.token,
         )
     except asyncpg.UniqueViolationError as error:
         raise conflict("This key is here already.") from error
@@ -93,6 +94,14 @@ _SIGNED_RAW = "UPDATE kms_key SET signed_raw_at = $2 WHERE id = $1"
 async def mark_as_signed_raw(transaction: Transaction, key: UUID) -> None:
     """Note that a key signs what a caller gave: from now on it cannot become an authority's."""
     await transaction.execute(_SIGNED_RAW, key, transaction.now)
+
+
+_LEAVES = "UPDATE kms_key SET leaves_since = coalesce(leaves_since, $2) WHERE id = $1"
+
+
+async def mark_as_leaving(transaction: Transaction, key: UUID) -> None:
+    """Note that a key is being destroyed in its token: from now on it signs nothing."""
+    await transaction.execute(_LEAVES, key, transaction.now)
 
 
 _DELETE = "DELETE FROM kms_key WHERE id = $1"
@@ -131,6 +140,8 @@ def key_from(row: Row) -> StoredKey:
         tags=tuple(row["tags"]),
         metadata=metadata,
         signed_raw=row["signed_raw_at"],
+        leaves_since=row["leaves_since"],
+        token=row["token"],
     )
 
 
@@ -143,7 +154,7 @@ _KEYS = Listing(
     {
         "key_id": Column(FieldKind.UUID, sql="k.id"),
         "name": Column(FieldKind.TEXT, sql="k.name"),
-        "engine_id": Column(FieldKind.ENUM, sql="k.backend", values=tuple(Backend)),
+        "engine_id": Column(FieldKind.TEXT, sql="coalesce(k.token, k.backend)"),
         "algorithm": Column(FieldKind.ENUM, sql=_ALGORITHM_NAME, values=("RSA", "ECDSA", "Ed25519", "ML-DSA")),
         "size": Column(FieldKind.NUMBER, sql="k.bits"),
         "creation_ts": Column(FieldKind.DATE, sql="k.created_at"),

@@ -15,7 +15,7 @@ import nats
 from nats.errors import Error as NatsError
 
 from ca.crl import Head
-from ca.keystore import Backend
+from ca.keystore import Backend, Token
 from ca.partition import WHOLE
 from ca.store.authorities import list_authorities
 from ca.store.responders import responders_end
@@ -26,7 +26,7 @@ from doorward.clock import utc_now
 from doorward.commands.printing import print_json, print_lines
 from doorward.config import Configuration, known_keys
 from doorward.database import Pool
-from doorward.keys import keys_folder, keystore, random_bytes, token
+from doorward.keys import keys_folder, keystore, random_bytes, tokens
 from doorward.master_key import read_master_key, read_secrets
 from iam.errors import Refused
 from iam.service.audit import AuditService
@@ -68,7 +68,7 @@ def check(configuration: Configuration, *, as_json: bool) -> int:
 
 
 async def _ask_all(configuration: Configuration) -> list[Finding]:
-    findings = [_packages(), _master_key(configuration), *_token(configuration)]
+    findings = [_packages(), _master_key(configuration), *_tokens(configuration)]
     try:
         addresses = read_addresses(configuration)
     except Refused as refusal:
@@ -115,12 +115,20 @@ def _master_key(configuration: Configuration) -> Finding:
     return Finding("master key", True, "there, 32 bytes")
 
 
-def _token(configuration: Configuration) -> list[Finding]:
+def _tokens(configuration: Configuration) -> list[Finding]:
     try:
-        found = token(configuration)
-        return [] if found is None else [Finding("hardware token", True, found.check())]
+        found = tokens(configuration)
     except Refused as refusal:
         return [Finding("hardware token", False, f"{refusal.detail} {refusal.reason}")]
+    return [_token(name, one) for name, one in found.items()]
+
+
+def _token(name: str, token: Token) -> Finding:
+    about = "hardware token" if name == Backend.PKCS11 else f"hardware token {name}"
+    try:
+        return Finding(about, True, token.check())
+    except Refused as refusal:
+        return Finding(about, False, f"{refusal.detail} {refusal.reason}")
 
 
 async def _database(addresses: Addresses) -> str:
@@ -242,7 +250,7 @@ def _shown(value: object) -> object:
         return "(not set)"
     if isinstance(value, timedelta):
         return f"{value.total_seconds():.0f}"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | dict):  # of tables, their names
         return ", ".join(value) or "(none)"
     if isinstance(value, str) and "://" in value and "@" in value:
         scheme, _, rest = value.partition("://")

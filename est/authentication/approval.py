@@ -9,8 +9,11 @@ The rules:
 2. It waits until it expires; so does a decision hold. Whoever asks after that waits anew.
 3. The queue of a label is bounded, and so is what one address may add to it where nothing else proves who asks.
 4. That somebody waits is a change of state: it is in the audit and among the events.
+5. What a webhook said of it is kept with it, and for what it was told: whoever comes with something else is another
+   matter.
 """
 
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
@@ -20,13 +23,28 @@ from est.authentication.asking import Asking, Wanted
 from est.profiles import Way
 from est.refusals import Refusal, Refuse, Wait
 from est.rules import Entitlement
-from est.store.approvals import ApprovalRequest, ApprovalState, count_waiting, find_same, insert_request
+from est.store.approvals import (
+    ApprovalRequest,
+    ApprovalState,
+    count_waiting,
+    find_same,
+    insert_request,
+    keep_vouched,
+)
 from iam.identifiers import Random, uuid7
 from iam.model import Extent
 from iam.store.database import Change, Database, Transaction
 
 ANYONE: Final = "anyone"
 MOST_OF_ONE_ADDRESS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """A webhook's yes, and the SHA-256 of what it was told of who asks."""
+
+    entitlement: Entitlement
+    told: bytes
 
 
 class Approvals:
@@ -36,8 +54,16 @@ class Approvals:
         self._database = database
         self._random = random
 
-    async def judge(self, asking: Asking, wanted: Wanted) -> Entitlement | Refuse | Wait:
-        """Return what the operators decided; let the request wait if they have not yet."""
+    async def vouched(self, asking: Asking, wanted: Wanted, told: bytes) -> str | None:
+        """Return what a webhook that was told this vouched for the request by, if it is the one that waits."""
+        async with self._database.transaction(asking.profile.tenant) as transaction:
+            found = await self._find(transaction, asking, wanted)
+        return found.vouched_by if found is not None and found.vouched_for == told else None
+
+    async def judge(
+        self, asking: Asking, wanted: Wanted, vouched: Vouched | None = None
+    ) -> Entitlement | Refuse | Wait:
+        """Return what the operators decided; let the request wait if they have not yet, with what vouches for it."""
         profile = asking.profile
         async with self._database.transaction(profile.tenant) as transaction:
             found = await self._find(transaction, asking, wanted)
@@ -48,7 +74,9 @@ class Approvals:
                     return Refuse(Refusal.TOO_MANY_WAIT, f"{waiting} wait under {profile.name}")
                 if is_anyone and of_address >= MOST_OF_ONE_ADDRESS:
                     return Refuse(Refusal.TOO_MANY_WAIT, f"{of_address} wait from {asking.evidence.address}")
-                await self._add(transaction, asking, wanted)
+                await self._add(transaction, asking, wanted, vouched)
+            elif vouched is not None and found.vouched_for != vouched.told:
+                await keep_vouched(transaction, found.id, vouched.entitlement.by, vouched.told)
         return _answer(found, asking)
 
     async def _find(self, transaction: Transaction, asking: Asking, wanted: Wanted) -> ApprovalRequest | None:
@@ -61,7 +89,7 @@ class Approvals:
             wanted.requester,
         )
 
-    async def _add(self, transaction: Transaction, asking: Asking, wanted: Wanted) -> None:
+    async def _add(self, transaction: Transaction, asking: Asking, wanted: Wanted, vouched: Vouched | None) -> None:
         profile, now = asking.profile, transaction.now
         one = ApprovalRequest(
             id=uuid7(now, self._random),
@@ -76,6 +104,8 @@ class Approvals:
             state=ApprovalState.PENDING,
             requested=now,
             expires=now + profile.settings.approval.expires_after,
+            vouched_by=vouched.entitlement.by if vouched else None,
+            vouched_for=vouched.told if vouched else None,
         )
         if await insert_request(transaction, one):  # else the same one came by another connection, and waits already
             data = {
@@ -84,6 +114,7 @@ class Approvals:
                 "operation": one.operation,
                 "requester": one.requester,
                 "address": one.address,
+                **({"vouched_by": one.vouched_by} if one.vouched_by else {}),
             }
             await transaction.record(Change(profile.tenant, "doorward", "enrolment.requested", one.device, data))
 

@@ -5,28 +5,28 @@ The rules:
 1. A label's ways are all asked, in the order of the table: first credentials, which need no look at the request; then
    who has to be asked about it. The first refusal ends it, so nobody is asked about a stranger.
 2. A way that a label does not name is not looked at, whatever was sent.
+3. Where a request waits for an operator, the webhook is asked about it once: its yes is kept with the request, and
+   holds for whoever comes again with just what it was told of him. A no, and no answer, are kept nowhere: they end it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from est.authentication.approval import ANYONE, Approvals
+from est.authentication.approval import ANYONE, Approvals, Vouched
 from est.authentication.asking import Asking, Evidence, Wanted
 from est.authentication.certificate import judge_certificate
 from est.authentication.forwarded import headers_owned, passed_on_chain
 from est.authentication.secret import Secrets
 from est.authentication.token import Tokens
-from est.authentication.webhook import Webhooks
+from est.authentication.webhook import Webhooks, entitlement_of, told_of
 from est.profiles import EnrolmentProfile, Way
 from est.refusals import Refuse, Wait
 from est.rules import Entitlement
 
 Judge = Callable[[Asking], Awaitable[Entitlement | Refuse]]
-Ask = Callable[[Asking, Wanted], Awaitable[Entitlement | Refuse | Wait]]
 
 CREDENTIALS: Final = (Way.CERTIFICATE, Way.SECRET, Way.TOKEN)
-CONSULTED: Final = (Way.WEBHOOK, Way.APPROVAL)
 
 
 class Authentication:
@@ -45,7 +45,8 @@ class Authentication:
             Way.SECRET: secrets.judge,
             Way.TOKEN: tokens.judge,
         }
-        self._asked: Mapping[Way, Ask] = {Way.WEBHOOK: webhooks.judge, Way.APPROVAL: approvals.judge}
+        self._webhooks = webhooks
+        self._approvals = approvals
 
     def asking(
         self, profile: EnrolmentProfile, connection: Sequence[bytes], evidence: Evidence, now: datetime
@@ -69,14 +70,29 @@ class Authentication:
 
     async def consult(self, asking: Asking, wanted: Wanted) -> tuple[Entitlement, ...] | Refuse | Wait:
         """Return what those say who are asked about a request."""
-        found = []
-        for way in CONSULTED:
-            if way in asking.profile.settings.ways:
-                said = await self._asked[way](asking, wanted)
-                if isinstance(said, Refuse | Wait):
-                    return said
-                found.append(said)
-        return tuple(found)
+        ways = asking.profile.settings.ways
+        vouched = None
+        if Way.WEBHOOK in ways:
+            asked = await self._vouched(asking, wanted)
+            if isinstance(asked, Refuse):
+                return asked
+            vouched = asked
+        if Way.APPROVAL not in ways:
+            return () if vouched is None else (vouched.entitlement,)
+        said = await self._approvals.judge(asking, wanted, vouched)
+        if isinstance(said, Refuse | Wait):
+            return said
+        return (said,) if vouched is None else (vouched.entitlement, said)
+
+    async def _vouched(self, asking: Asking, wanted: Wanted) -> Vouched | Refuse:
+        """Return what the webhook says, or said when this request began to wait (rule 3)."""
+        told = told_of(asking)
+        if Way.APPROVAL in asking.profile.settings.ways:
+            kept = await self._approvals.vouched(asking, wanted, told)
+            if kept is not None:
+                return Vouched(entitlement_of(kept, wanted.device), told)
+        said = await self._webhooks.judge(asking, wanted)
+        return said if isinstance(said, Refuse) else Vouched(said, told)
 
 
 def requester(entitlements: Sequence[Entitlement]) -> str:

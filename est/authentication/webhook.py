@@ -96,6 +96,25 @@ def sign(secret: bytes, identifier: str, timestamp: str, body: bytes) -> str:
     return "v1," + b64encode(hmac.digest(secret, signed, sha256)).decode()
 
 
+def told_of(asking: Asking) -> bytes:
+    """Return the SHA-256 of what a webhook is told of who asks, and of which one that is.
+
+    Not of his address, which changes while he waits; nor of the device and the key, which tell requests apart.
+    """
+    webhook = asking.profile.settings.webhook
+    said = (
+        webhook.url if webhook else "",
+        asking.evidence.authorization,
+        asking.chain[0].hex() if asking.chain else "",
+    )
+    return sha256(orjson.dumps(said)).digest()
+
+
+def entitlement_of(by: str, device: str) -> Entitlement:
+    """Return what a webhook's yes speaks for: the one device that it was asked about."""
+    return Entitlement(Way.WEBHOOK, by, Extent(names=frozenset({device})), Refusal.NOT_NAMED)
+
+
 def shown_secret(secret: bytes) -> str:
     """Return a secret as the service's library takes it."""
     return SECRET_PREFIX + b64encode(secret).decode()
@@ -143,7 +162,7 @@ def _read_answer(body: bytes, identifier: str, device: str) -> Entitlement | Ref
         return Refuse(Refusal.WEBHOOK_SILENT, "its answer is not JSON")
     verdict = answer.get("authorized") if isinstance(answer, dict) else None
     if verdict is True:
-        return Entitlement(Way.WEBHOOK, f"webhook {identifier}", Extent(names=frozenset({device})), Refusal.NOT_NAMED)
+        return entitlement_of(f"webhook {identifier}", device)
     if verdict is False:
         return Refuse(Refusal.WEBHOOK_DENIED, quoted(str(answer.get("reason") or "it gave no reason")))
     return Refuse(Refusal.WEBHOOK_SILENT, "its answer has no authorized, true or false")

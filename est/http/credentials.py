@@ -87,6 +87,7 @@ class ShownApproval(SnakeShown):
     decided_at: datetime | None
     decided_by: str | None
     reason: str | None
+    vouched_by: str | None = Field(description="The webhook's answer that spoke for it, where one was asked.")
 
 
 class ShownApprovals(Listed[ShownApproval]):
@@ -237,6 +238,7 @@ def _show_approval(one: ApprovalRequest) -> ShownApproval:
         decided_at=one.decided,
         decided_by=one.decided_by,
         reason=one.reason,
+        vouched_by=one.vouched_by,
     )
 
 

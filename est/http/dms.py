@@ -1,6 +1,6 @@
 """Enrolment profiles over REST, for operators, in the paths of Lamassu's DMS Manager."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from est.http.dms_shapes import (
     DmsSettings,
     MetadataPatch,
     NewDms,
+    ProfilePatch,
     ShownDms,
     ShownDmsList,
     ShownStats,
@@ -26,9 +27,10 @@ from est.http.dms_shapes import (
 from est.identities import IdentityBinder
 from est.profiles import EnrolmentProfile, label
 from est.store.profiles import BootstrapBinding, IssuerAndSerial
-from iam.errors import malformed
+from iam.bodies import JSON_LIMIT_BYTES, parsed
+from iam.errors import Kind, Refused, malformed
 from iam.guard import Call, Needs, Route
-from iam.json_patch import apply_patch, read_patch
+from iam.json_patch import Operation, apply_patch, read_patch
 from iam.listing import ListQuery
 from iam.model import Tenant
 from iam.permissions import Action, Resource
@@ -114,7 +116,7 @@ class ShownBinding(SnakeShown):
     issuer_public_key_sha256: str | None
 
 
-def profile_routes(service: ProfileService, authorities: Authorities) -> list[Route]:
+def profile_routes(service: ProfileService, authorities: Authorities) -> list[Route]:  # noqa: C901 - small handlers
     """Return the routes of enrolment profiles."""
     show = partial(_show, authorities)
 
@@ -137,13 +139,30 @@ def profile_routes(service: ProfileService, authorities: Authorities) -> list[Ro
     async def get(call: Call) -> Answer:
         return Answer(content=show(call.tenant, await service.get(call.tenant, named_label(call))))
 
+    def revised(call: Call, fields: DmsFields, known: EnrolmentProfile) -> dict[str, Any]:
+        """Return what a profile is to say, checked as a whole."""
+        if fields.id not in (None, known.name):
+            raise malformed("A label keeps its id: make a new one instead.")
+        wanted = {"title": fields.name, "metadata": fields.metadata, **read(call, fields.settings)}
+        _check_usable(authorities, call, wanted, known)
+        return wanted
+
     async def replace(call: Call) -> Answer:
         body: DmsFields = call.body
-        name = named_label(call)
-        _check_same(body, name)
-        wanted = {"title": body.name, "metadata": body.metadata, **read(call, body.settings)}
-        _check_usable(authorities, call, wanted, await service.get(call.tenant, name))
-        changed = await service.change(call.caller.access, call.tenant, name, wanted)
+        changed = await service.change(
+            call.caller.access, call.tenant, named_label(call), lambda known: revised(call, body, known)
+        )
+        return Answer(content=show(call.tenant, changed.profile, changed.webhook_secret))
+
+    async def patch(call: Call) -> Answer:
+        body: ProfilePatch = call.body
+        operations = read_patch(body.patches)
+        changed = await service.change(
+            call.caller.access,
+            call.tenant,
+            named_label(call),
+            lambda known: revised(call, _patched(show(call.tenant, known), operations), known),
+        )
         return Answer(content=show(call.tenant, changed.profile, changed.webhook_secret))
 
     async def patch_metadata(call: Call) -> Answer:
@@ -180,6 +199,16 @@ def profile_routes(service: ProfileService, authorities: Authorities) -> list[Ro
             "Replace what a profile says; it takes effect within two seconds",
             DMS_TAG,
             body=DmsFields,
+            answers=ShownDms,
+        ),
+        Route(
+            "PATCH",
+            ONE_DMS,
+            patch,
+            may_update,
+            "Change what a profile says by JSON Patch; it takes effect within two seconds",
+            DMS_TAG,
+            body=ProfilePatch,
             answers=ShownDms,
         ),
         *(
@@ -280,9 +309,14 @@ def named_label(call: Call) -> str:
     return label(call.path["label"])
 
 
-def _check_same(body: DmsFields, name: str) -> None:
-    if body.id not in (None, name):
-        raise malformed("A label keeps its id: make a new one instead.")
+def _patched(shown: ShownDms, operations: Sequence[Operation]) -> DmsFields:
+    """Return what a label is to say after a patch of what it shows; raise `Refused` (invalid) if none can say that."""
+    document = shown.model_dump(mode="json", include={"name", "metadata", "settings"})
+    outcome = apply_patch(document, operations, size_maximum=JSON_LIMIT_BYTES)
+    try:
+        return parsed(DmsFields, outcome)
+    except Refused as refused:
+        raise Refused(Kind.INVALID, "The outcome of the patch is no profile.", fields=refused.fields) from refused
 
 
 def _check_usable(

@@ -6,7 +6,8 @@ The rules:
 2. What is not sent has its default, which is the strict one.
 3. An authority is named by its id or name, if it is ours, or is given as a certificate in PEM; a profile keeps the
    certificate, so it is pinned by its key from then on.
-4. Secrets are never shown; that of a webhook is, once, by the answer that made it.
+4. A patch is one of what is shown, in which what is not said is null; what comes out is checked as if it were put.
+5. Secrets are never shown; that of a webhook is, once, by the answer that made it.
 """
 
 from datetime import datetime
@@ -250,6 +251,15 @@ class MetadataPatch(SnakeModel):
     """A JSON Patch (RFC 6902) of the metadata."""
 
     patches: list[dict[str, Any]] = Field(max_length=100)
+
+
+class ProfilePatch(SnakeModel):
+    """A JSON Patch (RFC 6902) of what is shown of a label: its `name`, `metadata` and `settings`."""
+
+    patches: list[dict[str, Any]] = Field(
+        max_length=100,
+        examples=[[{"op": "replace", "path": "/settings/reenrollment_settings/grace_period", "value": 3600}]],
+    )
 
 
 class ShownDms(SnakeShown):

@@ -30,6 +30,8 @@ class ApprovalRequest:
         told_apart_by: The SHA-256 of the key that the request proves; of the whole request if it proves none.
         request: The certification request in DER.
         expires: Until when it waits, or the decision holds.
+        vouched_by: The webhook's answer that vouches for it, if one was asked.
+        vouched_for: The SHA-256 of what that webhook was told of who asks.
     """
 
     id: UUID
@@ -47,11 +49,13 @@ class ApprovalRequest:
     decided: datetime | None = None
     decided_by: str | None = None
     reason: str | None = None
+    vouched_by: str | None = None
+    vouched_for: bytes | None = None
 
 
 _COLUMNS = """
     id, tenant_id, profile_id, operation, requester, device_identifier, told_apart_by, request, address, state,
-    requested_at, expires_at, decided_at, decided_by, reason"""
+    requested_at, expires_at, decided_at, decided_by, reason, vouched_by, vouched_for_sha256"""
 _REQUEST = f"SELECT {_COLUMNS} FROM enrolment_approval"
 _SAME = f"""{_REQUEST}
     WHERE profile_id = $1 AND operation = $2 AND device_identifier = $3 AND told_apart_by = $4 AND requester = $5
@@ -82,12 +86,13 @@ async def count_waiting(transaction: Transaction, profile: UUID, address: str) -
 
 _INSERT = """
     INSERT INTO enrolment_approval AS a (id, tenant_id, profile_id, operation, requester, device_identifier,
-                                         told_apart_by, request, address, state, requested_at, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11)
+                                         told_apart_by, request, address, state, requested_at, expires_at,
+                                         vouched_by, vouched_for_sha256)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11, $12, $13)
     ON CONFLICT (profile_id, operation, device_identifier, told_apart_by, requester) DO UPDATE
     SET id = excluded.id, request = excluded.request, address = excluded.address, state = 'pending',
         requested_at = excluded.requested_at, expires_at = excluded.expires_at, decided_at = NULL, decided_by = NULL,
-        reason = NULL
+        reason = NULL, vouched_by = excluded.vouched_by, vouched_for_sha256 = excluded.vouched_for_sha256
     WHERE a.expires_at <= $10"""
 
 
@@ -107,8 +112,18 @@ async def insert_request(transaction: Transaction, one: ApprovalRequest) -> bool
             one.address,
             one.requested,
             one.expires,
+            one.vouched_by,
+            one.vouched_for,
         )
     )
+
+
+_KEEP = "UPDATE enrolment_approval SET vouched_by = $2, vouched_for_sha256 = $3 WHERE id = $1"
+
+
+async def keep_vouched(transaction: Transaction, identifier: UUID, by: str, told: bytes) -> None:
+    """Keep with a request which answer of a webhook vouches for it, and what that was told."""
+    await transaction.execute(_KEEP, identifier, by, told)
 
 
 # Nobody finds a request by a key that it does not prove.
@@ -186,4 +201,6 @@ def _request_from(row: Row) -> ApprovalRequest:
         decided=row["decided_at"],
         decided_by=row["decided_by"],
         reason=row["reason"],
+        vouched_by=row["vouched_by"],
+        vouched_for=row["vouched_for_sha256"],
     )

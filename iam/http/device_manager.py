@@ -8,6 +8,7 @@ from iam.http.device_csv import read_lines
 from iam.http.device_shapes import (
     MetadataPatch,
     NewDevice,
+    NewEvent,
     ShownDevice,
     ShownEvent,
     ShownReport,
@@ -71,6 +72,10 @@ def routes(service: DeviceService, imports: DeviceImport) -> list[Route]:  # noq
     async def events(call: Call) -> Answer:
         found = await service.history(call.caller.access, call.tenant, _device(call), call.query)
         return Answer(content=Listed[ShownEvent](next=found.next, items=[show_event(one) for one in found.items]))
+
+    async def note(call: Call) -> Answer:
+        body: NewEvent = call.body
+        return Answer(201, show_event(await service.note(call.caller.access, call.tenant, _device(call), body.note)))
 
     async def patch(call: Call) -> Answer:
         body: MetadataPatch = call.body
@@ -161,6 +166,17 @@ def routes(service: DeviceService, imports: DeviceImport) -> list[Route]:  # noq
             _TAG,
             query=ListQuery,
             answers=Listed[ShownEvent],
+        ),
+        Route(
+            "POST",
+            f"{_DEVICE}/events",
+            note,
+            _UPDATE,
+            "Note what happened to a device",
+            _TAG,
+            body=NewEvent,
+            status=201,
+            answers=ShownEvent,
         ),
         Route(
             "PUT",

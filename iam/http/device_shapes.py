@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
-from iam.device_history import DeviceEvent
+from iam.device_history import DeviceEvent, DeviceNote
 from iam.http.devices import Labels, Metadata
 from iam.identity_slot import SECRET_TYPE, IdentitySlot, SlotEvent
 from iam.listing import LONGEST_FILTER, MOST_FILTERS
@@ -65,6 +65,21 @@ class MetadataPatch(SnakeModel):
     patches: list[dict[str, Any]] = Field(
         max_length=100, examples=[[{"op": "replace", "path": "/site", "value": "mill"}]]
     )
+
+
+class NewEvent(SnakeModel):
+    """Something that happened to a device."""
+
+    type: str = Field(max_length=64, description="Any but those of the life of its identity.", examples=["REBOOTED"])
+    description: Word = Field("", max_length=1024)
+    event_ts: AwareDatetime | None = Field(None, description="When it happened; now if not said.")
+    source: Word | None = Field(None, max_length=128, description="Who noticed it; the caller if not said.")
+    structured_fields: Metadata = Field(default_factory=dict)
+
+    @property
+    def note(self) -> DeviceNote:
+        """The same for the service."""
+        return DeviceNote(self.type, self.description, self.event_ts, self.source, self.structured_fields)
 
 
 class SlotBody(SnakeModel):
@@ -266,11 +281,11 @@ def show_event(event: DeviceEvent) -> ShownEvent:
     """Return what callers see of a line of a device's history."""
     return ShownEvent(
         id=event.id,
-        event_ts=event.at,
+        event_ts=event.happened,
         type=event.type,
         description=event.description,
-        source=event.actor,
-        structured_fields={"kind": event.kind, **event.data},
+        source=event.source,
+        structured_fields=dict(event.fields),
     )
 
 

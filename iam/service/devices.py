@@ -17,7 +17,7 @@ import orjson
 
 from certs.names import device_identifier
 from iam.access import Access, Denied, decide, visible_devices
-from iam.device_history import DeviceEvent
+from iam.device_history import NOTED, DeviceEvent, DeviceNote
 from iam.errors import Kind, Refused, conflict, malformed, not_found
 from iam.events import Affected, Effect, affects
 from iam.identifiers import Clock
@@ -220,6 +220,18 @@ class DeviceService:
         async with self._database.transaction(tenant.id) as transaction:
             device = await _reached(transaction, access, Action.READ, tenant, identifier)
             return await page_of_events(transaction, tenant.id, device.identifier, device.created, query)
+
+    async def note(self, access: Access, tenant: Tenant, identifier: str, note: DeviceNote) -> DeviceEvent:
+        """Note what happened to a device.
+
+        Raises:
+            Refused: (not found) The caller does not reach such a device. (invalid) The note is none.
+        """
+        async with self._database.transaction(tenant.id) as transaction:
+            found = await _reached(transaction, access, Action.UPDATE, tenant, identifier)
+            data = note.data(transaction.now)
+            recorded = await transaction.record(Change(tenant.id, access.identity.id, NOTED, found.identifier, data))
+            return DeviceEvent(recorded, transaction.now, NOTED, access.identity.id, data)
 
     async def patch_metadata(
         self, access: Access, tenant: Tenant, identifier: str, patch: Sequence[Operation]

@@ -126,14 +126,15 @@ class Transaction:
         """Run a statement once for each row of values."""
         await self.connection.executemany(query, values)
 
-    async def record(self, change: Change) -> None:
-        """Write the audit line and the event of `change`; they commit or vanish with the change itself."""
+    async def record(self, change: Change) -> UUID:
+        """Write the audit line and the event of `change`, and return the id of both; they commit with the change."""
         identifier = self._next_identifier()
         data = orjson.dumps(change.data).decode()
         await self.connection.execute(
             self.RECORD, identifier, change.tenant, self.now, change.actor, change.kind, change.subject, data
         )
         self.changes.append(change)
+        return identifier
 
     RECORD_ALL = """
         SELECT record_change(c.id, c.tenant, $1, c.actor, c.kind, c.subject, c.data::jsonb)

@@ -5,13 +5,18 @@ from uuid import UUID
 
 import orjson
 
-from iam.device_history import TYPES, DeviceEvent, DeviceEventType
+from iam.device_history import NOTED, TYPES, DeviceEvent
 from iam.listing import FieldKind, ListQuery
 from iam.paging import Page
 from iam.store.database import Row, Transaction
 from iam.store.listing import Column, Listing, page_of_list
 
-_TYPE = "CASE kind " + " ".join(f"WHEN '{kind}' THEN '{one}'" for kind, one in TYPES.items()) + " ELSE 'UNKNOWN' END"
+# What each word means is what the properties of `DeviceEvent` say.
+_KINDS = " ".join(f"WHEN '{kind}' THEN '{one}'" for kind, one in TYPES.items())
+_TYPE = f"CASE kind WHEN '{NOTED}' THEN data ->> 'type' {_KINDS} ELSE 'UNKNOWN' END"
+_HAPPENED = f"CASE kind WHEN '{NOTED}' THEN (data ->> 'happened')::timestamptz ELSE at END"
+_SOURCE = f"CASE kind WHEN '{NOTED}' THEN coalesce(data ->> 'source', actor) ELSE actor END"
+_FIELDS = f"CASE kind WHEN '{NOTED}' THEN data -> 'fields' ELSE data END"
 
 _EVENTS = Listing(
     select="id, at, kind, actor, data",
@@ -24,10 +29,10 @@ _EVENTS = Listing(
           AND coalesce(data ->> 'device', subject) = $2 AND at >= $3) AS event""",
     columns={
         "id": Column(FieldKind.UUID, "id"),
-        "event_ts": Column(FieldKind.DATE, "at"),
-        "event_type": Column(FieldKind.ENUM, _TYPE, values=tuple(DeviceEventType)),
-        "source": Column(FieldKind.TEXT, "actor"),
-        "structured_fields": Column(FieldKind.JSON, "data"),
+        "event_ts": Column(FieldKind.DATE, _HAPPENED),
+        "event_type": Column(FieldKind.TEXT, _TYPE),
+        "source": Column(FieldKind.TEXT, _SOURCE),
+        "structured_fields": Column(FieldKind.JSON, _FIELDS),
     },
     key="id",
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import uuid4
@@ -434,6 +435,7 @@ async def test_a_caller_with_few_devices_sees_no_others_anywhere(api: Api) -> No
     for method, path, body in (
         ("GET", "", None),
         ("GET", "/events", None),
+        ("POST", "/events", {"type": "REBOOTED"}),
         ("PATCH", "/metadata", {"patches": []}),
         ("PUT", "/idslot", {"status": "REVOKED"}),
         ("DELETE", "/decommission", None),
@@ -453,6 +455,7 @@ async def test_another_groups_devices_and_groups_are_not_found(api: Api) -> None
     for method, path, body in (
         ("GET", f"{DEVICES}/a", None),
         ("GET", f"{DEVICES}/a/events", None),
+        ("POST", f"{DEVICES}/a/events", {"type": "REBOOTED"}),
         ("PATCH", f"{DEVICES}/a/metadata", {"patches": []}),
         ("PUT", f"{DEVICES}/a/idslot", {"status": "REVOKED"}),
         ("DELETE", f"{DEVICES}/a/decommission", None),
@@ -466,6 +469,66 @@ async def test_another_groups_devices_and_groups_are_not_found(api: Api) -> None
     ):
         answer = await api.call(method, path, body, token=theirs)
         assert answer.status == 404, (method, path, answer)
+
+
+async def test_others_note_what_happened_to_a_device(api: Api) -> None:
+    token = await acme(api)
+    await registered(api, token, "meter-1")
+    path = f"{DEVICES}/meter-1/events"
+    before = (api.clock() - timedelta(hours=1)).isoformat()
+    said = {
+        "type": "CONNECTION-UPDATED",
+        "description": "no answer for an hour",
+        "event_ts": before,
+        "source": "the gateway in the cellar",
+        "structured_fields": {"signal": -97, "kind": "device.enrolled"},
+    }
+    noted = await api.call("POST", path, said, token=token)
+    assert noted.status == 201, noted.body
+    me = noted.body["structured_fields"].pop("noted_by")
+    assert datetime.fromisoformat(noted.body["event_ts"]) == datetime.fromisoformat(before)
+    assert (noted.body["type"], noted.body["source"]) == (said["type"], said["source"])
+    assert noted.body["structured_fields"] == {"signal": -97, "kind": "device.noted"}  # whatever it says of itself
+    plain = await api.call("POST", path, {"type": "REBOOTED"}, token=token)
+    assert plain.body["source"] == me
+    for _ in range(2):
+        listed = await api.call("GET", f"{path}?sort_by=event_ts", token=token)
+        assert [one["type"] for one in listed.body["list"]] == ["CONNECTION-UPDATED", "CREATED", "REBOOTED"]
+        for words, types in (
+            ("event_type[eq]REBOOTED", [plain.body["id"]]),
+            ("source[ct]cellar", [noted.body["id"]]),
+            ("structured_fields[jsonpath]$.signal < -90", [noted.body["id"]]),
+            (f"event_ts[bf]{api.clock() - timedelta(minutes=30):%Y-%m-%dT%H:%M:%SZ}", [noted.body["id"]]),
+        ):
+            assert await found(api, token, path, filter=words) == types, words
+        await api.app.audit.chain()
+    kinds = (await api.call("GET", "/api/v1/iam/audit?limit=1000", token=token)).body["items"]
+    assert [one["subject"] for one in kinds if one["kind"] == "device.noted"] == ["meter-1", "meter-1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ({}, 400),
+        ({"type": "rebooted"}, 422),
+        ({"type": "RE BOOTED"}, 422),
+        ({"type": "PROVISIONED"}, 422),
+        ({"type": "DECOMMISSIONED"}, 422),
+        ({"type": "A" * 65}, 400),
+        ({"type": "REBOOTED", "event_ts": "2999-01-01T00:00:00Z"}, 422),
+        ({"type": "REBOOTED", "event_ts": "2026-01-01T00:00:00"}, 400),
+        ({"type": "REBOOTED", "source": "a\nb"}, 400),
+        ({"type": "REBOOTED", "structured_fields": {"x": "y" * 20_000}}, 400),
+        ({"type": "REBOOTED", "kind": "device.enrolled"}, 400),
+    ],
+)
+async def test_notes_that_are_none(api: Api, said: dict[str, Any], status: int) -> None:
+    token = await acme(api)
+    await registered(api, token, "meter-1")
+    answer = await api.call("POST", f"{DEVICES}/meter-1/events", said, token=token)
+    assert answer.status == status, answer.body
+    listed = (await api.call("GET", f"{DEVICES}/meter-1/events", token=token)).body["list"]
+    assert [one["type"] for one in listed] == ["CREATED"]
 
 
 async def test_every_change_is_in_the_audit(api: Api) -> None:

@@ -33,7 +33,7 @@ class WithToken:
     """What makes authorities on a node that has a token."""
 
     def __init__(self, world: World, hardware: Pkcs11Token) -> None:
-        keystore = Keystore(world.keys, MASTER_KEY, urandom, hardware)
+        keystore = Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": hardware})
         self.world = world
         self.authorities = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)
         self.administration = AuthorityAdministration(

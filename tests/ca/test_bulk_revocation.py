@@ -1,22 +1,31 @@
 """Revoking what many devices have: dry run, batches, crashes in the middle, and whom it reaches."""
 
-from datetime import timedelta
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from os import urandom
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from ca import bulk_service
-from ca.bulk import BulkStatus
+from ca.bulk import MOST_FAILURES, BulkStatus
 from ca.bulk_service import BulkRevocationService
 from ca.http import bulk_revocations
 from ca.inventory import RevocationReason
 from ca.revocation import RevocationService
+from doorward.database import Pool
+from doorward.embedded.postgres import PostgresAddresses
 from iam.access import Access, Denied
+from iam.errors import Kind, Refused
 from iam.identifiers import identity_id
+from iam.store.database import EVERYWHERE
 from iam.store.standing import read_standing
-from tests.ca.world import World, serving
+from tests.ca.world import World, database_url, serving
 
 ALL = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
 REVOCATIONS = "/api/ca/v1/revocations"
@@ -128,16 +137,35 @@ async def test_all_that_pass_the_filter_in_batches_with_one_event_each(
     assert [one["status"] for one in states] == ["REVOKED"]
 
 
+class Killed(BaseException):
+    """As if the process ended: nobody catches it."""
+
+
 class Failing(RevocationService):
-    """Ends in the middle of a batch, as a killed worker does: after so many identities."""
+    """Ends in the middle of a batch: after so many identities."""
 
     left = 0
 
     async def revoke_all(self, *arguments: Any, **named: Any) -> int:
         if self.left == 0:
-            raise RuntimeError("killed")
+            raise Killed
         self.left -= 1
         return await super().revoke_all(*arguments, **named)
+
+
+@asynccontextmanager
+async def failing_for(world: World, addresses: PostgresAddresses, device: str) -> AsyncIterator[None]:
+    """Let the database refuse to revoke what a device has, by what nobody foresaw."""
+    name = urlsplit(world.url).path.removeprefix("/")
+    owner = await asyncpg.connect(database_url(addresses.owner_dsn, name))
+    await owner.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the disk is haunted'; END $$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON certificate FOR EACH ROW"
+        f" WHEN (NEW.device_identifier = '{device}') EXECUTE FUNCTION refuse()"
+    )
+    yield
+    await owner.execute("DROP TRIGGER refuse ON certificate; DROP FUNCTION refuse")
+    await owner.close()
 
 
 async def test_a_batch_is_whole_or_not_at_all_and_another_worker_goes_on(
@@ -149,7 +177,7 @@ async def test_a_batch_is_whole_or_not_at_all_and_another_worker_goes_on(
     _, body = await begun(world, headers)
     failing = Failing(world.pool)
     failing.left = 6  # one batch, and half of the next
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Killed):
         await service_of(world, failing).work()
     half = await seen(world, headers, body["id"])
     assert (half["status"], half["devices_done"], half["certificates"]) == ("RUNNING", 4, 4)
@@ -158,6 +186,116 @@ async def test_a_batch_is_whole_or_not_at_all_and_another_worker_goes_on(
     after = await seen(world, headers, body["id"])
     assert (after["status"], after["devices_done"], after["certificates"]) == ("DONE", 10, 10)
     assert await world.value("SELECT count(*) FROM outbox WHERE kind = 'certificate.revoked'") == 10
+
+
+async def test_what_fails_is_tried_later_each_time_and_holds_up_no_other(
+    world: World, postgres: PostgresAddresses, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = await world.identity(world.system.id, ALL)
+    names = await enrolled(world, world.system.id, 1)
+    await enrolled(world, world.system.id, 2, batch=8)
+    _, broken = await begun(world, headers)
+    _, other = await begun(world, headers, filter=["labels[jsonpath]$.batch == 8"])
+    service = service_of(world)
+    async with failing_for(world, postgres, names[0]):
+        assert await service.work() == 1
+        assert (await seen(world, headers, other["id"]))["status"] == "DONE"
+        first = await seen(world, headers, broken["id"])
+        assert (first["status"], first["failures"], first["devices_done"]) == ("RUNNING", 1, 0)
+        incident = first["last_failure"].removesuffix(".").rpartition(" ")[2]
+        assert "RaiseError" in first["last_failure"]
+        assert "haunted" not in first["last_failure"]  # what the database says is for the log
+        assert incident in caplog.text
+        assert "the disk is haunted" in caplog.text
+
+        waited = []
+        for _ in range(MOST_FAILURES - 1):
+            before = await seen(world, headers, broken["id"])
+            assert await service.work() == 0
+            assert (await seen(world, headers, broken["id"]))["failures"] == before["failures"], "tried before its time"
+            waited.append(datetime.fromisoformat(before["next_try_at"]) - datetime.fromisoformat(before["updated_at"]))
+            world.clock.move(waited[-1])
+            await service.work()
+    assert waited == sorted(waited)
+    assert (waited[0], waited[-1]) == (timedelta(seconds=1), timedelta(seconds=256))
+    failed = await seen(world, headers, broken["id"])
+    assert (failed["status"], failed["failures"]) == ("FAILED", MOST_FAILURES)
+    assert failed["why_stopped"] == failed["last_failure"]
+    assert "next_try_at" not in failed
+    assert (
+        await world.value("SELECT data ->> 'why' FROM outbox WHERE kind = 'bulk_revocation.failed'")
+        == (failed["why_stopped"])
+    )
+    world.clock.move(timedelta(days=1))
+    assert await service_of(world).work() == 0
+    assert await revoked_devices(world) == ["b8-000", "b8-001"]
+
+
+async def test_what_failed_and_is_mended_is_done_at_the_next_try(world: World, postgres: PostgresAddresses) -> None:
+    headers = await world.identity(world.system.id, ALL)
+    names = await enrolled(world, world.system.id, 2)
+    _, body = await begun(world, headers)
+    async with failing_for(world, postgres, names[1]):
+        await service_of(world).work()
+        assert await revoked_devices(world) == []  # a batch is whole or not at all
+    world.clock.move(timedelta(seconds=2))
+    assert await service_of(world).work() == 1
+    done = await seen(world, headers, body["id"])
+    assert (done["status"], done["failures"], "last_failure" in done) == ("DONE", 0, False)
+
+
+async def test_what_failed_goes_on_when_an_operator_says_so(world: World, postgres: PostgresAddresses) -> None:
+    headers, other = await world.identity(world.system.id, ALL), await world.identity(world.system.id, ALL)
+    reader = await world.identity(world.system.id, '[{"resource": "*", "actions": ["read"]}]')
+    names = await enrolled(world, world.system.id, 2)
+    _, body = await begun(world, headers)
+    async with failing_for(world, postgres, names[1]):
+        for _ in range(MOST_FAILURES):
+            await service_of(world).work()
+            world.clock.move(timedelta(minutes=5))
+    path = f"{REVOCATIONS}/{body['id']}/resume"
+    async with serving(world, bulk_revocations.routes(service_of(world))) as client:
+        assert (await client.post(path, headers=reader)).status == 403
+        assert (await client.post(path, headers=await world.identity(world.system.id, ALL, names))).status == 404
+        answer = await client.post(path, headers=other)
+        resumed = await answer.json()
+        assert (answer.status, resumed["status"], resumed["failures"]) == (202, "RUNNING", 0)
+        assert resumed["actor"] == headers["Authorization"][7:]  # it is still in the name of whoever began it
+        assert (await client.post(path, headers=other)).status == 409
+        await service_of(world).work()
+        assert (await client.post(path, headers=other)).status == 409
+    assert await revoked_devices(world) == names
+    audited = await world.value("SELECT actor FROM audit_pending WHERE kind = 'bulk_revocation.resumed'")
+    assert audited == other["Authorization"][7:]
+
+
+async def test_a_store_that_is_away_is_no_failure_of_one(world: World, database: str) -> None:
+    headers = await world.identity(world.system.id, ALL)
+    await enrolled(world, world.system.id, 1)
+    _, body = await begun(world, headers)
+    pool = await Pool.connect(database, world.clock, urandom, size=1)
+    service = service_of(world)
+    service._database = pool
+    await pool.close()
+    with pytest.raises(Refused) as refused:
+        await service.work()
+    assert refused.value.kind is Kind.UNAVAILABLE
+    found = await seen(world, headers, body["id"])
+    assert (found["status"], found["failures"]) == ("RUNNING", 0)
+
+
+async def test_one_that_another_worker_has_in_hand_is_passed_over(world: World) -> None:
+    headers = await world.identity(world.system.id, ALL)
+    names = await enrolled(world, world.system.id, 1)
+    await enrolled(world, world.system.id, 1, batch=8)
+    _, held = await begun(world, headers)
+    await begun(world, headers, filter=["labels[jsonpath]$.batch == 8"])
+    async with world.pool.transaction(EVERYWHERE) as transaction:
+        await transaction.fetchrow("SELECT FROM bulk_revocation WHERE id = $1 FOR UPDATE", UUID(held["id"]))
+        assert await asyncio.wait_for(service_of(world).work(), 5) == 1
+    assert await revoked_devices(world) == ["b8-000"]
+    await service_of(world).work()
+    assert await revoked_devices(world) == [*names, "b8-000"]
 
 
 async def test_only_devices_in_the_callers_reach_at_each_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.http import certificates
 from ca.inventory import AuthorityKind, RevocationReason
+from ca.record_keeping import RecordKeeping
 from ca.search import CertificateSearch
 from iam.store.database import EVERYWHERE
 from tests.ca.world import World, serving
@@ -26,7 +27,8 @@ Client = TestClient[web.Request, web.Application]
 
 
 def all_routes(world: World) -> list:  # type: ignore[type-arg]
-    return certificates.routes(CertificateSearch(world.pool, world.clock), world.revocation, world.authorities)
+    keeping = RecordKeeping(world.pool, world.authorities, world.clock)
+    return certificates.routes(CertificateSearch(world.pool, world.clock), world.revocation, world.authorities, keeping)
 
 
 async def issued(world: World, *devices: str) -> list[str]:

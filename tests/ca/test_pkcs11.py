@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import json
 import logging
 import os
 import subprocess
@@ -38,7 +39,7 @@ from certs.names import device_identifier, device_subject
 from certs.profile import load_profile
 from doorward.commands.check import check
 from doorward.config import Configuration, NodeSection, Pkcs11Section, load_configuration
-from doorward.keys import token as configured_token
+from doorward.keys import tokens as configured_tokens
 from iam.errors import Kind, Refused
 from tests.ca.softhsm import LABEL, PIN, make_token, needs_softhsm
 from tests.ca.test_keys import ALL, Kms
@@ -70,7 +71,7 @@ def token(module: Path) -> Iterator[Pkcs11Token]:
 
 
 def service_with(world: World, token: Pkcs11Token) -> KeyService:
-    return KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, token), world.clock, urandom)
+    return KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token}), world.clock, urandom)
 
 
 @pytest.mark.parametrize(("algorithm", "bits"), KINDS)
@@ -78,7 +79,7 @@ def test_a_key_of_the_token_is_an_authoritys(
     token: Pkcs11Token, algorithm: KeyAlgorithm, bits: int, tmp_path: Path
 ) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, token.make(identifier, algorithm, bits))
+    signer = token.signer(identifier, token.make(identifier, algorithm, bits).result())
     root_template = Template(load_profile("root"), None, signer, None)
     root = x509.load_der_x509_certificate(
         root_template.issue(authority("Root", encoded_key(signer.public_key)), NOW, b"\x01" * 16).der
@@ -101,7 +102,7 @@ def test_a_key_of_the_token_is_an_authoritys(
 def test_each_way_to_sign_verifies(token: Pkcs11Token, way: SigningAlgorithm) -> None:
     identifier = uuid4()
     algorithm, bits = (KeyAlgorithm.RSA, 2048) if way.startswith("RSA") else (KeyAlgorithm.P256, 256)
-    signer = token.signer(identifier, token.make(identifier, algorithm, bits))
+    signer = token.signer(identifier, token.make(identifier, algorithm, bits).result())
     digest = Message(hashlib.new(f"sha{way[-3:]}", b"a message").digest(), is_digest=True)
     for message in (Message(b"a message"), digest):
         signature = signer.sign_message(way, message)
@@ -114,7 +115,7 @@ def test_each_way_to_sign_verifies(token: Pkcs11Token, way: SigningAlgorithm) ->
 def test_the_token_gives_no_key_out(token: Pkcs11Token, module: Path) -> None:
     identifiers = {uuid4(): algorithm for algorithm in (KeyAlgorithm.P256, KeyAlgorithm.RSA)}
     for identifier, algorithm in identifiers.items():
-        token.make(identifier, algorithm, 2048)
+        token.make(identifier, algorithm, 2048).result()
     token.close()
     session = pkcs11.lib(str(module)).get_token(token_label=LABEL).open(user_pin=PIN)
     for identifier in identifiers:
@@ -135,7 +136,7 @@ def test_other_kinds_of_keys_are_not_made(token: Pkcs11Token, algorithm: KeyAlgo
 
 def test_a_token_that_was_away_serves_again(token: Pkcs11Token, tmp_path: Path) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256))
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256).result())
     folder = tmp_path / "hsm" / "tokens"
     folder.rename(tmp_path / "away")
     for _ in range(3):
@@ -150,7 +151,7 @@ def test_a_token_that_was_away_serves_again(token: Pkcs11Token, tmp_path: Path) 
 
 def test_sessions_that_ended_are_opened_again(token: Pkcs11Token, caplog: pytest.LogCaptureFixture) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.RSA, 2048))
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.RSA, 2048).result())
     token._session.close()
     with caplog.at_level(logging.WARNING):
         assert signer.sign(b"a list")
@@ -160,7 +161,7 @@ def test_sessions_that_ended_are_opened_again(token: Pkcs11Token, caplog: pytest
 
 def test_a_wrong_pin_is_tried_once(module: Path, token: Pkcs11Token, caplog: pytest.LogCaptureFixture) -> None:
     identifier = uuid4()
-    public_key = token.make(identifier, KeyAlgorithm.P256, 256)
+    public_key = token.make(identifier, KeyAlgorithm.P256, 256).result()
     token.close()
     wrong = Pkcs11Token(module, LABEL, "wrong-pin")
     for _ in range(10):
@@ -173,7 +174,7 @@ def test_a_wrong_pin_is_tried_once(module: Path, token: Pkcs11Token, caplog: pyt
 
 def test_many_threads_at_once_do_no_harm(token: Pkcs11Token) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256))
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256).result())
     signatures: list[bytes] = []
 
     def sign() -> None:
@@ -212,7 +213,7 @@ async def test_the_kms_makes_keys_in_the_token(world: World, token: Pkcs11Token,
 
 
 async def test_an_authority_has_its_key_in_the_token(world: World, token: Pkcs11Token, tmp_path: Path) -> None:
-    keystore = Keystore(world.keys, MASTER_KEY, urandom, token)
+    keystore = Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token})
     service = KeyService(world.pool, keystore, world.clock, urandom)
     authorities = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)
     await authorities.ensure()
@@ -252,7 +253,7 @@ async def test_an_authority_has_its_key_in_the_token(world: World, token: Pkcs11
 async def test_while_a_key_is_made_the_loop_goes_on_and_what_signs_waits_in_line(
     world: World, token: Pkcs11Token, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keystore = Keystore(world.keys, MASTER_KEY, urandom, token)
+    keystore = Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token})
     service = KeyService(world.pool, keystore, world.clock, urandom)
     authorities = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)
     await authorities.ensure()
@@ -314,11 +315,14 @@ async def test_while_a_key_is_made_the_loop_goes_on_and_what_signs_waits_in_line
 
 async def test_the_threads_that_others_share_are_free_while_the_token_is_busy(token: Pkcs11Token) -> None:
     identifier = uuid4()
-    signer = token.signer(identifier, await asyncio.to_thread(token.make, identifier, KeyAlgorithm.P256, 256))
-    with token._lock:
-        waiting = [asyncio.create_task(in_turn([signer], signer.sign, b"a list")) for _ in range(64)]
-        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
-        assert not any(one.done() for one in waiting)
+    signer = token.signer(identifier, token.make(identifier, KeyAlgorithm.P256, 256).result())
+    may_end = threading.Event()
+    busy = token._thread.begin("be busy", lambda: may_end.wait(20), deadline=20)
+    waiting = [asyncio.create_task(in_turn([signer], signer.sign, b"a list")) for _ in range(64)]
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
+    assert not any(one.done() for one in waiting)
+    may_end.set()
+    assert busy.result()
     await asyncio.gather(*waiting)
 
 
@@ -340,6 +344,7 @@ async def test_a_token_that_is_away_keeps_the_key_on_record(world: World, token:
     service = service_with(world, token)
     said = Description("", (), {})
     made = await service.create(world.system.id, KeyAlgorithm.P256, 256, Backend.PKCS11, said, actor="test")
+    other = await service.create(world.system.id, KeyAlgorithm.P256, 256, Backend.PKCS11, said, actor="test")
     (tmp_path / "hsm" / "tokens").rename(tmp_path / "away")
     with pytest.raises(Refused) as refused:
         await service.delete(world.system.id, str(made.id), actor="test")
@@ -347,7 +352,7 @@ async def test_a_token_that_is_away_keeps_the_key_on_record(world: World, token:
     assert (await service.key(world.system.id, str(made.id))).id == made.id
     without = KeyService(world.pool, world.keystore, world.clock, urandom)
     with pytest.raises(Refused) as refused:
-        await without.sign(world.system.id, str(made.id), SigningAlgorithm.ECDSA_SHA_256, Message(b"x"), actor="test")
+        await without.sign(world.system.id, str(other.id), SigningAlgorithm.ECDSA_SHA_256, Message(b"x"), actor="test")
     assert refused.value.kind is Kind.UNAVAILABLE
 
 
@@ -357,12 +362,12 @@ def test_the_token_is_configured_and_its_pin_is_not_shown(
     section = Pkcs11Section(module=module, token=LABEL)
     configuration = Configuration(node=NodeSection(data=tmp_path / "data"), pkcs11=section)
     with pytest.raises(Refused, match="PIN"):
-        configured_token(configuration)
+        configured_tokens(configuration)
     monkeypatch.setenv("DOORWARD_PKCS11_PIN", PIN)
     assert PIN not in repr(load_configuration(None, os.environ))
-    found = configured_token(configuration)
-    assert found is not None
-    assert LABEL in found.check()
+    found = configured_tokens(configuration)
+    assert list(found) == ["pkcs11"]
+    assert LABEL in found["pkcs11"].check()
     (tmp_path / "pin").write_text(PIN + "\n")
     monkeypatch.setenv("DOORWARD_PKCS11_PIN", "another")
     section = Pkcs11Section(module=module, token=LABEL, pin_file=tmp_path / "pin")
@@ -379,9 +384,101 @@ def test_the_token_is_configured_and_its_pin_is_not_shown(
     assert refused.value.kind is Kind.UNAVAILABLE
 
 
+@pytest.fixture
+def second(module: Path, token: Pkcs11Token) -> Pkcs11Token:
+    """Another token of the same module."""
+    token.close()
+    options = ["--init-token", "--free", "--label", "vault", "--pin", "771122", "--so-pin", "99887766"]
+    subprocess.run(["softhsm2-util", *options], check=True, capture_output=True)
+    return Pkcs11Token(module, "vault", "771122")
+
+
+async def test_keys_lie_in_the_token_that_is_named(world: World, token: Pkcs11Token, second: Pkcs11Token) -> None:
+    keystore = Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token, "vault": second})
+    async with serving(world, keys.routes(KeyService(world.pool, keystore, world.clock, urandom))) as client:
+        kms = Kms(client, await world.identity(world.system.id, ALL))
+        engines = await (await client.get("/api/kms/v1/engines", headers=kms.headers)).json()
+        assert [one["id"] for one in engines] == ["sealed", "pkcs11", "vault"]
+        made = {one: await kms.make("ECDSA", 256, engine_id=one, name=one) for one in ("pkcs11", "vault")}
+        for _ in range(3):  # by turns, and neither loses its session by the other
+            for name, one in made.items():
+                assert one["engine_id"] == name
+                signature = await kms.sign(one["key_id"], "ECDSA_SHA_256", b"a message")
+                assert await kms.verifies(one["key_id"], "ECDSA_SHA_256", b"a message", signature)
+        listed = await client.get("/api/kms/v1/keys?filter=engine_id[eq]vault", headers=kms.headers)
+        assert [one["name"] for one in (await listed.json())["list"]] == ["vault"]
+        counted = await (await client.get("/api/kms/v1/stats", headers=kms.headers)).json()
+        assert (
+            counted["keys_distribution_per_engine"] | {"pkcs11": 1, "vault": 1}
+            == (counted["keys_distribution_per_engine"])
+        )
+        await kms.call("POST", "", {"algorithm": "ECDSA", "size": 256, "engine_id": "nowhere"}, status=422)
+        rows = await world.rows("SELECT name, token FROM kms_key WHERE backend = 'pkcs11' ORDER BY name")
+        assert [(one["name"], one["token"]) for one in rows] == [("pkcs11", None), ("vault", "vault")]
+        session = token._session
+        await kms.call("DELETE", f"/{made['vault']['key_id']}")
+        await kms.sign(made["pkcs11"]["key_id"], "ECDSA_SHA_256", b"a message")
+        assert token._session is session
+    without = KeyService(world.pool, Keystore(world.keys, MASTER_KEY, urandom, {"vault": second}), world.clock, urandom)
+    with pytest.raises(Refused) as refused:
+        await without.sign(
+            world.system.id, made["pkcs11"]["key_id"], SigningAlgorithm.ECDSA_SHA_256, Message(b"x"), actor="test"
+        )
+    assert "pkcs11 is not configured" in refused.value.reason
+    second.close()
+
+
+def test_when_one_token_is_opened_anew_the_other_opens_another_session(
+    token: Pkcs11Token, second: Pkcs11Token, caplog: pytest.LogCaptureFixture
+) -> None:
+    signers = []
+    for one in (token, second):
+        identifier = uuid4()
+        signers.append(one.signer(identifier, one.make(identifier, KeyAlgorithm.P256, 256).result()))
+    token._session.close()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            for signer in signers:
+                assert signer.sign(b"a list")
+    assert caplog.text.count("is opened anew") == 1
+    second.close()
+
+
+def test_further_tokens_are_configured_by_name(
+    module: Path, second: Pkcs11Token, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pin").write_text("771122\n")
+    file = tmp_path / "doorward.toml"
+    place = f'module = "{module}"\ntoken = "vault"\npin_file = "{tmp_path / "pin"}"\n'
+    file.write_text(f'[node]\ndata = "{tmp_path / "data"}"\n[pkcs11]\ndeadline = 5\n[pkcs11.tokens.vault]\n{place}')
+    configuration = load_configuration(file, {})
+    assert list(configured_tokens(configuration)) == ["vault"]
+    check(configuration, as_json=False)
+    said = capsys.readouterr().out
+    assert "ok     hardware token vault: vault by SoftHSM" in said
+    assert "771122" not in said
+    as_json = json.dumps({"vault": {"module": str(module), "token": "vault", "pin_file": str(tmp_path / "pin")}})
+    assert load_configuration(None, {"DOORWARD_PKCS11_TOKENS": as_json}).pkcs11.tokens == configuration.pkcs11.tokens
+    for wrong in (
+        place.replace("token =", "label ="),
+        place.replace("pin_file", "pin_fiel"),
+        place.partition("pin_file")[0],
+    ):
+        file.write_text(f"[pkcs11.tokens.vault]\n{wrong}")
+        with pytest.raises(Refused, match="configuration is wrong"):
+            load_configuration(file, {})
+    for name in ("sealed", "pkcs11", "file", "Vault", "a.b"):
+        file.write_text(f'[pkcs11.tokens."{name}"]\n{place}')
+        with pytest.raises(Refused, match="configuration is wrong"):
+            load_configuration(file, {})
+    with pytest.raises(Refused, match="configuration is wrong"):
+        load_configuration(None, {"DOORWARD_PKCS11_TOKENS": "vault"})
+    second.close()
+
+
 def test_a_public_half_is_the_tokens_own(token: Pkcs11Token) -> None:
     one, other = uuid4(), uuid4()
-    public_key = token.make(one, KeyAlgorithm.P256, 256)
-    assert token.make(other, KeyAlgorithm.P256, 256) != public_key
+    public_key = token.make(one, KeyAlgorithm.P256, 256).result()
+    assert token.make(other, KeyAlgorithm.P256, 256).result() != public_key
     der = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert der == encoded_key(public_key)

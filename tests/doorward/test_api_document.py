@@ -45,7 +45,7 @@ def _all_routes() -> Sequence[Route]:
         *authority_signatures.routes(nothing, nothing, nothing, nothing),
         *authority_statistics.routes(nothing, nothing, nothing),
         *issuance_routes.routes(nothing),
-        *certificate_routes.routes(nothing, nothing, nothing),
+        *certificate_routes.routes(nothing, nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
         *publication.routes(nothing, nothing),
         *publication.partition_routes(nothing, nothing),

@@ -19,6 +19,8 @@ def _written(value: object) -> str:
     match value:
         case None | ():
             return "none"
+        case dict() if not value:
+            return "none"
         case timedelta():
             return f"`{value.total_seconds():.0f}`"
         case tuple():

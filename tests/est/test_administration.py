@@ -1,5 +1,6 @@
 """Enrolment profiles over REST, behind the guard, on a real store."""
 
+import asyncio
 import json
 import tomllib
 from copy import deepcopy
@@ -12,8 +13,11 @@ from uuid import uuid4
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca.intake import Offer
 from ca.inventory import AuthorityKind, CertificateStatus, StoredCertificate
+from ca.record_keeping import RecordKeeping
 from ca.store.certificates import insert_certificate
 from certs.duration import write_duration
 from certs.pem import write_certificates
@@ -25,6 +29,7 @@ from est.identities import IdentityBinder
 from est.profiles import EnrolmentMode
 from iam.errors import Refused
 from iam.guard import Route
+from tests.ca.test_intake import Maker
 from tests.ca.world import World, serving
 from tests.est.world import EstWorld, Holder, b64, only, request
 
@@ -169,6 +174,85 @@ async def test_metadata_is_patched_whole_or_not_at_all(est: EstWorld) -> None:
         assert (await client.patch(f"{PATH}/default/metadata", headers=headers, json=patch)).status == 409
         found = await (await client.get(f"{PATH}/default", headers=headers)).json()
         assert found["metadata"] == {"site": "north"}
+
+
+WAYS = "/settings/enrollment_settings/est_rfc7030_settings"
+
+
+async def test_one_setting_is_changed_and_all_else_stays(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    body = meters(anchors(est.world), identifier_pattern="meter-*") | {"name": "Meters", "metadata": {"site": "north"}}
+    async with serving(est.world, all_routes(est)) as client:
+        made = await (await client.post(PATH, headers=headers, json=body)).json()
+
+        async def patched(*operations: dict[str, Any]) -> tuple[int, Any]:
+            answer = await client.patch(f"{PATH}/meters", headers=headers, json={"patches": list(operations)})
+            return answer.status, await answer.json()
+
+        expected = deepcopy(made)
+        expected["settings"]["reenrollment_settings"]["grace_period"] = 3600
+        grace = "/settings/reenrollment_settings/grace_period"
+        assert await patched({"op": "replace", "path": grace, "value": 3600}) == (200, expected)
+        assert await (await client.get(f"{PATH}/meters", headers=headers)).json() == expected
+
+        # What is not said is null, and can be replaced; a webhook's secret is shown by the answer that made it.
+        webhook = {"op": "replace", "path": f"{WAYS}/external_webhook", "value": {"url": "https://stock.example/ask"}}
+        modes = {"op": "replace", "path": f"{WAYS}/auth_mode", "value": "EXTERNAL_WEBHOOK"}
+        status, shown = await patched({"op": "test", "path": f"{WAYS}/external_webhook", "value": None}, webhook, modes)
+        assert status == 200, shown
+        assert shown["webhook_secret"].startswith("whsec_")
+        assert "webhook_secret" not in (await patched({"op": "replace", "path": "/name", "value": "All"}))[1]
+        removed = await patched({"op": "remove", "path": "/settings/enrollment_settings/identifier_pattern"})
+        assert "identifier_pattern" not in removed[1]["settings"]["enrollment_settings"]
+
+        before = await (await client.get(f"{PATH}/meters", headers=headers)).json()
+        for status, operation in (
+            (409, {"op": "test", "path": grace, "value": 1}),
+            (409, {"op": "replace", "path": "/settings/nothing/of/it", "value": 1}),
+            (422, {"op": "replace", "path": grace, "value": -1}),
+            (422, {"op": "add", "path": "/settings/unknown", "value": 1}),
+            (422, {"op": "replace", "path": "/settings/enrollment_settings", "value": []}),
+            (422, {"op": "replace", "path": "", "value": {"settings": 1}}),
+            (400, {"op": "add", "path": "/id", "value": "another"}),
+            (400, {"op": "replace", "path": "settings", "value": 1}),
+            (400, {"op": "sing", "path": grace}),
+            (400, {"op": "replace", "path": f"{WAYS}/client_certificate_settings/chain_level_validation", "value": 0}),
+            (404, {"op": "replace", "path": "/settings/enrollment_settings/enrollment_ca", "value": "nowhere"}),
+            (
+                404,
+                {
+                    "op": "replace",
+                    "path": "/settings/enrollment_settings/device_provisioning_profile/role",
+                    "value": "nobody",
+                },
+            ),
+        ):
+            answer = await patched({"op": "replace", "path": "/name", "value": "half of it"}, operation)
+            assert answer[0] == status, (operation, answer)
+        wrong = await patched({"op": "replace", "path": grace, "value": -1})
+        assert wrong[1]["errors"][0]["field"] == "settings.reenrollment_settings.grace_period"
+        assert await (await client.get(f"{PATH}/meters", headers=headers)).json() == before
+        reader = await est.world.identity(est.world.system.id, '[{"resource": "*", "actions": ["read"]}]')
+        assert (await client.patch(f"{PATH}/meters", headers=reader, json={"patches": []})).status == 403
+        theirs = await est.world.identity(await est.world.tenant("acme"), ALL)
+        assert (await client.patch(f"{PATH}/meters", headers=theirs, json={"patches": []})).status == 404
+    assert await est.world.value("SELECT count(*) FROM audit_pending WHERE kind = 'enrolment_profile.updated'") == 4
+
+
+async def test_two_who_change_one_label_at_once_lose_nothing(est: EstWorld) -> None:
+    headers = await est.world.identity(est.world.system.id, ALL)
+    async with serving(est.world, all_routes(est)) as client:
+        assert (await client.post(PATH, headers=headers, json=meters(anchors(est.world)))).status == 201
+        tags = "/settings/enrollment_settings/device_provisioning_profile/tags/-"
+
+        async def add(tag: str) -> int:
+            patches = [{"op": "add", "path": tags, "value": tag}]
+            return (await client.patch(f"{PATH}/meters", headers=headers, json={"patches": patches})).status
+
+        assert await asyncio.gather(*(add(f"tag-{number}") for number in range(12))) == [200] * 12
+        shown = await (await client.get(f"{PATH}/meters", headers=headers)).json()
+    found = shown["settings"]["enrollment_settings"]["device_provisioning_profile"]["tags"]
+    assert sorted(found) == sorted(f"tag-{number}" for number in range(12))
 
 
 def _at(path: str, value: Any) -> dict[str, Any]:
@@ -460,3 +544,34 @@ async def test_certificates_and_devices_that_do_not_fit(est: EstWorld) -> None:
         missing = {"device_id": "meter-001", "certificate_serial_number": "00" * 16}
         assert (await client.post(f"{PATH}/bind-identity", headers=headers, json=missing)).status == 404
     assert (await est.written())[:4] == before[:4]
+
+
+async def test_a_device_of_an_authority_that_came_from_elsewhere_goes_on_by_the_certificate_that_it_has(
+    est: EstWorld,
+) -> None:
+    headers, system = await est.world.identity(est.world.system.id, ALL), est.world.system
+    top = Maker(est.world, "Top")
+    old = Maker(est.world, "Old works", top)
+    offer = Offer(certificate=old.certificate, chain=(top.certificate,), key=old.key, line="old")
+    await est.world.intake.take_in(await est.world.access(system.id), system, offer)
+    assert isinstance(old.key, ec.EllipticCurvePrivateKey)
+    holder = est.signed_by((old.name, old.key), "meter-001")
+    await est.world.device("meter-001", system.id)
+    keeping = RecordKeeping(est.world.pool, est.world.authorities, est.world.clock)
+    taken = await keeping.take_in(system, write_certificates([holder.certificate]).decode(), {}, actor="test")
+    routes = [
+        *all_routes(est),
+        *dms.identity_routes(IdentityBinder(est.world.pool, est.world.authorities, urandom), est.world.authorities),
+    ]
+    async with serving(est.world, routes) as client:
+        label = meters(enrollment_ca="old") | {"id": "old"}
+        assert (await client.post(PATH, headers=headers, json=label)).status == 201
+        body = {"device_id": "meter-001", "certificate_serial_number": taken.serial.hex(), "dms_id": "old"}
+        bound = await client.post(f"{PATH}/bind-identity", headers=headers, json=body)
+        shown = await bound.json()
+        assert (bound.status, shown["device"]["status"]) == (200, "ACTIVE"), shown
+    proved = await est.world.prover.identity_of_certificate((holder.der, old.certificate.public_bytes(Encoding.DER)))
+    assert proved.identity == shown["device"]["identity"]
+    renewed = only(await est.service.reenrol("old", (holder.der,), b64(request(holder.key, "meter-001"))))
+    renewed.verify_directly_issued_by(old.certificate)
+    assert await est.world.value("SELECT status FROM certificate WHERE serial = $1", taken.serial) == "superseded"

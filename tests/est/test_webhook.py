@@ -19,13 +19,23 @@ from est.authentication.asking import Evidence
 from est.authentication.outbound import Incoming, Outgoing, Unanswered
 from est.authentication.webhook import secret_context
 from est.profiles import Settings, Way, Webhook
-from est.refusals import Refusal
+from est.refusals import Refusal, Wait
 from iam.errors import Refused
 from iam.sealing import seal
 from tests.ca.world import MASTER_KEY
 from tests.certs.requests import keyless_request
 from tests.est.peers import Asked, Peer, Said, https_peer
-from tests.est.test_authentication import ENROLMENTS, basic, certificate_in, csr_for, enrol, make, refusal_of
+from tests.est.test_authentication import (
+    ENROLMENTS,
+    basic,
+    certificate_in,
+    csr_for,
+    decide,
+    enrol,
+    make,
+    refusal_of,
+    waiting,
+)
 from tests.est.world import EstWorld, b64
 
 SECRET = b"s" * 32
@@ -134,6 +144,71 @@ async def test_what_is_no_clear_answer_is_no(est: EstWorld, said: Said) -> None:
     with https_peer(lambda _: said) as peer:
         await webhook_label(est, peer)
         assert await refusal_of(est, Evidence(), csr_for("meter-001")) == Refusal.WEBHOOK_SILENT.name
+
+
+async def and_approval(est: EstWorld, peer: Peer) -> None:
+    await webhook_label(est, peer)
+    await est.world.execute(
+        """UPDATE enrolment_profile SET settings = jsonb_set(settings, '{ways}', '["webhook", "approval"]')
+        WHERE name = 'meters'"""
+    )
+
+
+async def test_while_a_request_waits_for_an_operator_the_webhook_is_asked_once(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await and_approval(est, peer)
+        for _ in range(3):  # signed anew each time, and the same request all the same
+            assert (await enrol(est, csr_for("meter-001", KEY))).status == 202
+        assert len(peer.asked) == 1
+        (request,) = await waiting(est)
+        assert request["vouched_by"] == f"webhook {peer.asked[0].headers['webhook-id']}"
+        await decide(est, "approve", request["id"])
+        certificate_in(await enrol(est, csr_for("meter-001", KEY)))
+        assert len(peer.asked) == 1
+        (event,) = await est.world.rows("SELECT data->>'credentials' AS by FROM outbox WHERE kind = 'device.enrolled'")
+        assert request["vouched_by"] in event["by"]
+        assert (await enrol(est, csr_for("meter-001"))).status == 202  # another key is another request
+        assert len(peer.asked) == 2
+
+
+async def test_its_yes_is_for_what_it_was_told_and_for_no_longer_than_the_request_waits(est: EstWorld) -> None:
+    with https_peer(lambda _: Said({"authorized": True})) as peer:
+        await and_approval(est, peer)
+
+        async def asks(evidence: Evidence, chain: tuple[bytes, ...] = ()) -> int:
+            before = len(peer.asked)
+            assert isinstance(await est.service.enrol("meters", chain, csr_for("meter-001", KEY), None, evidence), Wait)
+            return len(peer.asked) - before
+
+        bootstrap = await est.bootstrap("anything")
+        mine = Evidence("Basic bWU6c2VjcmV0", "192.0.2.1")
+        assert await asks(mine) == 1
+        assert await asks(Evidence("Basic bWU6c2VjcmV0", "192.0.2.2")) == 0  # he has moved meanwhile
+        assert await asks(Evidence("", "192.0.2.1")) == 1
+        assert await asks(mine, (bootstrap.der,)) == 1
+        assert await asks(mine, (bootstrap.der,)) == 0
+        await est.world.execute(
+            "UPDATE enrolment_profile SET settings = jsonb_set(settings, '{webhook,url}', $1::jsonb)"
+            " WHERE name = 'meters'",
+            json.dumps(f"{peer.url}/another"),
+        )
+        est.world.clock.move(timedelta(seconds=10))
+        assert await asks(mine, (bootstrap.der,)) == 1
+        assert await est.world.value("SELECT count(*) FROM enrolment_approval") == 1
+        est.world.clock.move(timedelta(days=365))
+        assert await asks(mine, ()) == 1
+
+
+async def test_a_no_and_no_answer_are_asked_for_again(est: EstWorld) -> None:
+    said = [Said({"authorized": False}), Said({}, status=500), Said({"authorized": True})]
+    with https_peer(lambda _: said.pop(0)) as peer:
+        await and_approval(est, peer)
+        assert (await enrol(est, csr_for("meter-001", KEY))).status == 403
+        assert (await enrol(est, csr_for("meter-001", KEY))).status == 503
+        assert await waiting(est) == []
+        for _ in range(2):
+            assert (await enrol(est, csr_for("meter-001", KEY))).status == 202
+    assert len(peer.asked) == 3
 
 
 async def test_nobody_is_asked_about_who_lacks_a_credential_or_names_another_device(est: EstWorld) -> None:

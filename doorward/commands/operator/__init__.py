@@ -1,0 +1,1 @@
+"""What operators do over the API, from anywhere: `doorward approvals`, `doorward secrets`."""
