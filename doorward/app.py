@@ -21,6 +21,7 @@ from ca.http import status as status_routes
 from ca.intake import AuthorityIntake
 from ca.issuance_profiles import IssuanceProfiles
 from ca.kms import KeyService
+from ca.lasting import LastingProofs
 from ca.proof import CertificateHolders, CertificateProver
 from ca.register import AuthorityRegister
 from ca.responding import StatusService
@@ -28,7 +29,9 @@ from ca.revocation import RevocationService
 from ca.search import CertificateSearch
 from ca.service import AuthorityService
 from ca.shelf import ListShelf
-from callout.broker import Broker, Endpoint, Watch
+from callout.broker.answering import Broker
+from callout.broker.servers import Endpoint
+from callout.broker.watch import Watch
 from callout.service import CalloutService
 from challenge.http import routes as challenge_routes
 from challenge.service import ChallengeService
@@ -223,7 +226,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     callout_users = [Endpoint(url, addresses.callout_user, addresses.callout_password, trust) for url in addresses.nats]
     system_users = [Endpoint(url, addresses.system_user, addresses.system_password, trust) for url in addresses.nats]
     broker = Broker(callout_users, callout)
-    watch = Watch(system_users, directory, clock, account=configuration.nats.account)
+    lasting = LastingProofs(pool, authorities)
+    watch = Watch(system_users, directory, lasting.ended, account=configuration.nats.account, monotonic=monotonic)
 
     audit_service = AuditService(pool)
 
@@ -305,7 +309,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         pool=pool,
         bus=bus,
         broker=broker,
-        duty=WatchDuty(watch, leader, bus, pool, clock),
+        duty=WatchDuty(watch, leader, bus, pool, heard),
         leader=leader,
         relay=relay,
         jobs=(

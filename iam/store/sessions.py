@@ -1,5 +1,6 @@
 """Sessions and refresh tokens in SQL."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -44,6 +45,14 @@ _REVOKE_SESSION = "UPDATE session SET revoked_at = $2 WHERE id = $1 AND revoked_
 async def revoke_session(transaction: Transaction, session: UUID) -> bool:
     """End a session before its time; tell whether it was still open."""
     return bool(await transaction.execute(_REVOKE_SESSION, session, transaction.now))
+
+
+_OPEN = "SELECT id FROM session WHERE id = ANY ($1) AND revoked_at IS NULL"
+
+
+async def open_sessions(transaction: Transaction, sessions: Sequence[UUID]) -> frozenset[UUID]:
+    """Return those of these sessions that are there and were not ended; their time may be over."""
+    return frozenset(row["id"] for row in await transaction.fetch(_OPEN, sessions))
 
 
 _INSERT_REFRESH = """
