@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from iam.clock import CLOCK_MAY_GO_BACK
 from iam.store.database import Transaction
 
 _INSERT_SESSION = """
@@ -141,5 +142,6 @@ _PURGE = (
 
 
 async def purge(transaction: Transaction) -> int:
-    """Delete what has expired; return how many rows went."""
-    return sum([await transaction.execute(statement, transaction.now) for statement in _PURGE])
+    """Delete what expired long enough ago; return how many rows went."""
+    before = transaction.now - CLOCK_MAY_GO_BACK
+    return sum([await transaction.execute(statement, before) for statement in _PURGE])
