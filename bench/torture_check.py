@@ -40,6 +40,7 @@ class Found:
 
     seconds: float
     retries: int
+    slowest_cut: float
     checked: Mapping[str, int]
     wrong: Sequence[str]
 
@@ -50,7 +51,7 @@ def check_everything(node: Node, operator: Operator, journal: Journal, seconds: 
     _check_list(operator, node, journal)
     _check_role(operator, journal)
     asyncio.run(_check_store(node, journal))
-    return Found(seconds, journal.retries, dict(journal.checked), list(journal.wrong))
+    return Found(seconds, journal.retries, journal.slowest_cut, dict(journal.checked), list(journal.wrong))
 
 
 def read_list(url: str, root: Path) -> tuple[int | None, frozenset[bytes]]:
