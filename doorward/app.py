@@ -69,7 +69,7 @@ from iam.gate import TokenGate
 from iam.guard import Guard, Route
 from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
-from iam.lifecycle import Windows
+from iam.life_cycle import Windows
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
 from iam.sealing import derive_all
@@ -80,7 +80,7 @@ from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
 from iam.service.identities import IdentityService
 from iam.service.keyring import KeyRing
-from iam.service.lifecycle import LifeCycle
+from iam.service.life_cycle import LifeCycle
 from iam.service.login import LoginService
 from iam.service.pairings import PairingService
 from iam.service.tenancy import TenancyService
