@@ -10,10 +10,13 @@ import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import nats
 import pytest
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
 from doorward.embedded.nats_config import Callout, quoted
 from doorward.embedded.process import EmbeddedError, Failure
@@ -305,3 +308,50 @@ def test_what_is_not_an_nkey_or_not_text_is_refused() -> None:
     assert quoted('a"b\\c') == '"a\\"b\\\\c"'
     with pytest.raises(ValueError, match="control"):
         quoted("a\nb")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+async def test_a_hub_stores_again_after_the_disk_was_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doorward.embedded.nats.STORE_LOOK_SECONDS", 0.3)
+    mount = await asyncio.create_subprocess_exec("mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder))
+    if await mount.wait() != 0:
+        pytest.skip("nothing may be mounted here")
+    try:
+        async with running(folder) as broker:
+            bus = await broker.connect(broker.addresses.bus.name, broker.addresses.bus.password)
+            await bus.jetstream().add_stream(name="EVENTS", subjects=["doorward.events.>"])
+            await bus.jetstream().publish("doorward.events.a", b"before")
+            ballast = await asyncio.to_thread(fill_up, folder)
+            with pytest.raises(NatsError):
+                await publish_long(bus, times=2000)
+            ended = asyncio.create_task(broker.servers.ended())  # as its supervisor does
+            ballast.unlink()
+            while not ended.done():
+                with suppress(NatsError):
+                    await publish_long(bus, times=1)
+                await asyncio.sleep(0.1)
+            assert "hub ended" in await ended
+            await bus.close()
+            await broker.servers.start()
+            bus = await broker.connect(broker.addresses.bus.name, broker.addresses.bus.password)
+            await publish_long(bus, times=10)
+            assert (await bus.jetstream().get_msg("EVENTS", 1)).data == b"before"
+            await bus.close()
+    finally:
+        await (await asyncio.create_subprocess_exec("umount", "--lazy", str(folder))).wait()
+
+
+async def publish_long(bus: Client, *, times: int) -> None:
+    for _ in range(times):
+        await bus.jetstream().publish("doorward.events.a", b"x" * 4000, timeout=1)
+
+
+def fill_up(folder: Path) -> Path:
+    """Fill the file system that a folder is on to its last byte, and return the file that does."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    return ballast
