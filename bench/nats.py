@@ -1,11 +1,12 @@
 """A nats-server of the benchmark's own, and static users beside those whom the callout lets in.
 
-It has the accounts and the callout of the embedded hub, and neither TLS nor a leafnode. It runs in a temporary folder,
-is ended by its process number, and its folder is removed, also when the benchmark fails.
+It has the accounts and the callout of the embedded hub, and no leafnode; TLS is for whoever asks for it. It runs in a
+temporary folder, is ended by its process number, and its folder is removed, also when the benchmark fails.
 """
 
 import secrets
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.node import LOOPBACK, end, end_cleanly, free_ports
+from bench.tls import make_certificates
 from callout.nkeys import Prefix, SealingKey, SigningKey, encode_seed
 from callout.permissions import BROKERS_OWN
 from doorward.embedded.nats import ENVIRONMENT, locate_program
@@ -57,6 +59,8 @@ class Nats:
                 "server_name": "bench",
                 "host": LOOPBACK,
                 "port": self.port,
+                "tls": {"cert_file": str(self.folder / "server.pem"), "key_file": str(self.folder / "server.pem")},
+                "allow_non_tls": True,
                 "jetstream": {"store_dir": str(self.folder / "jetstream"), "sync_interval": "always"},
                 "accounts": {
                     **shared_accounts(self.users),
@@ -70,6 +74,10 @@ class Nats:
                 ),
             }
         )
+
+    def tls(self) -> ssl.SSLContext:
+        """Return what a client needs to shake hands."""
+        return ssl.create_default_context(cafile=str(self.folder / "root.pem"))
 
     def settings(self) -> Mapping[str, object]:
         """Return what a node is told about it."""
@@ -101,7 +109,8 @@ def running_nats(static_users: int) -> Iterator[tuple[Nats, int]]:
     end_cleanly()
     with tempfile.TemporaryDirectory(prefix="doorward-bench-nats-") as name:
         nats = Nats(Path(name), static_users)
-        file = Path(name) / "nats.conf"
+        make_certificates(nats.folder)
+        file = nats.folder / "nats.conf"
         file.write_text(nats.configuration(), encoding="utf-8")
         process = subprocess.Popen([str(locate_program()), "-c", str(file)], text=True, env=ENVIRONMENT)
         try:

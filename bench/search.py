@@ -77,9 +77,23 @@ def questions(fleet: Fleet) -> dict[str, Ask]:
             filter=("status[eq]ACTIVE", f"valid_to[af]{random.choice(dates)}", "valid_to[bf]2027-01-15"),
             sort_by="valid_to",
         ),
+        "certificates, a part of a name that few have": lambda random: _asked(
+            CERTIFICATES, filter=f"subject.common_name[ct]-0{random.randrange(100_000):05}"
+        ),
+        "certificates, a part of a name that many have": lambda random: _asked(
+            CERTIFICATES, filter=f"subject.common_name[ct_ic]EET-00{random.randrange(10)}"
+        ),
+        "certificates, a part of a name that none has": lambda random: _asked(
+            CERTIFICATES, filter=f"subject.common_name[ct]meter-{random.randrange(1000)}"
+        ),
         "devices, first page": lambda _: _asked(DEVICES),
         "devices, expired": lambda _: _asked(DEVICES, filter="status[eq]EXPIRED"),
         "devices, one by name": lambda random: _asked(DEVICES, filter=f"id[eq]{_device(random, fleet)}"),
+        "devices, a part of a name": lambda random: _asked(DEVICES, filter=f"id[ct]{random.randrange(100_000):05}"),
+        "devices, a tag that none has": lambda random: _asked(DEVICES, filter=f"tags[ct]{random.randrange(1000)}"),
+        "devices, by JSONPath on metadata": lambda random: _asked(
+            DEVICES, filter=f"metadata[jsonpath]$.batch == {random.randrange(200)}"
+        ),
         "devices, by creation, backwards": lambda _: _asked(DEVICES, sort_by="creation_timestamp", sort_mode="desc"),
     }
 
@@ -87,11 +101,8 @@ def questions(fleet: Fleet) -> dict[str, Ask]:
 def slow_questions() -> dict[str, Ask]:
     """Return what reads many rows, since no index can know it behind the wall between tenants."""
     return {
-        "certificates, a part of a name": lambda random: _asked(
-            CERTIFICATES, filter=f"subject.common_name[ct]-0{random.randrange(100_000):05}"
-        ),
-        "devices, by JSONPath on metadata": lambda random: _asked(
-            DEVICES, filter=f"metadata[jsonpath]$.batch == {random.randrange(200)}"
+        "certificates, by JSONPath on metadata": lambda random: _asked(
+            CERTIFICATES, filter=f"metadata[jsonpath]$.batch == {random.randrange(200)}"
         ),
     }
 

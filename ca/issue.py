@@ -28,7 +28,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 from ca.encoding import CONTEXT_3, encode_extension, encode_signed, encode_time
 from ca.keystore import Signer, in_turn
 from ca.partition import Partition, partitions_of
-from certs.conformance import check_against_profile
+from certs.conformance import Conformance
 from certs.der import CONTEXT_0, SEQUENCE, encode, encode_integer
 from certs.keys import PublicKey, check_public_key
 from certs.names import DeviceIdentifier, device_alternative_name, device_subject
@@ -135,6 +135,7 @@ class Template:
         self._profile = profile
         self._issuer = issuer
         self._signer = signer
+        self._conformance = Conformance(profile, issuer)
         self._issuer_name = issuer.subject.public_bytes() if issuer is not None else None
         self._same_extensions = b"".join(_same_extensions(profile, issuer, addresses))
         self._distribution_points: tuple[bytes, ...] = ()
@@ -181,10 +182,8 @@ class Template:
         )
         der = encode_signed(to_be_signed, self._signer.algorithm, self._signer.sign(to_be_signed))
         certificate = x509.load_der_x509_certificate(der)
-        check_against_profile(
+        self._conformance.check(
             certificate,
-            self._profile,
-            issuer=self._issuer,
             subject=holder.subject,
             subject_alternative_name=holder.alternative_names,
             is_link=is_link,

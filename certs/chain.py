@@ -144,11 +144,11 @@ def validate_chain(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """All that decides which path is found, save the time."""
+    """All that decides which path is found, save the time; certificates are equal if their bytes are."""
 
-    leaf: bytes
-    intermediates: tuple[bytes, ...]
-    anchors: frozenset[bytes]
+    leaf: x509.Certificate
+    intermediates: tuple[x509.Certificate, ...]
+    anchors: frozenset[x509.Certificate]
     purpose: Purpose
 
     @classmethod
@@ -159,10 +159,8 @@ class _Asked:
         anchors: Collection[Anchor],
         purpose: Purpose,
     ) -> "_Asked":
-        sent = tuple(one.public_bytes(Encoding.DER) for one in intermediates)
         # What an anchor restricts counts as well, so its whole certificate does.
-        trusted = frozenset(anchor.certificate.public_bytes(Encoding.DER) for anchor in anchors)
-        return cls(leaf.public_bytes(Encoding.DER), sent, trusted, purpose)
+        return cls(leaf, tuple(intermediates), frozenset(anchor.certificate for anchor in anchors), purpose)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from cryptography import x509
@@ -19,134 +21,164 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID, N
 
 from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
 from certs.keys import check_key_strength, read_public_key
-from certs.names import alternative_name, are_same_names, certificate_identifier, subject_identifier
+from certs.names import are_same_names, device_named, subject_identifier
 from certs.profile import CRITICAL, AlternativeNameRule, Profile, SubjectRule
 from certs.signature import check_signature_algorithm
 
 _SERIAL_LIMIT = 1 << 159
+_NOT_OF_PROFILE = "not of the profile"
+
+_Extensions = Mapping[x509.ObjectIdentifier, x509.ExtensionType]
 
 
-def check_against_profile(
-    certificate: x509.Certificate,
-    profile: Profile,
-    *,
-    issuer: x509.Certificate | None = None,
-    subject: x509.Name | None = None,
-    subject_alternative_name: Sequence[x509.GeneralName] | None = None,
-    is_link: bool = False,
-) -> None:
-    """Check that a finished certificate says exactly what its profile allows, by the rules above.
+class Conformance:
+    """What the certificates of one profile are compared with.
 
-    `issuer` adds its period, name and key identifier to the check; `subject` and `subject_alternative_name` are what
-    was planned; `is_link` says that the certificate links two keys of one authority. Whether the signature verifies is
-    asked of `certs.signature.verify_signature`.
-
-    Raises:
-        CertificateRefused: POLICY or MALFORMED, with the first thing that differs.
+    `issuer` adds its period, name and key identifier. Whether a signature verifies is asked of
+    `certs.signature.verify_signature`.
     """
-    _check_frame(certificate, profile, issuer, is_link=is_link)
-    try:
-        extensions = certificate.extensions
-    except UNREADABLE as error:
-        raise CertificateRefused(RefusalKind.MALFORMED, f"unreadable extensions: {error}") from error
-    subject_is_empty = not certificate.subject.rdns
-    for extension in extensions:
-        critical = CRITICAL.get(extension.oid)
-        if extension.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
-            critical = subject_is_empty
-        if critical is None:
-            raise _differs(profile, f"extension {extension.oid.dotted_string} is not of the profile")
-        if extension.critical is not critical:
-            raise _differs(profile, f"extension {extension.oid.dotted_string} has the wrong criticality")
-    _check_extensions({extension.oid: extension.value for extension in extensions}, profile, issuer)
-    _check_names(certificate, profile, subject, subject_alternative_name)
+
+    def __init__(self, profile: Profile, issuer: x509.Certificate | None = None) -> None:
+        self._profile = profile
+        self._issuer = None if issuer is None else _Issuer.of(issuer)
+
+    def check(
+        self,
+        certificate: x509.Certificate,
+        *,
+        subject: x509.Name | None = None,
+        subject_alternative_name: Sequence[x509.GeneralName] | None = None,
+        is_link: bool = False,
+    ) -> None:
+        """Check that a finished certificate says exactly what its profile allows, by the rules above.
+
+        `subject` and `subject_alternative_name` are what was planned; `is_link` says that the certificate links two
+        keys of one authority.
+
+        Raises:
+            CertificateRefused: POLICY or MALFORMED, with the first thing that differs.
+        """
+        self._check_frame(certificate, is_link=is_link)
+        found_subject = certificate.subject
+        extensions = self._extensions(certificate, subject_is_empty=not found_subject.rdns)
+        self._check_extensions(extensions)
+        found_names = extensions.get(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
+        names = tuple(found_names) if isinstance(found_names, x509.SubjectAlternativeName) else ()
+        self._check_names(found_subject, names)
+        if subject is not None and found_subject != subject:
+            raise self._differs("the subject is not the planned one")
+        if subject_alternative_name is not None and not are_same_names(names, subject_alternative_name):
+            raise self._differs("the subject alternative name is not the planned one")
+
+    def _check_frame(self, certificate: x509.Certificate, *, is_link: bool) -> None:
+        profile, issuer = self._profile, self._issuer
+        check_signature_algorithm(certificate)
+        check_key_strength(read_public_key(certificate), profile.key_policy)
+        if not 0 < certificate.serial_number < _SERIAL_LIMIT:
+            raise self._differs("the serial number is not between 1 and 2 ** 159")
+        not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        last = profile.ends if profile.ends is not None else not_before + profile.validity + profile.backdate
+        if not not_before < not_after <= last:
+            raise self._differs(f"the period of {not_after - not_before} is longer than the profile's, or empty")
+        if issuer is None:
+            return
+        if not is_link and not issuer.not_before <= not_before < not_after <= issuer.not_after:
+            raise self._differs("the period is not within the issuer's")
+        if certificate.issuer != issuer.name:
+            raise self._differs("the issuer's name is not the subject of the issuer")
+
+    def _extensions(self, certificate: x509.Certificate, *, subject_is_empty: bool) -> _Extensions:
+        """Return the extensions, all of them known and of the right criticality."""
+        try:
+            extensions = certificate.extensions
+        except UNREADABLE as error:
+            raise CertificateRefused(RefusalKind.MALFORMED, f"unreadable extensions: {error}") from error
+        found = {}
+        for extension in extensions:
+            oid = extension.oid
+            critical = subject_is_empty if oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME else CRITICAL.get(oid)
+            if critical is None:
+                raise self._differs(f"extension {oid.dotted_string} is not of the profile")
+            if extension.critical is not critical:
+                raise self._differs(f"extension {oid.dotted_string} has the wrong criticality")
+            found[oid] = extension.value
+        return found
+
+    def _check_extensions(self, found: _Extensions) -> None:
+        profile, issuer = self._profile, self._issuer
+        for oid, expected in (
+            (ExtensionOID.BASIC_CONSTRAINTS, profile.basic_constraints),
+            (ExtensionOID.KEY_USAGE, profile.key_usage),
+            (ExtensionOID.EXTENDED_KEY_USAGE, profile.extended_key_usage),
+            (ExtensionOID.CERTIFICATE_POLICIES, profile.certificate_policies),
+        ):
+            if found.get(oid) != expected:
+                raise self._differs(f"extension {oid.dotted_string} differs from the profile")
+        for oid, is_named in (
+            (ExtensionOID.SUBJECT_KEY_IDENTIFIER, profile.subject_key_identifier),
+            (ExtensionOID.AUTHORITY_KEY_IDENTIFIER, profile.authority_key_identifier),
+            (ExtensionOID.OCSP_NO_CHECK, profile.ocsp_no_check),
+        ):
+            if (oid in found) is not is_named:
+                raise self._differs(f"extension {oid.dotted_string} is {'missing' if is_named else _NOT_OF_PROFILE}")
+        for oid, is_named in (
+            (ExtensionOID.CRL_DISTRIBUTION_POINTS, profile.crl_distribution_points),
+            (ExtensionOID.AUTHORITY_INFORMATION_ACCESS, profile.authority_information_access),
+        ):
+            if oid in found and not is_named:
+                raise self._differs(f"extension {oid.dotted_string} is {_NOT_OF_PROFILE}")
+        if not profile.ocsp and _names_responder(found.get(ExtensionOID.AUTHORITY_INFORMATION_ACCESS)):
+            raise self._differs("an OCSP responder is not of the profile")
+        named = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+        if issuer is not None and isinstance(named, x509.AuthorityKeyIdentifier) and not issuer.is_named_by(named):
+            raise self._differs("the authority key identifier is not the issuer's subject key identifier")
+
+    def _check_names(self, subject: x509.Name, names: Sequence[x509.GeneralName]) -> None:
+        profile = self._profile
+        if profile.subject_alternative_name is AlternativeNameRule.DEVICE_URI:
+            device_named(subject, names)
+        elif profile.subject is SubjectRule.DEVICE_IDENTIFIER:
+            subject_identifier(subject)
+        if not _subject_follows(profile.subject, subject, names):
+            raise self._differs(f"the subject does not follow the rule {profile.subject.value!r}")
+        if not _alternative_name_follows(profile.subject_alternative_name, names):
+            rule = profile.subject_alternative_name.value
+            raise self._differs(f"the subject alternative name does not follow the rule {rule!r}")
+
+    def _differs(self, what: str) -> CertificateRefused:
+        return CertificateRefused(RefusalKind.POLICY, f"profile {self._profile.name}: {what}")
 
 
-def _check_frame(
-    certificate: x509.Certificate, profile: Profile, issuer: x509.Certificate | None, *, is_link: bool
-) -> None:
-    check_signature_algorithm(certificate)
-    check_key_strength(read_public_key(certificate), profile.key_policy)
-    if not 0 < certificate.serial_number < _SERIAL_LIMIT:
-        raise _differs(profile, "the serial number is not between 1 and 2 ** 159")
-    not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    last = profile.ends if profile.ends is not None else not_before + profile.validity + profile.backdate
-    if not not_before < not_after <= last:
-        raise _differs(profile, f"the period of {not_after - not_before} is longer than the profile's, or empty")
-    if issuer is None:
-        return
-    if not is_link and not issuer.not_valid_before_utc <= not_before < not_after <= issuer.not_valid_after_utc:
-        raise _differs(profile, "the period is not within the issuer's")
-    if certificate.issuer != issuer.subject:
-        raise _differs(profile, "the issuer's name is not the subject of the issuer")
+@dataclass(frozen=True, slots=True)
+class _Issuer:
+    """What an issuer's certificate adds, read once."""
 
+    name: x509.Name
+    not_before: datetime
+    not_after: datetime
+    key_identifier: bytes | None
 
-def _check_extensions(
-    found: Mapping[x509.ObjectIdentifier, x509.ExtensionType], profile: Profile, issuer: x509.Certificate | None
-) -> None:
-    for oid, expected in (
-        (ExtensionOID.BASIC_CONSTRAINTS, profile.basic_constraints),
-        (ExtensionOID.KEY_USAGE, profile.key_usage),
-        (ExtensionOID.EXTENDED_KEY_USAGE, profile.extended_key_usage),
-        (ExtensionOID.CERTIFICATE_POLICIES, profile.certificate_policies),
-    ):
-        if found.get(oid) != expected:
-            raise _differs(profile, f"extension {oid.dotted_string} differs from the profile")
-    for oid, is_named in (
-        (ExtensionOID.SUBJECT_KEY_IDENTIFIER, profile.subject_key_identifier),
-        (ExtensionOID.AUTHORITY_KEY_IDENTIFIER, profile.authority_key_identifier),
-        (ExtensionOID.OCSP_NO_CHECK, profile.ocsp_no_check),
-    ):
-        if (oid in found) is not is_named:
-            raise _differs(
-                profile, f"extension {oid.dotted_string} is {'missing' if is_named else 'not of the profile'}"
-            )
-    for oid, is_named in (
-        (ExtensionOID.CRL_DISTRIBUTION_POINTS, profile.crl_distribution_points),
-        (ExtensionOID.AUTHORITY_INFORMATION_ACCESS, profile.authority_information_access),
-    ):
-        if oid in found and not is_named:
-            raise _differs(profile, f"extension {oid.dotted_string} is not of the profile")
-    if _names_responder(found.get(ExtensionOID.AUTHORITY_INFORMATION_ACCESS)) and not profile.ocsp:
-        raise _differs(profile, "an OCSP responder is not of the profile")
-    if issuer is not None and not _points_to(found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER), issuer):
-        raise _differs(profile, "the authority key identifier is not the issuer's subject key identifier")
+    @classmethod
+    def of(cls, certificate: x509.Certificate) -> "_Issuer":
+        own = [
+            each.value.digest for each in certificate.extensions if isinstance(each.value, x509.SubjectKeyIdentifier)
+        ]
+        return cls(
+            certificate.subject,
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+            own[0] if own else None,
+        )
+
+    def is_named_by(self, identifier: x509.AuthorityKeyIdentifier) -> bool:
+        """Tell whether it is this issuer's key that an authority key identifier points to."""
+        return self.key_identifier is not None and identifier.key_identifier == self.key_identifier
 
 
 def _names_responder(access: x509.ExtensionType | None) -> bool:
     return isinstance(access, x509.AuthorityInformationAccess) and any(
         each.access_method == AuthorityInformationAccessOID.OCSP for each in access
     )
-
-
-def _points_to(named: x509.ExtensionType | None, issuer: x509.Certificate) -> bool:
-    """Tell whether an authority key identifier, if there is one, is of the issuer's key."""
-    if not isinstance(named, x509.AuthorityKeyIdentifier):
-        return True
-    own = [each.value for each in issuer.extensions if isinstance(each.value, x509.SubjectKeyIdentifier)]
-    return [named.key_identifier] == [each.digest for each in own]
-
-
-def _check_names(
-    certificate: x509.Certificate,
-    profile: Profile,
-    planned_subject: x509.Name | None,
-    planned_alternative_name: Sequence[x509.GeneralName] | None,
-) -> None:
-    subject, names = certificate.subject, alternative_name(certificate)
-    if profile.subject is SubjectRule.DEVICE_IDENTIFIER:
-        subject_identifier(subject)
-    if not _subject_follows(profile.subject, subject, names):
-        raise _differs(profile, f"the subject does not follow the rule {profile.subject.value!r}")
-    if profile.subject_alternative_name is AlternativeNameRule.DEVICE_URI:
-        certificate_identifier(certificate)
-    if not _alternative_name_follows(profile.subject_alternative_name, names):
-        rule = profile.subject_alternative_name.value
-        raise _differs(profile, f"the subject alternative name does not follow the rule {rule!r}")
-    if planned_subject is not None and subject != planned_subject:
-        raise _differs(profile, "the subject is not the planned one")
-    if planned_alternative_name is not None and not are_same_names(names, planned_alternative_name):
-        raise _differs(profile, "the subject alternative name is not the planned one")
 
 
 def _subject_follows(rule: SubjectRule, subject: x509.Name, names: Sequence[x509.GeneralName]) -> bool:
@@ -181,7 +213,3 @@ def _is_host(name: x509.GeneralName) -> bool:
             return isinstance(name.value, IPv4Address | IPv6Address)
         case _:
             return False
-
-
-def _differs(profile: Profile, what: str) -> CertificateRefused:
-    return CertificateRefused(RefusalKind.POLICY, f"profile {profile.name}: {what}")

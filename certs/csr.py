@@ -129,7 +129,7 @@ def parse_request(der: bytes, policy: KeyPolicy = REQUEST_KEYS) -> CertificateRe
     request, layout = _read(der)
     public_key = check_public_key(read_public_key(request), policy)
     spki_der = check_key_encoding(public_key, layout.subject_public_key_info)
-    verify_request(request, public_key)
+    verify_request(request, public_key, layout.signed)
     rest = _without_key(der, request, layout, None)
     return CertificateRequest(
         der=der,

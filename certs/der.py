@@ -65,6 +65,7 @@ class CertificateLayout:
 class RequestLayout:
     """The exact bytes of a certification request's fields, each with its tag and length."""
 
+    signed: bytes
     subject: bytes
     subject_public_key_info: bytes
 
@@ -98,7 +99,7 @@ def read_certificate_layout(der: bytes) -> CertificateLayout:
 
 
 def read_signed_part(der: bytes) -> bytes:
-    """Find what is signed of a certificate, request or revocation list that `cryptography` has parsed.
+    """Find what is signed of a revocation list that `cryptography` has parsed.
 
     Raises:
         CertificateRefused: MALFORMED.
@@ -121,7 +122,9 @@ def read_request_layout(der: bytes) -> RequestLayout:
     _, subject = _expect(der, information, INTEGER)
     _, key = _expect(der, subject, SEQUENCE)
     _, key_end = _expect(der, key, SEQUENCE)
-    return RequestLayout(subject=der[subject:key], subject_public_key_info=der[key:key_end])
+    return RequestLayout(
+        signed=der[content:information_end], subject=der[subject:key], subject_public_key_info=der[key:key_end]
+    )
 
 
 def read_subject_public_key(spki: bytes) -> bytes:

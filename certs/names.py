@@ -100,14 +100,14 @@ def subject_identifier(name: x509.Name) -> DeviceIdentifier:
     return device_identifier(value)
 
 
-def certificate_identifier(certificate: x509.Certificate) -> DeviceIdentifier:
-    """Read the device identifier from a device's certificate: its subject, and the URI of rule 3, agreeing.
+def device_named(subject: x509.Name, alternative_names: Sequence[x509.GeneralName]) -> DeviceIdentifier:
+    """Read the device identifier from the names of a device's certificate: subject, and the URI of rule 3, agreeing.
 
     Raises:
         CertificateRefused: MALFORMED, if either does not give an identifier, POLICY, if they differ.
     """
-    identifier = subject_identifier(certificate.subject)
-    if not are_same_names(alternative_name(certificate), device_alternative_name(identifier)):
+    identifier = subject_identifier(subject)
+    if not are_same_names(alternative_names, device_alternative_name(identifier)):
         reason = f"the subject alternative name is not the one of device {identifier}"
         raise CertificateRefused(RefusalKind.POLICY, reason)
     return identifier

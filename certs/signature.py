@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import SignatureAlgorithmOID
 
-from certs.der import CertificateLayout, read_certificate_layout, read_signed_part
+from certs.der import CertificateLayout, read_certificate_layout
 from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
 from certs.keys import KeyAlgorithm, PublicKey, key_algorithm
 
@@ -68,15 +68,14 @@ def verify_signature(
     _verify(certificate, issuer_key, layout.signed, "the signature does not verify with the issuer's key")
 
 
-def verify_request(request: x509.CertificateSigningRequest, own_key: PublicKey) -> None:
-    """Verify a request's signature with the key that it holds, by rule 4.
+def verify_request(request: x509.CertificateSigningRequest, own_key: PublicKey, signed: bytes) -> None:
+    """Verify a request's signature over what is `signed` of it with the key that it holds, by rule 4.
 
     Raises:
         CertificateRefused: POLICY for a weak algorithm, SIGNATURE if it does not verify, MALFORMED if unreadable.
     """
     check_signature_algorithm(request)
-    reason = "the request's signature does not verify with its own key"
-    _verify(request, own_key, read_signed_part(request.public_bytes(Encoding.DER)), reason)
+    _verify(request, own_key, signed, "the request's signature does not verify with its own key")
 
 
 def _verify(signed: Signed, key: PublicKey, content: bytes, otherwise: str) -> None:

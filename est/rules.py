@@ -39,13 +39,14 @@ Binding a certificate that was issued here for a device, and proves nobody yet:
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from uuid import UUID
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from ca.inventory import CertificateStatus, StoredCertificate
-from certs.chain import Anchor, Purpose, ValidChain, validate_chain
+from certs.chain import REMEMBERED_MAXIMUM, Anchor, Purpose, ValidChain, validate_chain
 from certs.csr import NamedRequest
 from certs.errors import CertificateRefused, RefusalKind
 from certs.names import (
@@ -148,6 +149,7 @@ class Entitlement:
         return self.way is not Way.CERTIFICATE and wanted in self.devices
 
 
+@lru_cache(maxsize=REMEMBERED_MAXIMUM)
 def entitled_by_certificate(chain: ValidChain) -> Entitlement:
     """Return what an accepted bootstrap certificate speaks for: the device in its subject, if there is one."""
     try:

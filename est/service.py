@@ -17,6 +17,7 @@ again with the same key and gets the same certificate.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import TypeVar
 from uuid import UUID
@@ -27,7 +28,7 @@ from ca.authorities import Authorities
 from ca.authority import Authority
 from ca.inventory import AuthorityKind, stored_serial
 from ca.issue import SERIAL_BYTES, Template, device
-from certs.chain import ValidChain
+from certs.chain import REMEMBERED_MAXIMUM, ValidChain
 from certs.csr import (
     CertificateRequest,
     NamedRequest,
@@ -355,6 +356,7 @@ def _credentials(entitled: Sequence[Entitlement]) -> Credentials:
     )
 
 
+@lru_cache(maxsize=REMEMBERED_MAXIMUM)
 def _presented(chain: ValidChain) -> PresentedCertificate:
     der = chain.leaf.public_bytes(Encoding.DER)
     return PresentedCertificate(

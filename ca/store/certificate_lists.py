@@ -8,7 +8,7 @@ from iam.listing import FieldKind, ListQuery
 from iam.model import Extent
 from iam.paging import Page
 from iam.store.database import Transaction
-from iam.store.listing import Column, Listing, page_of_list
+from iam.store.listing import Column, Finder, Listing, page_of_list
 
 # `$2` is now, in every statement made of this list. What each word means is what `ca.search.standing` says.
 _STANDING = {
@@ -29,7 +29,9 @@ CERTIFICATES = Listing(
     source="FROM certificate",
     columns={
         "serial_number": Column(FieldKind.HEX, "serial"),
-        "subject.common_name": Column(FieldKind.TEXT, "common_name", is_nullable=True),
+        "subject.common_name": Column(
+            FieldKind.TEXT, "common_name", is_nullable=True, finder=Finder("certificates_named_like", "serial")
+        ),
         "status": Column(
             FieldKind.ENUM,
             "status",

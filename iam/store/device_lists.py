@@ -8,21 +8,21 @@ from iam.model import Device, DeviceStatus, Extent
 from iam.paging import Page
 from iam.store.database import Transaction
 from iam.store.devices import DEVICE_COLUMNS
-from iam.store.listing import Column, Listing, counts_of_list, page_of_list
+from iam.store.listing import Column, Finder, Listing, counts_of_list, page_of_list
 from iam.store.rows import device_from
 
 DEVICES = Listing(
     select=DEVICE_COLUMNS,
     source="FROM device",
     columns={
-        "id": Column(FieldKind.TEXT, "device_identifier"),
+        "id": Column(FieldKind.TEXT, "device_identifier", finder=Finder("devices_named_like", "device_identifier")),
         "alias": Column(FieldKind.TEXT, "alias"),
         "status": Column(FieldKind.ENUM, "status", values=tuple(DeviceStatus)),
         "dms_owner": Column(FieldKind.TEXT, "enrolment_profile", is_nullable=True),
         "creation_timestamp": Column(FieldKind.DATE, "created_at"),
-        "tags": Column(FieldKind.TEXTS, "tags"),
+        "tags": Column(FieldKind.TEXTS, "tags", finder=Finder("devices_tagged", "device_identifier")),
         "labels": Column(FieldKind.JSON, "labels"),
-        "metadata": Column(FieldKind.JSON, "metadata"),
+        "metadata": Column(FieldKind.JSON, "metadata", finder=Finder("devices_at_path", "device_identifier")),
     },
     key="id",
 )

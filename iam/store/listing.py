@@ -9,6 +9,9 @@ The rules:
 3. JSONPath is PostgreSQL's own, given as a parameter. An expression that is no JSONPath, or fails on a row, is the
    caller's mistake. A predicate selects the rows where it is true; a path those where it leads to something.
 4. A question has `STATEMENT_SECONDS`; what takes longer is refused, and holds nobody else up.
+5. Behind row-level security no index answers LIKE, containment or JSONPath. Where a column has a `Finder`, a function
+   of the schema is asked first for the few rows that contain what is wanted; where they are not few, reading on finds a
+   page soon.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +45,27 @@ _LONGEST_MARK = 256
 """Characters of a text inside JSON that count when it is sorted by."""
 
 
+_FEW = 2000
+"""Rows that are looked at one by one, and sorted, sooner than a page of them is come across."""
+
+_SHORTEST_PART = 3
+"""Characters: what is shorter has no trigram, which is what the index knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """What finds the few rows whose text contains a part, whose list contains a word, or whose JSON a path (rule 5).
+
+    Attributes:
+        function: Of the schema: takes a LIKE pattern and whether it ignores case, or a word, or a JSONPath and whether
+            it is a predicate; and how many are few. It gives the keys, or null if they are more.
+        key: The SQL of the column that the keys are of.
+    """
+
+    function: str
+    key: str
+
+
 @dataclass(frozen=True, slots=True)
 class Column(Field):
     """A field of a list and the SQL that it is: an expression of the statement's own tables, written by hand.
@@ -49,10 +73,12 @@ class Column(Field):
     Attributes:
         meaning: For one of a set that the store has no column for: the condition that says each value, since an index
             may know that and cannot know the expression.
+        finder: What finds the few rows that contain something.
     """
 
     sql: str
     meaning: Mapping[str, str] = field(default_factory=dict)
+    finder: Finder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +198,15 @@ async def conditions(
     for one in filters:
         column = columns[one.field]
         if one.operator is Operator.JSONPATH:
-            wanted.append(await _json_condition(transaction, column, str(one.value), parameters))
+            path = str(one.value)
+            is_predicate = await _is_predicate(transaction, path)
+            wanted.append(f"{column.sql} {'@@' if is_predicate else '@?'} {parameters.add(path)}::text::jsonpath")
+            asked: tuple[object, ...] = (path, is_predicate)
         else:
             wanted.append(_condition(column, one, parameters))
+            asked = _asked_of_finder(column.kind, one)
+        if column.finder is not None and asked:
+            wanted += await _found(transaction, column.finder, asked, parameters)
     return wanted
 
 
@@ -228,6 +260,27 @@ def _condition(column: Column, wanted: Filter, parameters: Parameters) -> str:
     return template.format(column=column.sql, value=f"{parameters.add(value)}::{_TYPE[column.kind]}")
 
 
+def _asked_of_finder(kind: FieldKind, wanted: Filter) -> tuple[object, ...]:
+    """Return what a finder is asked for a filter; nothing where its index cannot know."""
+    part = str(wanted.value)
+    match kind, wanted.operator:
+        case FieldKind.TEXT, Operator.CONTAINS | Operator.CONTAINS_IGNORING_CASE if len(part) >= _SHORTEST_PART:
+            return (_containing(part), wanted.operator is Operator.CONTAINS_IGNORING_CASE)
+        case FieldKind.TEXTS, Operator.CONTAINS:
+            return (part,)
+        case _:
+            return ()
+
+
+async def _found(
+    transaction: Transaction, finder: Finder, asked: Sequence[object], parameters: Parameters
+) -> list[str]:
+    """Return the condition that names the rows which a finder finds, if they are few (rule 5)."""
+    places = ", ".join(f"${place}" for place in range(1, len(asked) + 2))
+    keys = await transaction.fetchval(f"SELECT {finder.function}({places})", *asked, _FEW)
+    return [] if keys is None else [f"{finder.key} = ANY ({parameters.add(keys)})"]
+
+
 def _containing(value: str) -> str:
     """Return the LIKE pattern of texts that contain `value`, in which nothing but the two ends is a wildcard."""
     escaped = value.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
@@ -237,10 +290,9 @@ def _containing(value: str) -> str:
 _PROBE = "SELECT jsonb_typeof(jsonb_path_query_first('{}', $1::text::jsonpath, '{}', true))"
 
 
-async def _json_condition(transaction: Transaction, column: Column, path: str, parameters: Parameters) -> str:
-    # A predicate gives true, false or null on whatever it is asked of; a path leads nowhere in an empty object.
-    is_predicate = await transaction.fetchval(_PROBE, path) in ("boolean", "null")
-    return f"{column.sql} {'@@' if is_predicate else '@?'} {parameters.add(path)}::text::jsonpath"
+async def _is_predicate(transaction: Transaction, path: str) -> bool:
+    """Tell whether a JSONPath is a predicate; what is none leads nowhere in an empty object."""
+    return await transaction.fetchval(_PROBE, path) in ("boolean", "null")
 
 
 def _sort_expression(column: Column, sort: Sort, parameters: Parameters) -> str:

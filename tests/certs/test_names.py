@@ -14,12 +14,13 @@ from certs.errors import CertificateRefused, RefusalKind
 from certs.names import (
     DEVICE_IDENTIFIER,
     NameComparison,
-    certificate_identifier,
+    alternative_name,
     check_alternative_name,
     check_name,
     compare_names,
     device_alternative_name,
     device_identifier,
+    device_named,
     device_subject,
     subject_identifier,
 )
@@ -216,10 +217,10 @@ def test_a_device_certificate_names_one_device_twice(
     extensions = [(x509.SubjectAlternativeName(alternative_names), False)] if alternative_names else []
     certificate = root.sign("meter-001", extensions=extensions)
     if kind is None:
-        assert certificate_identifier(certificate) == "meter-001"
+        assert device_named(certificate.subject, alternative_name(certificate)) == "meter-001"
     else:
         with pytest.raises(CertificateRefused) as refused:
-            certificate_identifier(certificate)
+            device_named(certificate.subject, alternative_name(certificate))
         assert refused.value.kind is kind
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from certs.conformance import check_against_profile
+from certs.conformance import Conformance
 from certs.errors import CertificateRefused, ProfileRefused, RefusalKind
 from certs.keys import KeyAlgorithm
 from certs.names import device_alternative_name, device_identifier
@@ -211,16 +211,14 @@ def plan(root: "Authority", now: datetime) -> Plan:
 
 def test_what_the_profile_says_passes(plan: Plan) -> None:
     device = load_profile("device")
-    check_against_profile(plan.certificate(), device)
-    check_against_profile(
+    Conformance(device).check(plan.certificate())
+    Conformance(device, plan.root.certificate).check(
         plan.certificate(),
-        device,
-        issuer=plan.root.certificate,
         subject=plan.subject,
         subject_alternative_name=device_alternative_name(device_identifier("meter-001")),
     )
     del plan.extensions[x509.CRLDistributionPoints]  # an authority may have no address to give
-    check_against_profile(plan.certificate(), device, issuer=plan.root.certificate)
+    Conformance(device, plan.root.certificate).check(plan.certificate())
 
 
 def wrong_key(plan: Plan) -> None:
@@ -280,7 +278,7 @@ CHANGES: dict[str, Callable[[Plan], object]] = {
 def test_one_thing_that_differs_from_the_profile_is_refused(plan: Plan, change: str) -> None:
     CHANGES[change](plan)
     with pytest.raises(CertificateRefused) as refused:
-        check_against_profile(plan.certificate(), load_profile("device"), issuer=plan.root.certificate)
+        Conformance(load_profile("device"), plan.root.certificate).check(plan.certificate())
     assert refused.value.kind is (RefusalKind.MALFORMED if change == "two common names" else RefusalKind.POLICY)
 
 
@@ -290,14 +288,14 @@ def test_a_serial_number_that_does_not_fit_is_refused(plan: Plan, serial: int) -
     """No builder makes such a number, so the certificate is signed again with it."""
     certificate = plan.root.resign(plan.certificate(), serial_number=serial)
     with pytest.raises(CertificateRefused, match="serial number"):
-        check_against_profile(certificate, load_profile("device"), issuer=plan.root.certificate)
+        Conformance(load_profile("device"), plan.root.certificate).check(certificate)
 
 
 def test_the_largest_serial_and_the_longest_period_pass(plan: Plan, new_root: Callable[..., "Authority"]) -> None:
     plan.root = new_root(key=plan.root.key, end=plan.end + timedelta(days=900))
     plan.serial = (1 << 159) - 1
     plan.end = plan.begin + timedelta(days=90, minutes=5)
-    check_against_profile(plan.certificate(), load_profile("device"), issuer=plan.root.certificate)
+    Conformance(load_profile("device"), plan.root.certificate).check(plan.certificate())
 
 
 def test_the_period_is_measured_without_an_issuer_too(plan: Plan) -> None:
@@ -305,21 +303,21 @@ def test_the_period_is_measured_without_an_issuer_too(plan: Plan) -> None:
         later = asn1.Time({"utc_time": end})
         validity = {"not_before": asn1.Time({"utc_time": plan.begin}), "not_after": later}
         with pytest.raises(CertificateRefused, match="period"):
-            check_against_profile(plan.root.resign(plan.certificate(), validity=validity), load_profile("device"))
+            Conformance(load_profile("device")).check(plan.root.resign(plan.certificate(), validity=validity))
 
 
 def test_an_authority_and_a_bootstrap_certificate_have_no_alternative_name(plan: Plan) -> None:
     with pytest.raises(CertificateRefused, match="rule 'none'"):
-        check_against_profile(plan.certificate(), load_profile("bootstrap"))
+        Conformance(load_profile("bootstrap")).check(plan.certificate())
     del plan.extensions[x509.SubjectAlternativeName]
-    check_against_profile(plan.certificate(), load_profile("bootstrap"))
+    Conformance(load_profile("bootstrap")).check(plan.certificate())
 
 
 def test_the_planned_names_are_compared(plan: Plan) -> None:
     certificate, device = plan.certificate(), load_profile("device")
     for planned in ({"subject": NAMES}, {"subject_alternative_name": ()}):
         with pytest.raises(CertificateRefused, match="planned"):
-            check_against_profile(certificate, device, **planned)
+            Conformance(device).check(certificate, **planned)
 
 
 @pytest.mark.parametrize(
@@ -335,9 +333,9 @@ def test_an_extension_that_the_profile_leaves_out_is_refused(
 ) -> None:
     if extension is not None:
         plan.put(extension)
-    check_against_profile(plan.certificate(), load_profile("device"))
+    Conformance(load_profile("device")).check(plan.certificate())
     with pytest.raises(CertificateRefused, match="not of the profile"):
-        check_against_profile(plan.certificate(), profile)
+        Conformance(profile).check(plan.certificate())
 
 
 def host(text: str) -> x509.Name:
@@ -379,17 +377,17 @@ def test_a_server_is_called_by_its_hosts(
         extensions.append((x509.SubjectAlternativeName(names), not subject.rdns))
     certificate = root.sign(subject, key, extensions=extensions)
     if passes:
-        check_against_profile(certificate, server, issuer=root.certificate)
+        Conformance(server, root.certificate).check(certificate)
     else:
         with pytest.raises(CertificateRefused):
-            check_against_profile(certificate, server, issuer=root.certificate)
+            Conformance(server, root.certificate).check(certificate)
 
 
 def test_an_authority_is_checked_by_its_own_profile(root: "Authority", now: datetime) -> None:
     issuing = load_profile("issuing")
-    check_against_profile(root.authority("issuing", path_length=0).certificate, issuing, issuer=root.certificate)
+    Conformance(issuing, root.certificate).check(root.authority("issuing", path_length=0).certificate)
     for path_length in (None, 1):
         with pytest.raises(CertificateRefused, match=r"2\.5\.29\.19"):
-            check_against_profile(root.authority("issuing", path_length=path_length).certificate, issuing)
+            Conformance(issuing).check(root.authority("issuing", path_length=path_length).certificate)
     assert isinstance(issuing, Profile)
     assert now < root.certificate.not_valid_after_utc

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.inventory import AuthorityKind, RevocationReason
 from ca.keystore import SoftwareSigner
-from certs.conformance import check_against_profile
+from certs.conformance import Conformance
 from certs.profile import load_profile
 from est.profiles import Bootstrap, EnrolmentMode, Settings
 from est.refusals import Refusal
@@ -112,7 +112,7 @@ async def test_what_is_written_is_one_device_whole(est: EstWorld) -> None:
     certificate = certificate_in(await est.enrol("simpleenroll", bootstrap, b64(request(key, "meter-001"))))
     assert certificate.public_key() == key.public_key()
     issuing = est.world.authorities.by_name("issuing").certificate
-    check_against_profile(certificate, load_profile("device"), issuer=issuing)
+    Conformance(load_profile("device"), issuing).check(certificate)
     (device,) = await est.world.rows("SELECT * FROM device")
     (identity,) = await est.world.rows("SELECT * FROM identity WHERE type = 'device'")
     (stored,) = await est.world.rows("SELECT * FROM certificate WHERE profile = 'device'")
@@ -150,7 +150,7 @@ async def test_extensions_of_the_request_do_not_get_through(est: EstWorld) -> No
     asked = [x509.BasicConstraints(True, None), x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])]
     csr = request(new_key(), "meter-001", extensions=asked)
     certificate = certificate_in(await est.enrol("simpleenroll", bootstrap, b64(csr)))
-    check_against_profile(certificate, load_profile("device"))
+    Conformance(load_profile("device")).check(certificate)
 
 
 async def test_the_first_enrolment_is_one_statement(est: EstWorld, monkeypatch: pytest.MonkeyPatch) -> None:
