@@ -20,6 +20,13 @@ pytestmark = pytest.mark.usefixtures("broker")
 OWN = [allow("all", "${tenant}/${identity}/#")]
 
 
+def stopped(server: Server) -> Server:
+    assert server.process is not None
+    server.process.terminate()
+    server.process.wait()
+    return server
+
+
 class TestAnswers:
     async def test_pitfall_9_a_refusal_does_not_hold_the_client(self, make_mqtt: MakeMqtt) -> None:
         began = time.monotonic()
@@ -107,10 +114,7 @@ class TestAnswers:
     async def test_a_watch_begins_and_ends_also_with_no_server_there_and_sees_the_one_that_comes(
         self, lonely_server: Callable[[], Server], people: People, service: CalloutService, make_mqtt: MakeMqtt
     ) -> None:
-        server = lonely_server()
-        assert server.process is not None
-        server.process.terminate()
-        server.process.wait()
+        server = stopped(lonely_server())
         answering = Broker([server.endpoint("callout")], service)
         starting = asyncio.create_task(answering.start())
         watch = Watch([server.endpoint("sys")], people, people.ended_proofs)
@@ -141,10 +145,7 @@ class TestAnswers:
     async def test_a_server_may_come_later_than_the_callout(
         self, lonely_server: Callable[[], Server], people: People, service: CalloutService, make_mqtt: MakeMqtt
     ) -> None:
-        server = lonely_server()
-        assert server.process is not None
-        server.process.terminate()
-        server.process.wait()
+        server = stopped(lonely_server())
         answering = Broker([server.endpoint("callout")], service)
         starting = asyncio.create_task(answering.start())
         await asyncio.sleep(0.3)

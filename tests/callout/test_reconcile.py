@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
@@ -12,7 +13,7 @@ from callout.broker.watch import Watch
 from iam.access import Access, Denied
 from iam.errors import Refused
 from iam.events import Affected
-from tests.callout.brokers import People, Server, access, allow, changed, identity_changed, tenant
+from tests.callout.brokers import Mqtt, People, Server, access, allow, changed, identity_changed, tenant
 from tests.callout.conftest import Certified, MakeMqtt
 
 BEFORE = [allow("all", "${tenant}/devices/${device}/#")]
@@ -28,6 +29,17 @@ async def until(held: Callable[[], bool]) -> None:
 
 async def seen(watch: Watch, who: Access, count: int = 1) -> None:
     await until(lambda: len(watch.reconciler.connections.of(who.identity.id)) == count)
+
+
+@asynccontextmanager
+async def being_set_up(people: People, client: Mqtt) -> AsyncIterator[None]:
+    """Connect a client that is judged by what was so at the beginning, and let in at the end."""
+    people.after_reading = asyncio.Event()
+    connecting = asyncio.create_task(client.connect())
+    await people.asked_by(1)
+    yield
+    people.after_reading.set()
+    await connecting
 
 
 class TestLive:
@@ -109,14 +121,10 @@ class TestLive:
     ) -> None:
         who = access(BEFORE, ["meter-1"])
         token = people.add(who)
-        people.after_reading = asyncio.Event()
         client = make_mqtt(who.identity.id, token)
-        connecting = asyncio.create_task(client.connect())
-        await people.asked_by(1)
-        people.change(who, BEFORE, [])
-        await watch.heard(identity_changed(who))
-        people.after_reading.set()
-        await connecting
+        async with being_set_up(people, client):
+            people.change(who, BEFORE, [])
+            await watch.heard(identity_changed(who))
         assert await client.was_cut(SOON)
 
     async def test_a_connection_that_is_being_set_up_while_its_proof_is_revoked(
@@ -124,14 +132,10 @@ class TestLive:
     ) -> None:
         who = access(BEFORE, ["meter-1"])
         token = people.add(who)
-        people.after_reading = asyncio.Event()
         client = make_mqtt(who.identity.id, token)
-        connecting = asyncio.create_task(client.connect())
-        await people.asked_by(1)
-        people.end(token)
-        await watch.heard(identity_changed(who, "session.ended"))
-        people.after_reading.set()
-        await connecting
+        async with being_set_up(people, client):
+            people.end(token)
+            await watch.heard(identity_changed(who, "session.ended"))
         assert await client.was_cut(SOON)
         other = await make_mqtt(who.identity.id, people.add(who)).connected()
         assert not await other.was_cut(0.3), "another proof of his is good at once"
