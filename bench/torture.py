@@ -38,7 +38,7 @@ from bench.measuring import print_table
 from bench.node import LOOPBACK, Node, end_cleanly
 from bench.torture_check import Found, check_everything, read_list
 from bench.torture_faults import WrongClock, fill_disk, kill, small_disk
-from bench.torture_fleet import GRACE_SECONDS, GROUP, LABEL, PATIENCE_SECONDS, ROLE, Fleet, Operator
+from bench.torture_fleet import GRACE_SECONDS, GROUP, LABEL, MANY, PATIENCE_SECONDS, ROLE, Fleet, Operator
 from bench.torture_journal import Journal, Told
 from bench.torture_schedule import JUMPS, Event, Fault, Step, make_schedule
 from certs.pem import write_certificates
@@ -55,7 +55,6 @@ CONNECTED_SECONDS = 10.0
 WRONG_SECONDS = 4.0
 """How long a clock is wrong, once what was to be seen of it was seen."""
 
-MANY = "-many"
 MANY_EVERY = 20
 
 

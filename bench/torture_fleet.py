@@ -25,6 +25,9 @@ from est.client import EstClient, EstFailure, Failure, Identification, make_requ
 from iam.errors import Kind, Refused
 
 GROUP, ROLE, LABEL = "torture", "worker", "torture"
+MANY = "-many"
+"""How the names of those devices end that are revoked together."""
+
 PATIENCE_SECONDS = 90.0
 PAUSE_SECONDS = 0.15
 GRACE_SECONDS = 5.0
