@@ -396,7 +396,7 @@ def main() -> None:
         [
             *((what, f"{times}") for what, times in sorted(found.checked.items())),
             (
-                "the slowest cut of a live connection, after its revocation was acknowledged",
+                "the slowest cut after a revocation",
                 f"{found.slowest_cut:.2f} s",
             ),
         ],
