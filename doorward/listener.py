@@ -23,7 +23,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
 
 from doorward.admission import Admission
@@ -96,7 +96,7 @@ def listening_sockets(host: str, port: int, *, backlog: int = 1_024) -> list[soc
 class HTTPConnection(web.RequestHandler):
     """aiohttp's protocol for one connection, and the deadlines and ends that this module rules."""
 
-    __slots__ = ("_header_bytes", "_header_timer", "_limits")
+    __slots__ = ("_header_bytes", "_header_timer", "_last_body", "_limits")
 
     def __init__(self, server: web.Server, limits: ListenerLimits, access_log: logging.Logger | None) -> None:
         options: dict[str, Any] = {"access_log": access_log}
@@ -116,6 +116,7 @@ class HTTPConnection(web.RequestHandler):
         self._limits = limits
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
+        self._last_body: StreamReader | None = None
 
     @property
     def awaits_request(self) -> bool:
@@ -125,12 +126,11 @@ class HTTPConnection(web.RequestHandler):
 
     @property
     def _expects_header(self) -> bool:
-        """Whether what comes next belongs to a block of headers: all that came before has its body whole.
+        """Whether what comes next belongs to a block of headers: the body of the last request has come whole.
 
-        The client may have its answer, and begin the next request, before the task that served it has come to rest.
+        Whoever refuses a request without reading its body may have answered long before that.
         """
-        request = self._current_request
-        return self.awaits_request or (not self._messages and (request is None or request.content.is_eof()))
+        return self._last_body is None or self._last_body.is_eof()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Expect the first block of headers."""
@@ -142,6 +142,7 @@ class HTTPConnection(web.RequestHandler):
         requests, is_header = self._request_count, self._expects_header
         super().data_received(data)
         if self._request_count != requests:
+            _, self._last_body = self._messages[-1]  # nobody has taken it yet: that is for the loop's next turn
             self._header_bytes = 0
             self._stop_header_timer()
         elif data and is_header:

@@ -141,6 +141,8 @@ def _reason(error: Exception) -> str:
     match error.args:
         case ([(_, _, str(words)), *_],) if words:
             return words
+        case ([(str(library), _, _), *_],) if library:
+            return f"an error of OpenSSL's {library} that has no name"
         case (int(), str(words)):
             return words
         case _:

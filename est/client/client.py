@@ -26,12 +26,13 @@ from certs.errors import CertificateRefused
 from certs.pem import read_certificates, write_certificates
 from certs.pkcs7 import parse_certs_only
 from est.client.authorization import Authorization
+from est.client.connection import Connection, Deadline, Identifying, Peer
 from est.client.exchange import Question, Reply, exchange, good, parts
 from est.client.failure import EstFailure, Failure
 from est.client.keys import PrivateKey, public_bytes
 from est.client.opening import Opener, open_key, plain_key
 from est.client.request import RequestTemplate
-from est.client.tls import Deadline, Identification, TLSConnection, client_context
+from est.client.tls import connect
 from est.client.trust import read_fingerprint, recognised_root
 from est.codec import CSRATTRS, PKCS7, PKCS8, PKCS10, encode_base64
 
@@ -79,7 +80,7 @@ class EstClient:
         anchors: bytes | None = None,
         root_sha256: str | None = None,
         label: str | None = None,
-        identification: Identification | None = None,
+        identification: Identifying | None = None,
         authorization: Authorization | None = None,
         timeout_seconds: float = 15.0,
         clock: Callable[[], datetime] = utc_now,
@@ -178,13 +179,12 @@ class EstClient:
     def _exchange(
         self, roots: tuple[x509.Certificate, ...] | None, method: str, operation: str, request: "_Request | None" = None
     ) -> Reply:
-        proves_itself = roots is not None
-        context = client_context(roots, self._identification if proves_itself else None, self._clock())
-        deadline = Deadline(self._timeout_seconds)
-        headers = dict(self._headers) if proves_itself else {}
+        peer, deadline = Peer(self._host, self._port, roots, self._clock()), Deadline(self._timeout_seconds)
+        identification = None if roots is None else self._identification
+        headers = {} if roots is None else dict(self._headers)
         try:
-            connection = TLSConnection(self._host, self._port, context, deadline, proves_itself=proves_itself)
-            with connection:
+            made = connect(peer, None, deadline) if identification is None else identification.connect(peer, deadline)
+            with made as connection:
                 body = None
                 if request is not None:
                     body = encode_base64(request.sign(connection))
@@ -216,7 +216,7 @@ class _Request:
     def __init__(self, request: bytes | RequestTemplate) -> None:
         self._request = request
 
-    def sign(self, connection: TLSConnection) -> bytes:
+    def sign(self, connection: Connection) -> bytes:
         if isinstance(self._request, bytes):
             return self._request
         return self._request.sign(connection.channel_binding() if self._request.proves_possession else None)

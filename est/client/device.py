@@ -10,7 +10,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from cryptography import x509
 
@@ -18,18 +18,26 @@ from certs.csrattrs import WantedRequest
 from certs.pem import read_certificates, write_certificates
 from est.client.authorization import Authorization
 from est.client.client import EstClient, utc_now
+from est.client.connection import Identifying
 from est.client.failure import EstFailure, Failure
 from est.client.folder import DeviceFolder, FolderUnusable, read
 from est.client.keys import KeyKind, kind_of, make_key
 from est.client.opening import Opener
+from est.client.own import (
+    bootstrap_identification,
+    destroy_spent,
+    first_key,
+    key_fits,
+    next_key,
+    own_identification,
+    own_key,
+    reach_by,
+)
 from est.client.renewal import wait_for_approval
 from est.client.request import RequestTemplate, enrolment_request, renewal_request
-from est.client.tls import Identification
+from est.client.token_uri import Token
 from est.client.trust import succeeding_roots
 from est.client.wanted import as_wanted, wanted_kind
-
-if TYPE_CHECKING:
-    from est.client.token import Token  # needs an extra, so it is imported by those who have it
 
 _T = TypeVar("_T")
 
@@ -44,7 +52,7 @@ class Server:
     timeout_seconds: float = 15.0
     clock: Callable[[], datetime] = field(default=utc_now, repr=False)
 
-    def client(self, roots: bytes, identification: Identification | None = None) -> EstClient:
+    def client(self, roots: bytes, identification: Identifying | None = None) -> EstClient:
         """Return a client; raise `ValueError` for a URL that is none."""
         return EstClient(
             self.url,
@@ -65,11 +73,16 @@ class Wish:
         kind: Of a new key; if the server does not ask for one either, P-256, or the kind of the present key.
         proves_possession: Whether the request is bound to its connection.
         follows_roots: Whether the successors of roots are taken in.
+        token: Where a new key is made, and how the present one is reached if it is in that token; if None a new key is
+            made where the present one is, and the first in a file.
+        token_key: The label of a key that is in that token already, to enrol with.
     """
 
     kind: KeyKind | None = None
     proves_possession: bool | None = None
     follows_roots: bool = True
+    token: Token | None = None
+    token_key: str | None = None
 
 
 def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = False) -> x509.Certificate:
@@ -83,35 +96,22 @@ def enrol(folder: DeviceFolder, server: Server, wish: Wish, *, anew: bool = Fals
     Raises:
         EstFailure: By the server; (pending) call again later.
         FolderUnusable: By what the folder lacks.
+        KeyUnusable: By the token.
     """
     folder.recover()
     identifier = folder.identifier()
-    bootstrap = folder.bootstrap if folder.bootstrap.certificate.exists() else None
-    client = server.client(read(folder.root), bootstrap)
+    client = server.client(read(folder.root), bootstrap_identification(folder))
     wanted = client.csrattrs()
     if anew:
         folder.give_up()
-    if not anew and folder.pending_key() is None and folder.is_pair():
-        key = folder.key()
-    else:
-        key = folder.begin(wish.kind or wanted_kind(wanted.key) or KeyKind.P256)
+    elif wish.token is not None:
+        reach_by(folder, wish.token, rekeys=True)
+    kind = wish.kind or wanted_kind(wanted.key) or KeyKind.P256
+    key = first_key(folder, wish.token, kind, anew=anew, called=wish.token_key)
     template = _wished(enrolment_request(key, identifier), wanted, wish, names_are_fixed=False)
     certificate = client.enroll(folder.resume(template))
     folder.finish(certificate)
-    return certificate
-
-
-def enrol_with_token(folder: DeviceFolder, server: Server, wish: Wish, token: "Token") -> x509.Certificate:
-    """Get a device the first certificate of its key in a token; errors as for `enrol`, and `KeyUnusable`."""
-    folder.recover()
-    identifier = folder.identifier()
-    bootstrap = folder.bootstrap if folder.bootstrap.certificate.exists() else None
-    client = server.client(read(folder.root), bootstrap)
-    wanted = client.csrattrs()
-    signer = token.key(identifier, wish.kind or wanted_kind(wanted.key) or KeyKind.P256)
-    template = _wished(enrolment_request(signer, identifier), wanted, wish, names_are_fixed=False)
-    certificate = client.enroll(template)
-    folder.take_for_token(certificate, token.uri(identifier))
+    destroy_spent(folder)
     return certificate
 
 
@@ -125,12 +125,12 @@ def have_key_made(folder: DeviceFolder, server: Server, wish: Wish, opener: Open
     """
     folder.recover()
     identifier = folder.identifier()
-    bootstrap = folder.bootstrap if folder.bootstrap.certificate.exists() else None
-    client = server.client(read(folder.root), bootstrap)
+    client = server.client(read(folder.root), bootstrap_identification(folder))
     # RFC 7030 4.4.1: the request's own key and signature are ignored.
     template = enrolment_request(make_key(), identifier)
     made = client.serverkeygen(_wished(template, client.csrattrs(), wish, names_are_fixed=False), opener)
     folder.take(made.key, made.certificate)
+    destroy_spent(folder)
     return made.certificate
 
 
@@ -143,17 +143,23 @@ def renew(folder: DeviceFolder, server: Server, wish: Wish, *, rekey: bool = Fal
     present = folder.certificate()
     if present is None:
         raise FolderUnusable(f"{folder.own.certificate} is not there: enrol first.")
+    rekeys = rekey or folder.pending() is not None
+    if wish.token is not None:
+        reach_by(folder, wish.token, rekeys=rekeys)
     check_renewable(folder)
-    client = server.client(read(folder.root), folder.own)
+    client = server.client(read(folder.root), own_identification(folder))
     if wish.follows_roots:
         follow_roots(folder, client, server.clock())
     wanted = client.csrattrs()
-    key = folder.key()
-    if rekey or folder.pending_key() is not None:
-        key = folder.begin(wish.kind or wanted_kind(wanted.key) or kind_of(key))
+    if rekeys:
+        kind = wish.kind or wanted_kind(wanted.key) or kind_of(present.public_key())
+        key = next_key(folder, wish.token, kind)
+    else:
+        key = own_key(folder)
     template = _wished(renewal_request(key, present), wanted, wish, names_are_fixed=True)
     certificate = client.reenroll(folder.resume(template))
     folder.finish(certificate)
+    destroy_spent(folder)
     return certificate
 
 
@@ -163,14 +169,12 @@ def _wished(template: RequestTemplate, wanted: WantedRequest, wish: Wish, *, nam
 
 
 def check_renewable(folder: DeviceFolder) -> None:
-    """Check that a TLS connection can be made with the device's certificate; raise `FolderUnusable`."""
-    if folder.uri.exists():
-        raise FolderUnusable(
-            f"The key is in a token ({read(folder.uri).decode().strip()}), with which no TLS connection can be made "
-            "from here: renew with a TLS stack that reaches it (docs/devices.md)."
-        )
-    if not folder.is_pair():
-        raise FolderUnusable(f"{folder.own.certificate} is not the certificate of {folder.own.key}.")
+    """Check that the device's certificate is that of its key, as far as that can be told; raise `FolderUnusable`."""
+    if key_fits(folder) is False:
+        key = folder.own.key if folder.token_key() is None else folder.uri
+        if not key.exists():
+            raise FolderUnusable(f"{key} is not there: enrol with --start-over, which an operator must allow.")
+        raise FolderUnusable(f"{folder.own.certificate} is not the certificate of {key}.")
 
 
 def follow_roots(folder: DeviceFolder, client: EstClient, now: datetime) -> tuple[x509.Certificate, ...]:

@@ -20,8 +20,8 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from io import BufferedReader
 
+from est.client.connection import Connection
 from est.client.failure import EstFailure, Failure
-from est.client.tls import TLSConnection
 
 ANSWER_MAXIMUM_BYTES = 512 * 1024
 _SENTENCE_CHARACTERS = 500
@@ -55,7 +55,7 @@ class Reply:
 class _Wire:
     """A connection as `http.client` wants it: something like a socket."""
 
-    def __init__(self, connection: TLSConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def sendall(self, data: bytes) -> None:
@@ -68,7 +68,7 @@ class _Wire:
         """Leave it open: whoever made the connection closes it."""
 
 
-def exchange(connection: TLSConnection, host: str, port: int, question: Question) -> Reply:
+def exchange(connection: Connection, host: str, port: int, question: Question) -> Reply:
     """Ask and return the reply.
 
     Raises:

@@ -36,13 +36,21 @@ def write_whole(file: Path, content: bytes, mode: int = PUBLIC) -> None:
 def move(file: Path, place: Path) -> None:
     """Put a file in the place of another of the same folder, for good."""
     file.replace(place)
-    _synchronise(place.parent)
+    synchronise(place.parent)
+
+
+def link(place: Path, target: str) -> None:
+    """Make a link to what `target` names from the link's folder, in place of a file or another link, for good."""
+    fresh = place.with_name(f".{place.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    move(fresh, place)
 
 
 def remove(file: Path) -> None:
     """Remove a file, for good, if it is there."""
     file.unlink(missing_ok=True)
-    _synchronise(file.parent)
+    synchronise(file.parent)
 
 
 @contextmanager
@@ -59,7 +67,8 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _synchronise(folder: Path) -> None:
+def synchronise(folder: Path) -> None:
+    """Bring a folder's names to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -166,12 +166,15 @@ def known_key(key: object) -> PrivateKey:
     raise KeyUnusable(f"devices have keys of {', '.join(KeyKind)}")
 
 
-def kind_of(key: PrivateKey) -> KeyKind:
-    """Return the kind of which another key would be made in this one's place: of RSA, one no smaller if there is."""
-    if isinstance(key, rsa.RSAPrivateKey):
+def kind_of(key: object) -> KeyKind:
+    """Return the kind of which another key would be made in the place of this public key's.
+
+    Of RSA it is one no smaller, if there is.
+    """
+    if isinstance(key, rsa.RSAPublicKey):
         sizes = {2048: KeyKind.RSA2048, 3072: KeyKind.RSA3072}
         return next((kind for bits, kind in sizes.items() if key.key_size <= bits), KeyKind.RSA4096)
-    return KeyKind(key_algorithm(key.public_key()).value)
+    return KeyKind(key_algorithm(key).value)
 
 
 def public_bytes(key: PrivateKey) -> bytes:

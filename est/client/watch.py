@@ -6,8 +6,10 @@
    runs it later: `commandRanFor` says for which certificate it ran last.
 3. After a failure it waits as `est.client.renewal` says, also across a restart. It ends only when told to: an operator
    may mend tomorrow what is refused today.
-4. What it does stands in `status.json`, written whole, and in the events that it reports.
-5. It holds the folder's lock only while it works.
+4. A key in a token is looked at when it begins, so that a wrong PIN is told at once and not on the day of the renewal;
+   it goes on nevertheless, since the token may come later than the device.
+5. What it does stands in `status.json`, written whole, and in the events that it reports.
+6. It holds the folder's lock only while it works.
 """
 
 import json
@@ -26,6 +28,8 @@ from est.client.device import Server, Wish, check_renewable, renew
 from est.client.failure import EstFailure, Failure
 from est.client.files import FolderBusy, write_whole
 from est.client.folder import DeviceFolder, FolderUnusable
+from est.client.keys import KeyUnusable
+from est.client.own import check_usable
 from est.client.renewal import Moment, Window, life, wait_after_failure, wait_for_approval
 
 _LONGEST_SLEEP = timedelta(minutes=1)
@@ -76,7 +80,7 @@ class Command:
             **environ,
             "DOORWARD_DEVICE": folder.identifier(),
             "DOORWARD_CERTIFICATE": str(folder.own.certificate.absolute()),
-            "DOORWARD_KEY": str(folder.own.key.absolute()),
+            "DOORWARD_KEY": str((folder.own.key if folder.token_key() is None else folder.uri).absolute()),
             "DOORWARD_ROOT": str(folder.root.absolute()),
             "DOORWARD_SERIAL": serial_of(certificate),
             "DOORWARD_NOT_AFTER": certificate.not_valid_after_utc.isoformat(),
@@ -160,6 +164,10 @@ class Watch:
                 return self._step()
         except FolderBusy:
             return _BUSY_SLEEP
+        except (FolderUnusable, KeyUnusable, OSError) as error:
+            # Not even what failed can be written down: a full disk, a file that somebody took away.
+            self._report("failed", {"failure": _FOLDER, "detail": str(error), "nextAttempt": None})
+            return _LONGEST_SLEEP
 
     def _begin(self) -> None:
         with self._folder.lock():
@@ -167,13 +175,17 @@ class Watch:
             certificate = self._certificate()
             check_renewable(self._folder)
             self._status = read_status(self._folder) or Status(commandRanFor=serial_of(certificate))
-            self._server.client(self._folder.root.read_bytes(), self._folder.own)
+            self._server.client(self._folder.root.read_bytes())  # which says at once if the URL is none
             # A clock that was set back since would make the wait of an earlier run endless.
             if (at := _time(self._status.nextAttempt)) and at - self._server.clock() > timedelta(days=1):
                 self._status = replace(self._status, nextAttempt=None)
             standing = life(certificate, self._window)
             self._write(certificate)
             self._report("watching", {"serial": serial_of(certificate), "due": standing.due.isoformat()})
+            try:
+                check_usable(self._folder)
+            except (FolderUnusable, KeyUnusable) as error:
+                self._report("key-unusable", {"detail": str(error)})
 
     def _step(self) -> timedelta:
         self._folder.recover()
@@ -198,7 +210,7 @@ class Watch:
         except EstFailure as failure:
             self._failed(failure.failure, str(failure), failure.retry_after, certificate)
             return certificate
-        except (FolderUnusable, OSError) as error:
+        except (FolderUnusable, KeyUnusable, OSError) as error:
             self._failed(_FOLDER, str(error), None, certificate)
             return certificate
         now = self._server.clock().isoformat()

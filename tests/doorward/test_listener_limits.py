@@ -136,6 +136,20 @@ def test_a_long_body_is_not_late_headers(start: Callable[..., Server]) -> None:
         assert read_to_end(connection).endswith(hashlib.sha256(b"x" * 8).hexdigest().encode())
 
 
+def test_a_body_that_is_refused_unread_is_no_header(
+    start: Callable[..., Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(replace(QUICK, max_header_block_bytes=4_096))
+    for _ in range(10):
+        with connect(server) as connection:
+            body = b"A" * 1_000_000
+            connection.sendall(request("/nowhere", method="POST", headers=f"Content-Length: {len(body)}\r\n") + body)
+            answer = read_to_end(connection)
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        assert b"HTTP/1.1 431 " not in answer
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_an_idle_connection_is_closed(start: Callable[..., Server]) -> None:
     server = start(replace(QUICK, keepalive_seconds=0.3))
     with connect(server, suppress_ragged_eofs=False) as connection:

@@ -32,7 +32,7 @@ from est.client import (
     write_key,
 )
 from est.client.keys import kind_of, public_bytes
-from est.client.tls import client_context
+from est.client.tls import _context
 from est.profiles import ProofOfPossession
 from tests.est.world import EstWorld, Holder
 
@@ -169,11 +169,11 @@ async def test_a_label_that_wants_possession_proved(
     est: EstWorld, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     def context(*arguments: Any) -> SSL.Context:
-        made = client_context(*arguments)
+        made = _context(*arguments)
         made.set_max_proto_version(version)
         return made
 
-    monkeypatch.setattr("est.client.client.client_context", context)
+    monkeypatch.setattr("est.client.tls._context", context)
     await est.label("linked", proof_of_possession=ProofOfPossession.REQUIRED)
     key, bootstrap = make_key(), await est.bootstrap("meter-001")
     asks = client_of(est, bootstrap, label="linked")
@@ -193,7 +193,7 @@ async def test_every_kind_of_key(est: EstWorld, kind: KeyKind) -> None:
     first = await asyncio.to_thread(asks.enroll, enrolment_request(key, "meter-001").proving())
     held = est.hold([first], key)
     assert public_bytes(read_key(held.key_file.read_bytes())) == public_bytes(key)
-    assert kind_of(key) is kind
+    assert kind_of(key.public_key()) is kind
     second = await asyncio.to_thread(client_of(est, held).reenroll, renewal_request(key, first).proving())
     assert second.serial_number != first.serial_number
 

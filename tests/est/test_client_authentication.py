@@ -111,7 +111,7 @@ async def test_an_operators_decision_is_waited_for(est: EstWorld, folder: Device
     server = Server(est.url, "meters")
     enrolling = asyncio.create_task(run(until_approved, lambda: enrol(folder, server, Wish()), wait=wait))
     await asked.wait()
-    key = folder.pending_key()
+    key = folder.pending()
     (request,) = await waiting(est, "?filter=state[eq]pending")
     await decide(est, "approve", request["id"])
     decided.set()

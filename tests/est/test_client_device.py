@@ -136,9 +136,9 @@ def test_a_name_that_cannot_be() -> None:
 
 async def test_what_the_owner_says_counts_more(est: EstWorld, folder: DeviceFolder) -> None:
     await run(enrol, folder, Server(est.url), Wish(KeyKind.ED25519))
-    assert kind_of(folder.key()) is KeyKind.ED25519
+    assert kind_of(folder.key().public_key()) is KeyKind.ED25519
     await run(renew, folder, Server(est.url), Wish(), rekey=True)
-    assert kind_of(folder.key()) is KeyKind.ED25519  # as the one before
+    assert kind_of(folder.key().public_key()) is KeyKind.ED25519  # as the one before
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"404 Not Found", b"501 Not Implemented"])
@@ -177,7 +177,7 @@ async def test_a_key_that_the_server_makes(
         holder = DecryptionKey(certificate=recipient(opener.key))
         await register(est, KeyHolder(label="made"), opener.identifier, holder)
     await run(have_key_made, folder, Server(est.url, "made"), Wish(), opener)
-    assert (folder.is_pair(), str(kind_of(folder.key()))) == (True, kind.value)
+    assert (folder.is_pair(), str(kind_of(folder.key().public_key()))) == (True, kind.value)
     assert folder.own.key.stat().st_mode & 0o777 == 0o600
     await run(renew, folder, Server(est.url, "made"), Wish(), rekey=True)
     assert folder.is_pair()
@@ -337,10 +337,27 @@ async def test_the_successor_of_the_root_is_taken_in(est: EstWorld, enrolled: De
     assert found == ((*old, new) if follows else old)
 
 
-async def test_a_key_in_a_token_is_not_watched(est: EstWorld, enrolled: DeviceFolder) -> None:
-    enrolled.uri.write_text("pkcs11:token=a;object=b;type=private\n")
-    with pytest.raises(FolderUnusable, match="pkcs11:token=a"):
-        await run(Watched, est, enrolled)
+@pytest.mark.parametrize("broken", ["status.json", "device.pem"])
+async def test_a_folder_that_cannot_be_used_for_a_while_does_not_end_it(
+    est: EstWorld, enrolled: DeviceFolder, broken: str
+) -> None:
+    watched = await run(Watched, est, enrolled)
+    place = enrolled.path / broken
+    kept = place.read_bytes()
+    place.unlink()
+    if broken == "status.json":
+        place.mkdir()
+    watched.watch.renew_now()
+    assert await run(watched.watch.step) == timedelta(minutes=1)
+    assert (watched.events[-1], watched.told[-1]["failure"]) == ("failed", "folder")
+    if broken == "status.json":
+        place.rmdir()
+    else:
+        place.write_bytes(kept)
+    watched.watch.renew_now()
+    await run(watched.watch.step)
+    assert "renewed" in watched.events
+    assert enrolled.is_pair()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"state": "odd"}', b'{"more": 1}'])

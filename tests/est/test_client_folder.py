@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from doorward.cli import main
 from est.client import EstFailure, Failure, enrolment_request, make_key
 from est.client.client import EstClient
-from est.client.device import until_approved
+from est.client.device import check_renewable, until_approved
 from est.client.files import FolderBusy, write_whole
 from est.client.folder import DeviceFolder, FolderUnusable, is_for
 from est.client.keys import KeyKind, PrivateKey, read_key, write_key
@@ -48,7 +47,8 @@ def folder(tmp_path: Path) -> DeviceFolder:
 
 
 def holds(folder: DeviceFolder) -> set[str]:
-    return {one.name for one in folder.path.iterdir()}
+    """Name what is in a folder, beside what a pair consists of (`test_client_pair.py`)."""
+    return {one.name for one in folder.path.iterdir() if one.name.partition("-")[0] != "pair"}
 
 
 def test_a_private_file_is_private_from_its_first_moment(tmp_path: Path) -> None:
@@ -72,35 +72,6 @@ def test_the_first_pair(folder: DeviceFolder) -> None:
     assert not folder.is_pair()
     folder.finish(certificate(key))
     assert (folder.is_pair(), holds(folder)) == (True, {"device.key", "device.pem"})
-
-
-@pytest.mark.parametrize("stop", range(1, 5))
-def test_every_crash_between_answer_and_pair(folder: DeviceFolder, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
-    """Stop after so many of the steps that write; whoever comes next finishes the same pair."""
-    old = folder.begin(KeyKind.P256)
-    folder.finish(certificate(old))
-    new = folder.begin(KeyKind.P256)
-    folder.resume(enrolment_request(new, "pump-7"))
-    answer = certificate(new, serial=8)
-    steps = 0
-    for name in ("write_whole", "move", "remove"):
-        real = getattr(sys.modules["est.client.folder"], name)
-
-        def counted(*arguments: object, real: object = real) -> None:
-            nonlocal steps
-            if steps == stop:
-                raise KeyboardInterrupt
-            steps += 1
-            real(*arguments)  # type: ignore[operator]
-
-        monkeypatch.setattr(f"est.client.folder.{name}", counted)
-    with suppress(KeyboardInterrupt):
-        folder.finish(answer)
-    monkeypatch.undo()
-    again = DeviceFolder(folder.path)
-    again.recover()
-    assert again.is_pair()
-    assert (again.certificate(), again.pending_key()) == (answer, None)
 
 
 def test_an_answer_for_no_key_is_put_aside(folder: DeviceFolder) -> None:
@@ -299,6 +270,17 @@ def test_status(
     assert (shown["state"], shown["deviceIdentifier"], shown["keyFits"]) == (state, "pump-7", True)
     assert main(["device", "status", "--out", str(folder.path)]) == status
     assert f"state             {state}" in capsys.readouterr().out
+
+
+def test_a_status_without_the_key(folder: DeviceFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime.now(UTC)
+    folder.finish(certificate(folder.begin(KeyKind.P256), begins=now - DAY, ends=now + 80 * DAY))
+    folder.own.key.unlink()
+    assert main(["device", "status", "--out", str(folder.path), "--json"]) == 8
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["state"], shown["keyFits"]) == ("valid", False)
+    with pytest.raises(FolderUnusable, match=r"device\.key is not there"):
+        check_renewable(folder)
 
 
 def test_is_for() -> None:

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certs.pem import write_certificates
-from est.client import DeviceFolder, write_key
+from est.client import DeviceFolder, Token, write_key
 from est.profiles import ProofOfPossession
 from tests.ca.softhsm import LABEL, PIN, make_token, needs_softhsm
 from tests.est.world import EstWorld
@@ -70,8 +70,9 @@ async def test_the_key_is_in_the_token_and_the_certificate_is_its(device: Device
     made = await device.enrol("--key-type", kind, "--label", "linked")
     assert made["key"].endswith("device.uri")
     assert not any((device.folder.path / name).exists() for name in ("device.key", "next.key"))
-    uri = (device.folder.path / "device.uri").read_text()
-    assert uri == f"pkcs11:token={LABEL};object=doorward%20{NAME};type=private\n"
+    key = device.folder.token_key()
+    assert key is not None
+    assert (key.token, key.label) == (Token(device.module, LABEL, device.pin), f"doorward {NAME}")
     public = device.certificate().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert len(public) > 64
     status = await asyncio.to_thread(device.run, "status")
@@ -96,11 +97,13 @@ async def test_nothing_lets_the_key_out(device: Device) -> None:
     assert "always sensitive" in private
 
 
-async def test_renewing_says_what_is_not_possible(device: Device) -> None:
+async def test_the_same_key_renews(device: Device) -> None:
     await device.enrol()
-    told = await asyncio.to_thread(device.run, "renew", status=1)
-    assert f"pkcs11:token={LABEL}" in told["detail"]
-    assert "renew with a TLS stack that reaches it" in told["detail"]
+    before, key = device.certificate(), device.folder.token_key()
+    await asyncio.to_thread(device.run, "renew")
+    after = device.certificate()
+    assert (after.serial_number != before.serial_number, after.public_key()) == (True, before.public_key())
+    assert device.folder.token_key() == key
 
 
 async def test_a_key_file_takes_the_tokens_place_if_that_is_wanted(device: Device) -> None:

@@ -65,6 +65,7 @@ def test_from_nothing_to_renewed(node: RunningNode, folder: Path) -> None:
     device(node, "renew", folder, "--rekey", "--key-type", "P-384", "--prove")
     assert_is_pair(folder)
     assert (folder / "device.key").read_bytes() != key
+    generation = (folder / "pair").readlink().name
     assert sorted(one.name for one in folder.iterdir()) == [
         ".lock",
         "bootstrap.key",
@@ -73,6 +74,8 @@ def test_from_nothing_to_renewed(node: RunningNode, folder: Path) -> None:
         "device.key",
         "device.pem",
         "est.json",
+        "pair",
+        generation,
         "root.pem",
     ]
 

@@ -9,7 +9,6 @@ import shlex
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from certs.pem import read_certificates
 from doorward.commands.login import trusted_root
@@ -20,11 +19,9 @@ from est.client.files import write_whole
 from est.client.folder import DeviceFolder, FolderUnusable, read
 from est.client.keys import read_key
 from est.client.opening import Opener, SecretOpener, opener_of
+from est.client.token_uri import Token
 from est.client.watch import Command
 from est.profiles import DEFAULT_LABEL
-
-if TYPE_CHECKING:
-    from est.client.token import Token
 
 _URL = "https://127.0.0.1:9443"
 _SETTINGS = "est.json"
@@ -88,23 +85,32 @@ def _line(file: Path) -> str:
     return read(file).decode("utf-8", "replace").strip()
 
 
-def wish_of(parsed: argparse.Namespace) -> Wish:
+def wish_of(parsed: argparse.Namespace, folder: DeviceFolder) -> Wish:
     """Return what is wanted of a request."""
     kind = KeyKind(parsed.key_type) if parsed.key_type else None
-    return Wish(kind, getattr(parsed, "prove", None), follows_roots=not getattr(parsed, "keep_root", False))
+    follows_roots = not getattr(parsed, "keep_root", False)
+    token, token_key = _token_of(parsed, folder), getattr(parsed, "pkcs11_key", None)
+    if token_key is not None and token is None:
+        raise FolderUnusable("Say in which token --pkcs11-key is: --pkcs11-module, --pkcs11-token, --pkcs11-pin-file.")
+    return Wish(kind, parsed.prove, follows_roots, token, token_key)
 
 
-def token_of(parsed: argparse.Namespace) -> "Token | None":
-    """Return the token that the device's key is in; None if it is not in one."""
-    if parsed.pkcs11_module is None:
+def _token_of(parsed: argparse.Namespace, folder: DeviceFolder) -> Token | None:
+    """Return the token that is named; None if none is.
+
+    What is left out is as `device.uri` says, if the device's key is in a token already.
+    """
+    given = (parsed.pkcs11_module, parsed.pkcs11_token, parsed.pkcs11_pin_file)
+    if given == (None, None, None):
         return None
-    if parsed.pkcs11_token is None or parsed.pkcs11_pin_file is None:
-        raise FolderUnusable("Say with --pkcs11-token and --pkcs11-pin-file which token, and its PIN.")
-    try:
-        from est.client.token import Token
-    except ImportError as error:
-        raise FolderUnusable(f"Install doorward[pkcs11] to use a token: {error}.") from error
-    return Token(parsed.pkcs11_module, parsed.pkcs11_token, _line(parsed.pkcs11_pin_file))
+    present = folder.token_key()
+    if present is not None:
+        kept = (present.token.module, present.token.label, present.token.pin_file)
+        given = (given[0] or kept[0], given[1] or kept[1], given[2] or kept[2])
+    module, label, pin_file = given
+    if module is None or label is None or pin_file is None:
+        raise FolderUnusable("Say with --pkcs11-module, --pkcs11-token and --pkcs11-pin-file which token, and its PIN.")
+    return Token(module.absolute(), label, pin_file.absolute())
 
 
 def opener_for(parsed: argparse.Namespace, folder: DeviceFolder) -> Opener | None:

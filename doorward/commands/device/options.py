@@ -17,8 +17,8 @@ _EXITS = (
     "on when it is called again."
 )
 _STATUS_EXITS = (
-    "Exit status: 0 valid; 7 due for renewal; 8 no certificate, or not valid now; 1 the folder cannot be read. The "
-    "server is not asked."
+    "Exit status: 0 valid; 7 due for renewal; 8 no certificate, not its key, or not valid now; 1 the folder cannot be "
+    "read. The server is not asked."
 )
 _DURATION = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -62,10 +62,8 @@ def _add_enroll(commands: "Commands[argparse.ArgumentParser]") -> None:
     _with_request(enroll)
     _with_waiting(enroll)
     enroll.add_argument("--id", dest="identifier", help="device identifier, if device.id does not say it")
-    token = enroll.add_argument_group("the device's own key in a PKCS#11 token; needs doorward[pkcs11]")
-    token.add_argument("--pkcs11-module", type=Path, metavar="F", help="the token's library")
-    token.add_argument("--pkcs11-token", metavar="LABEL", help="the token's label")
-    token.add_argument("--pkcs11-pin-file", type=Path, metavar="F", help="its user's PIN")
+    token = _with_token(enroll, "have the device's own key in a PKCS#11 token; needs doorward[pkcs11]")
+    token.add_argument("--pkcs11-key", metavar="LABEL", help="the label of a key that is there already")
     enroll.add_argument("--start-over", action="store_true", help="give up a key that waits, and begin with a new one")
     enroll.set_defaults(run=_run("enroll"))
 
@@ -78,6 +76,7 @@ def _add_renew(commands: "Commands[argparse.ArgumentParser]") -> None:
     _with_waiting(renew)
     renew.add_argument("--rekey", action="store_true", help="with a new key; the same key if not said")
     renew.add_argument("--start-over", action="store_true", help="give up a key that waits for its certificate")
+    _with_token(renew, "a PKCS#11 token for a new key, or another way to the present one (default: as device.uri says)")
     renew.add_argument(
         "--keep-root", action="store_true", help="do not take in the successor of the root that the server names"
     )
@@ -152,6 +151,14 @@ def _with_server(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--timeout", type=_duration, default=timedelta(seconds=15), metavar="D", help="for one exchange (default: 15s)"
     )
+
+
+def _with_token(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    token = parser.add_argument_group(title)
+    token.add_argument("--pkcs11-module", type=Path, metavar="F", help="the token's library")
+    token.add_argument("--pkcs11-token", metavar="LABEL", help="the token's label")
+    token.add_argument("--pkcs11-pin-file", type=Path, metavar="F", help="the file that holds its user's PIN")
+    return token
 
 
 def _with_proof(parser: argparse.ArgumentParser) -> None:

@@ -12,12 +12,13 @@ The statuses, the members of the JSON and the names of failures are stable; docs
 | 5 | the server is not trusted: nothing was told to it |
 | 6 | what answers is no EST server, or a broken one |
 | 7 | `status`: the certificate is due for renewal |
-| 8 | `status`: there is no certificate, or it has ended, or it has not begun by this device's clock |
+| 8 | `status`: there is no certificate, or not its key, or it has ended, or has not begun by this device's clock |
 | 130 | interrupted: the same call goes on |
 """
 
 import sys
 from enum import IntEnum
+from http import HTTPStatus
 
 from doorward.commands.printing import print_json
 from est.client import EstFailure, Failure
@@ -37,6 +38,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+_WRONG_PLACE = "Look at --url and --label: is that the EST server, and nothing in between?"
 _TABLE: dict[Failure, tuple[Exit, str]] = {
     Failure.UNREACHABLE: (Exit.UNAVAILABLE, "Look at --url and the network, then call again: the key is kept."),
     Failure.BUSY: (Exit.UNAVAILABLE, "Call again later: the key is kept."),
@@ -47,13 +49,15 @@ _TABLE: dict[Failure, tuple[Exit, str]] = {
     Failure.UNUSABLE: (Exit.REFUSED, "Look at the files that the sentence names."),
     Failure.REFUSED: (Exit.REFUSED, "docs/devices.md says what each sentence means; the server's log says more."),
     Failure.PENDING: (Exit.PENDING, "An operator has to approve it; call again, or with --wait."),
-    Failure.MALFORMED: (Exit.MALFORMED, "Look at --url and --label: is that the EST server, and nothing in between?"),
+    Failure.MALFORMED: (Exit.MALFORMED, _WRONG_PLACE),
 }
 
 
 def failed(failure: EstFailure, *, as_json: bool) -> Exit:
     """Say what failed and what to do next; return the exit status."""
     exit_status, advice = _TABLE[failure.failure]
+    if failure.status == HTTPStatus.NOT_FOUND:
+        advice = _WRONG_PLACE
     if as_json:
         print_json(
             {

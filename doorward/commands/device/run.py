@@ -26,17 +26,17 @@ from doorward.commands.device.given import (
     remember,
     server_of,
     stranger,
-    token_of,
     wish_of,
 )
 from doorward.commands.device.outcome import Exit, failed, interrupted, unusable
 from doorward.commands.device.shown import print_status, show_certificate, shown_authority, shown_wanted
 from doorward.commands.printing import print_json, print_lines
 from est.client import EstFailure
-from est.client.device import Server, Wish, enrol, enrol_with_token, have_key_made, renew, until_approved
+from est.client.device import Server, Wish, enrol, have_key_made, renew, until_approved
 from est.client.files import FolderBusy, write_whole
 from est.client.folder import DeviceFolder, FolderUnusable
 from est.client.keys import KeyUnusable
+from est.client.own import key_fits
 from est.client.renewal import Moment, Window, life
 from est.client.watch import Command, Watch, read_status, serial_of
 from iam.errors import Refused
@@ -80,12 +80,10 @@ def _enroll(parsed: argparse.Namespace) -> Exit:
         identifier = folder.identifier()
         server = server_of(parsed)
         keep_root(parsed, folder, server)
-        wish, anew, token = wish_of(parsed), parsed.start_over, token_of(parsed)
+        wish, anew = wish_of(parsed, folder), parsed.start_over
 
         def ask() -> x509.Certificate:
             nonlocal anew
-            if token is not None:
-                return enrol_with_token(folder, server, wish, token)
             begins, anew = anew, False  # while approval is waited for, the key stays the same
             return enrol(folder, server, wish, anew=begins)
 
@@ -118,7 +116,7 @@ def _renew(parsed: argparse.Namespace) -> Exit:
         keep_root(parsed, folder, server)
         if parsed.start_over:
             folder.give_up()
-        wish = wish_of(parsed)
+        wish = wish_of(parsed, folder)
         if not parsed.watch:
             renewed = _approved(parsed, identifier, lambda: renew(folder, server, wish, rekey=parsed.rekey))
             remember(folder, server)
@@ -168,14 +166,16 @@ def _status(parsed: argparse.Namespace) -> Exit:
     shown: dict[str, object] = {
         "deviceIdentifier": folder.identifier(),
         "state": "none",
-        "keyIsWaiting": folder.pending_key() is not None,
+        "keyIsWaiting": folder.pending() is not None,
     }
     exit_status = Exit.NOT_VALID
     if certificate is not None:
         now = datetime.now(UTC)
         standing = life(certificate, Window(parsed.before))
         moment = standing.moment(now)
-        exit_status = {Moment.VALID: Exit.DONE, Moment.DUE: Exit.DUE}.get(moment, Exit.NOT_VALID)
+        fits = key_fits(folder)
+        if fits is not False:
+            exit_status = {Moment.VALID: Exit.DONE, Moment.DUE: Exit.DUE}.get(moment, Exit.NOT_VALID)
         shown |= {
             "state": moment,
             "serial": serial_of(certificate),
@@ -184,7 +184,7 @@ def _status(parsed: argparse.Namespace) -> Exit:
             "notAfter": standing.ends.isoformat(),
             "renewalDue": standing.due.isoformat(),
             "daysLeft": (standing.ends - now).days,
-            "keyFits": folder.uri.exists() or folder.is_pair(),
+            "keyFits": fits,
         }
     if watched is not None:
         shown["watch"] = {

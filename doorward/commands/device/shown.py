@@ -22,7 +22,7 @@ def print_status(shown: dict[str, object]) -> None:
 
 
 def _word(value: object) -> object:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+    return {True: "yes", False: "no", None: "unknown"}[value] if isinstance(value, bool | None) else value
 
 
 def show_certificate(folder: DeviceFolder, certificate: x509.Certificate, *, as_json: bool) -> Exit:
