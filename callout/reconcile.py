@@ -129,11 +129,11 @@ class Reconciler:
         self._suspect(proofs)
         await asyncio.gather(
             self._judge_proofs(self._held_by(proofs), proofs, leave_if_unknown=False),
-            self._compare(touched, self._reads, leave_if_unknown=False),
+            self._compare(touched, leave_if_unknown=False),
         )
         if of_all:
             everybody = dict.fromkeys(self.connections.identities, of_all)
-            await self._compare(everybody, self._reads_of_all, leave_if_unknown=False)
+            await self._compare(everybody, leave_if_unknown=False, is_everybody=True)
 
     def appeared(self, connection: Connection) -> Coroutine[Any, Any, None] | None:
         """Take note of a new connection and look at it (rules 3 and 4); return what is to be awaited, if anything."""
@@ -149,7 +149,7 @@ class Reconciler:
         if isinstance(known, Access) and connection.acl_digest == self._prepared.of(known).acl_digest:
             return None
         changed = {connection.identity: "what changed meanwhile"}
-        return self._compare(changed, self._reads, leave_if_unknown=True)
+        return self._compare(changed, leave_if_unknown=True)
 
     def disappeared(self, key: Key) -> None:
         """Take note that a connection is gone."""
@@ -171,7 +171,7 @@ class Reconciler:
         await self._pay()
         everybody = dict.fromkeys(self.connections.identities, "the sweep")
         await self._judge_proofs(list(self.connections), everybody, leave_if_unknown=True)
-        await self._compare(everybody, self._reads_of_all, leave_if_unknown=True)
+        await self._compare(everybody, leave_if_unknown=True, is_everybody=True)
 
     async def finish(self) -> None:
         """Give up what waits for later."""
@@ -180,8 +180,13 @@ class Reconciler:
                 task.cancel()
                 await asyncio.wait([task])
 
-    async def _compare(self, whom: Mapping[str, str], reads: asyncio.Semaphore, *, leave_if_unknown: bool) -> None:
-        """Cut the connections of identities that run on another list than they have now; `whom` says of each why."""
+    async def _compare(self, whom: Mapping[str, str], *, leave_if_unknown: bool, is_everybody: bool = False) -> None:
+        """Cut the connections of identities that run on another list than they have now; `whom` says of each why.
+
+        Where it is everybody, they have a way to the store of their own (rule 6), and the store takes its time.
+        """
+        reads = self._reads_of_all if is_everybody else self._reads
+        seconds = None if is_everybody else KNOWN_WITHIN_SECONDS
 
         async def stale(identity: str) -> list[Connection]:
             held = self.connections.of(identity)
@@ -189,7 +194,7 @@ class Reconciler:
                 return []
             async with reads:
                 try:
-                    async with asyncio.timeout(KNOWN_WITHIN_SECONDS):
+                    async with asyncio.timeout(seconds):
                         access = await self._current.access(identity)
                 except (Refused, TimeoutError) as error:
                     reason = error.reason if isinstance(error, Refused) else "it takes too long"
