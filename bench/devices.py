@@ -23,10 +23,10 @@ import asyncpg
 from bench.measuring import print_heading
 from doorward.database import Pool, migrate
 from doorward.embedded.postgres import EmbeddedPostgres
-from iam.lifecycle import Windows
+from iam.life_cycle import Windows
 from iam.listing import ListQuery, read_filters
 from iam.model import ALL
-from iam.service.lifecycle import LifeCycle
+from iam.service.life_cycle import LifeCycle
 from iam.store.device_lists import DEVICES, count_devices, page_of_devices
 
 DAY = timedelta(days=1)

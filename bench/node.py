@@ -52,10 +52,15 @@ def running_node(settings: Settings | None = None) -> Iterator["Node"]:
 
 @dataclass
 class Node:
-    """A node in `folder`, which may be stopped and started again."""
+    """A node in `folder`, which may be stopped and started again.
+
+    Attributes:
+        environment: What its processes find there besides what is there.
+    """
 
     folder: Path
     settings: Settings = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     _process: "subprocess.Popen[str] | None" = None
 
     def __post_init__(self) -> None:
@@ -91,13 +96,11 @@ class Node:
 
     def start(self) -> float:
         """Start it; return the seconds until it said that it is ready."""
-        kept = (name for name in os.environ if not name.startswith("DOORWARD_") and name != "PYTHONDONTWRITEBYTECODE")
-        environment = {name: os.environ[name] for name in kept}
         began = time.perf_counter()
         with (self.folder / "node.log").open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "doorward", "serve", "--config", str(self._file)],
-                env={**environment, "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode")},
+                self._command("serve"),
+                env=self._environment(),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -110,6 +113,20 @@ class Node:
         if not is_ready:
             raise SystemExit(f"the node did not start:\n{(self.folder / 'node.log').read_text()[-2000:]}")
         return time.perf_counter() - began
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of doorward's beside it, and return what came of it."""
+        return subprocess.run(
+            self._command(*arguments), env=self._environment(), capture_output=True, text=True, check=False
+        )
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "doorward", *arguments, "--config", str(self._file)]
+
+    def _environment(self) -> dict[str, str]:
+        kept = (name for name in os.environ if not name.startswith("DOORWARD_") and name != "PYTHONDONTWRITEBYTECODE")
+        own = {name: os.environ[name] for name in kept}
+        return {**own, "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode"), **self.environment}
 
     def stop(self) -> None:
         """Stop it; nothing if it does not run."""

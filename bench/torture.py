@@ -1,11 +1,14 @@
 """Kill a node's processes while devices enrol, and look afterwards whether anything that was said is not so.
 
-    python -m bench.torture [--seed 1] [--devices 2000] [--faults 24] [--steps 120] [--workers 2] [--disk-full]
+    python -m bench.torture [--seed 1] [--devices 2000] [--faults 24] [--steps 120] [--workers 2]
+                            [--clock] [--disk-full]
 
 Devices enrol, a few at once, and ask again with the same request until they are answered. Meanwhile operators revoke,
 change a role, pair, log out and revoke many at once, and processes are killed; all of it follows from the seed. With
-`--disk-full` (which needs root, for a small file system of its own) the disk is full now and then, too. What the
-clients were told is kept in a journal; at the end the store, the revocation list and the audit are compared with it:
+`--clock` (which needs a C compiler) the node's clock is set by minutes and by hours, forwards and back, and what is
+connected is revoked meanwhile. With `--disk-full` (which needs root, for a small file system of its own) the disk is
+full now and then, too. What the clients were told is kept in a journal; at the end the store, the revocation list and
+the audit are compared with it:
 
 I1  An acknowledged certificate is in the store, byte for byte, and can be revoked.
 I2  Serial numbers are unique.
@@ -15,43 +18,43 @@ I5  Nothing succeeds more than 5 s after a revocation or a logout: neither EST, 
     token.
 I6  One request, however often it is sent, is one certificate; and the store has none that nobody was given.
 I7  The audit chain verifies, and has one line for each effect.
-
-Left out: jumps of the clock; a process has the machine's, unless its libraries are replaced.
 """
 
 import argparse
-import asyncio
-import os
-import signal
-import subprocess
+import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from bench.measuring import print_table
 from bench.node import LOOPBACK, Node, end_cleanly
 from bench.torture_check import Found, check_everything, read_list
-from bench.torture_fleet import GRACE_SECONDS, GROUP, LABEL, PATIENCE_SECONDS, ROLE, Fleet, Operator
+from bench.torture_faults import WrongClock, fill_disk, kill, small_disk
+from bench.torture_fleet import GRACE_SECONDS, GROUP, LABEL, MANY, PATIENCE_SECONDS, ROLE, Fleet, Operator
 from bench.torture_journal import Journal, Told
-from bench.torture_schedule import Event, Fault, Step, make_schedule
-from ca.inventory import AuthorityKind
+from bench.torture_schedule import JUMPS, Event, Fault, Step, make_schedule
 from certs.pem import write_certificates
-from doorward.commands.local import local_app, root_token
 from doorward.commands.login import ApiClient
 from doorward.demo.mqtt import MqttClient
 from est.client import Identification
 from iam.errors import Kind, Refused
 
 AT_ONCE = 6
-DISK_MEGABYTES = 700
-DISK_FULL_SECONDS = 2.0
-MANY = "-many"
+AGE = timedelta(days=1)
+"""Of a node whose clock jumps: before its certificates begin nobody believes them, and it believes nobody."""
+
+CONNECTED_SECONDS = 10.0
+WRONG_SECONDS = 4.0
+"""How long a clock is wrong, once what was to be seen of it was seen."""
+
 MANY_EVERY = 20
 
 
@@ -70,6 +73,7 @@ class Torture:
     operator: Operator
     devices: int
     cut_seconds: float
+    clock: WrongClock | None
     _taken: set[int] = field(default_factory=set)
     _progress: threading.Condition = field(default_factory=threading.Condition)
     _role: threading.Lock = field(default_factory=threading.Lock)
@@ -99,9 +103,9 @@ class Torture:
 
     def _happen(self, event: Event, steps: ThreadPoolExecutor, watchers: ThreadPoolExecutor) -> None:
         if isinstance(event.what, Fault):
-            self._strike(event.what, event.which)
+            self._strike(event, watchers)
         else:
-            device = device_name(self._take(event.which, event.after))
+            device = device_name(self._take(event.which % max(1, event.after)))
             self._later.append(steps.submit(self._step, event.what, device, event, watchers))
 
     def _enrol(self, device: str) -> None:
@@ -113,17 +117,27 @@ class Torture:
         with self._progress:
             self._progress.wait_for(lambda: len(self.journal.certificates) >= count, timeout=PATIENCE_SECONDS)
 
-    def _take(self, which: int, before: int) -> int:
-        """Choose a device that no other step is about, and that is no part of the many."""
-        number = which % max(1, before)
+    def _take(self, number: int) -> int:
+        """Choose that device or the next one that no other step is about, and that is no part of the many."""
         while number in self._taken or device_name(number).endswith(MANY):
             number = (number + 1) % self.devices
         self._taken.add(number)
         return number
 
+    def _first_that_has_begun(self, first: int) -> int:
+        """Return a device that brokers believe: its certificate was not made by a clock that was ahead."""
+        told, now = list(self.journal.certificates), datetime.now(UTC)
+        for one in told[first:] + told:
+            has_begun = x509.load_der_x509_certificate(one.der).not_valid_before_utc <= now
+            number = int(one.device.removesuffix(MANY).rpartition("-")[2])
+            if has_begun and number not in self._taken and not one.device.endswith(MANY):
+                return number
+        return first
+
     # What is done to the node.
 
-    def _strike(self, fault: Fault, which: int) -> None:
+    def _strike(self, event: Event, watchers: ThreadPoolExecutor) -> None:
+        fault, which = event.what, event.which
         match fault:
             case Fault.NODE:
                 self.node.kill()
@@ -140,7 +154,33 @@ class Torture:
                 for part, processes in self.node.parts().items():
                     if part.startswith("nats-server"):
                         kill(processes, 0)
+            case _ if fault in JUMPS:
+                self._set_clock(JUMPS[fault], event, watchers)
         self.journal.checked[str(fault)] += 1
+
+    def _set_clock(self, ahead: timedelta, event: Event, watchers: ThreadPoolExecutor) -> None:
+        """Let the clock jump and, some seconds later, back; revoke a device that is connected while it is wrong."""
+        assert self.clock is not None, "jumps are only planned where there is such a clock"  # noqa: S101
+        device = device_name(self._take(self._first_that_has_begun(event.which % max(1, event.after))))
+        told = self._known(device)
+        live = self._connected(device)
+        self.journal.checked["a clock was set while a device was connected"] += live is not None
+        self.clock.set(ahead)
+        try:
+            self.operator.revoke(told.serial)
+            if live is not None:
+                self._is_cut(device, live)
+            time.sleep(WRONG_SECONDS)
+        finally:
+            self.clock.set(timedelta(0))
+        self._later.append(watchers.submit(self._is_out, device))
+
+    def _connected(self, device: str) -> MqttClient | None:
+        """Connect a device, as soon as the brokers and the node are there; None if they do not let it in."""
+        deadline = time.monotonic() + CONNECTED_SECONDS
+        while (live := self.fleet.connect(device)) is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return live
 
     # What people do.
 
@@ -163,7 +203,7 @@ class Torture:
                 self.fleet.renew(device, rekey=step is Step.REKEY)
             case Step.REVOKE | Step.REVOKE_LIVE:
                 told = self._known(device)
-                live = self.fleet.connect(device) if step is Step.REVOKE_LIVE else None
+                live = self._connected(device) if step is Step.REVOKE_LIVE else None
                 self.operator.revoke(told.serial)
                 if live is not None:
                     self._is_cut(device, live)
@@ -182,6 +222,8 @@ class Torture:
     def _is_cut(self, device: str, live: MqttClient) -> None:
         began = time.monotonic()
         is_cut = live.is_cut_within(self.cut_seconds)
+        if is_cut:
+            self.journal.slowest_cut = max(self.journal.slowest_cut, time.monotonic() - began)
         late = f"after {time.monotonic() - began:.1f} s" if live.is_cut_within(PATIENCE_SECONDS) else "never"
         self.journal.check("I5 a live connection is cut", holds=is_cut, otherwise=f"{device} was cut {late}")
         live.close()
@@ -203,8 +245,8 @@ class Torture:
             threading.Lock(),
         )
         own.ask("GET", "/api/v1/iam/token/info")
-        token = own.api.token
         own.ask("POST", "/api/v1/iam/logout")
+        token = own.api.token  # the one that was answered: another before it may have been refused
         time.sleep(GRACE_SECONDS)
         own.api.token = token
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -242,68 +284,28 @@ class Torture:
                 self.journal.list_numbers.append(number)
 
 
-def kill(processes: Sequence[int], which: int) -> None:
-    """Kill one of these processes, if there is any at this moment."""
-    if processes:
-        with suppress(ProcessLookupError):  # it has ended by itself
-            os.kill(processes[which % len(processes)], signal.SIGKILL)
-
-
-def fill_disk(folder: Path) -> None:
-    """Fill the file system that a folder is on to its last byte, and free it again."""
-    ballast = folder / "ballast"
-    with ballast.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(1 << 20))
-                file.flush()
-        except OSError:
-            time.sleep(DISK_FULL_SECONDS)
-        finally:
-            ballast.unlink()
-
-
-@contextmanager
-def small_disk(folder: Path, *, is_wanted: bool) -> Iterator[None]:
-    """Put a file system of its own under a folder."""
-    if not is_wanted:
-        yield
-        return
-    folder.mkdir()
-    options = f"size={DISK_MEGABYTES}m,mode=755"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False)  # noqa: S607 - found on the path
-    if mounted.returncode != 0:
-        raise SystemExit("A file system of its own needs root: leave out --disk-full.")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=False)  # noqa: S607 - found on the path
-
-
-async def prepare(node: Node, folder: Path) -> tuple[str, Identification]:
-    """Make the group, its role, the label, and whoever enrols the devices; return a token of root and him."""
-    issued = await root_token(node.configuration)
-    async with local_app(node.configuration) as app:
-        api = ApiClient(api_url(node), node.root, issued.token)
-        factory = app.authorities.current(AuthorityKind.FACTORY)
-        credential = await app.certificates.issue_bootstrap("torture-station", actor="torture")
-        station = Identification(folder / "station.pem", folder / "station.key")
-        station.certificate.write_bytes(credential.chain)
-        station.key.write_bytes(credential.private_key)
-
-        def make() -> None:
-            api.request("POST", "/api/v1/iam/groups", {"name": GROUP})
-            api.request("POST", f"/api/v1/iam/groups/{GROUP}/roles", {"name": ROLE})
-            anchors = write_certificates([factory.certificate]).decode()
-            enrolment = {
-                "identifier_pattern": f"{LABEL}-*",
-                "est_rfc7030_settings": {"client_certificate_settings": {"validation_cas": [anchors]}},
-            }
-            label = {"id": LABEL, "settings": {"enrollment_settings": enrolment}}
-            api.request("POST", f"/api/dmsmanager/v1/dms?tenant={GROUP}", label)
-
-        await asyncio.to_thread(make)
-    return issued.token, station
+def prepare(node: Node, folder: Path) -> Identification:
+    """Make the group, its role, the label, and whoever enrols the devices; return him."""
+    made = node.command("device", "bootstrap", "--id", "torture-station", "--out", str(folder))
+    if made.returncode != 0:
+        raise SystemExit(f"no bootstrap certificate:\n{made.stderr}")
+    station = Identification(folder / "bootstrap.pem", folder / "bootstrap.key")
+    factory = x509.load_pem_x509_certificates(station.certificate.read_bytes())[1]
+    api = ApiClient(api_url(node), node.root, sign_in(node))
+    api.request("POST", "/api/v1/iam/groups", {"name": GROUP})
+    api.request("POST", f"/api/v1/iam/groups/{GROUP}/roles", {"name": ROLE})
+    enrolment = {
+        "identifier_pattern": f"{LABEL}-*",
+        "est_rfc7030_settings": {
+            "client_certificate_settings": {"validation_cas": [write_certificates([factory]).decode()]}
+        },
+    }
+    api.request(
+        "POST",
+        f"/api/dmsmanager/v1/dms?tenant={GROUP}",
+        {"id": LABEL, "settings": {"enrollment_settings": enrolment}},
+    )
+    return station
 
 
 def api_url(node: Node) -> str:
@@ -318,6 +320,7 @@ def torture(
     faults: int,
     steps: int,
     workers: int,
+    sets_clock: bool = False,
     disk_full: bool = False,
     cut_seconds: float = GRACE_SECONDS,
 ) -> Found:
@@ -326,21 +329,28 @@ def torture(
     Args:
         cut_seconds: Within which a live connection is cut; on a machine that is busy otherwise it may take longer.
     """
-    events = make_schedule(seed, devices, faults, steps, fills_disk=disk_full)
+    events = make_schedule(seed, devices, faults, steps, sets_clock=sets_clock, fills_disk=disk_full)
     with tempfile.TemporaryDirectory(prefix="doorward-torture-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        node = Node(folder, {"node": {"workers": workers}})
+        clock = WrongClock.made(folder) if sets_clock else None
+        node = Node(folder, {"node": {"workers": workers}}, environment=clock.environment if clock else {})
         with small_disk(node.configuration.node.data, is_wanted=disk_full):
             try:
+                if clock is not None:
+                    clock.set(-AGE)
                 node.start()
-                token, station = asyncio.run(prepare(node, folder))
+                station = prepare(node, folder)
+                if clock is not None:
+                    node.stop()
+                    clock.set(timedelta(0))
+                    node.start()
                 journal = Journal()
-                operator = Operator(
-                    ApiClient(api_url(node), node.root, token), journal, lambda: sign_in(node), threading.Lock()
-                )
+                api = ApiClient(api_url(node), node.root, sign_in(node))
+                operator = Operator(api, journal, lambda: sign_in(node), threading.Lock())
                 began = time.monotonic()
-                run = Torture(node, journal, Fleet(node, journal, folder, station), operator, devices, cut_seconds)
+                fleet = Fleet(node, journal, folder, station)
+                run = Torture(node, journal, fleet, operator, devices, cut_seconds, clock)
                 run.run(events)
                 return check_everything(node, operator, journal, time.monotonic() - began)
             finally:
@@ -348,15 +358,16 @@ def torture(
 
 
 def sign_in(node: Node) -> str:
-    """Return a new token of root, as soon as there is one to be had."""
+    """Return a new token of root, by the node's own clock, as soon as there is one to be had."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        try:
-            return asyncio.run(root_token(node.configuration)).token
-        except Refused:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+        asked = node.command("admin", "token", "--json")
+        if asked.returncode == 0:
+            token: str = json.loads(asked.stdout)["token"]
+            return token
+        if time.monotonic() > deadline:
+            raise SystemExit(f"nobody can sign in:\n{asked.stderr}")
+        time.sleep(0.2)
 
 
 def main() -> None:
@@ -367,6 +378,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=24)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--clock", action="store_true", help="needs a C compiler")
     parser.add_argument("--disk-full", action="store_true", help="needs root")
     options = parser.parse_args()
     end_cleanly()
@@ -376,11 +388,18 @@ def main() -> None:
         faults=options.faults,
         steps=options.steps,
         workers=options.workers,
+        sets_clock=options.clock,
         disk_full=options.disk_full,
     )
     print_table(
         (f"seed {options.seed}, {found.seconds:.0f} s, {found.retries} asked again", "times"),
-        [(what, f"{times}") for what, times in sorted(found.checked.items())],
+        [
+            *((what, f"{times}") for what, times in sorted(found.checked.items())),
+            (
+                "the slowest cut after a revocation",
+                f"{found.slowest_cut:.2f} s",
+            ),
+        ],
     )
     for wrong in found.wrong:
         print(f"WRONG  {wrong}")

@@ -25,12 +25,18 @@ from est.client import EstClient, EstFailure, Failure, Identification, make_requ
 from iam.errors import Kind, Refused
 
 GROUP, ROLE, LABEL = "torture", "worker", "torture"
+MANY = "-many"
+"""How the names of those devices end that are revoked together."""
+
 PATIENCE_SECONDS = 90.0
 PAUSE_SECONDS = 0.15
 GRACE_SECONDS = 5.0
 """After a revocation was acknowledged: how long something may still succeed (security.md, I5)."""
 
 T = TypeVar("T")
+_BY_A_WRONG_CLOCK = "not valid yet"
+"""What a node says of a certificate while its clock is behind; the devices' own are right."""
+
 _MAY_PASS = frozenset({Failure.UNREACHABLE, Failure.UNTRUSTED})
 
 
@@ -107,7 +113,8 @@ class Fleet:
             except EstFailure as failure:
                 if may_be_refused and failure.status == 403:
                     return None
-                if failure.failure not in _MAY_PASS and failure.status != 503:
+                is_early = failure.status == 403 and _BY_A_WRONG_CLOCK in str(failure)
+                if failure.failure not in _MAY_PASS and failure.status != 503 and not is_early:
                     what = f"{device}: {failure.status} {failure}"
                     self._journal.check("a device is refused nothing without a reason", holds=False, otherwise=what)
                     return None

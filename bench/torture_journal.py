@@ -28,6 +28,7 @@ class Journal:
         paired: What was acknowledged last of each pairing: whether it is there.
         logged_out: Tokens whose session was ended, and when that was acknowledged.
         list_numbers: The numbers of the revocation lists, as they were seen.
+        slowest_cut: The most seconds from a revocation's answer to the end of what was connected by it.
         wrong: What must not have happened, as it is found.
     """
 
@@ -42,6 +43,7 @@ class Journal:
     checked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     wrong: list[str] = field(default_factory=list)
     retries: int = 0
+    slowest_cut: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def give(self, told: Told) -> None:

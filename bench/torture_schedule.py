@@ -4,13 +4,15 @@ An event comes when so many devices have been acknowledged, not at a time; so a 
 machine and on a fast one. Which device an operator's event is about is chosen among those before.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from random import Random
 
 
 class Fault(StrEnum):
-    """What is done to the node's processes; each by SIGKILL."""
+    """What is done to the node: to its processes by SIGKILL, to its disk, to its clock."""
 
     WORKER = "a worker is killed"
     BACKEND = "one process of PostgreSQL is killed, and all of it recovers"
@@ -18,6 +20,10 @@ class Fault(StrEnum):
     BROKERS = "the brokers are killed"
     NODE = "the whole node is killed, and started again"
     DISK = "the disk is full for two seconds"
+    HOURS_AHEAD = "the clock is three hours ahead for some seconds"
+    HOURS_BEHIND = "the clock is three hours behind for some seconds"
+    MINUTES_AHEAD = "the clock is four minutes ahead for some seconds"
+    MINUTES_BEHIND = "the clock is four minutes behind for some seconds"
 
 
 class Step(StrEnum):
@@ -56,10 +62,24 @@ _STEPS = (
 )
 
 
-def make_schedule(seed: int, devices: int, faults: int, steps: int, *, fills_disk: bool) -> list[Event]:
+JUMPS: Mapping[Fault, timedelta] = {
+    Fault.HOURS_AHEAD: timedelta(hours=3),
+    Fault.HOURS_BEHIND: timedelta(hours=-3),
+    Fault.MINUTES_AHEAD: timedelta(minutes=4),
+    Fault.MINUTES_BEHIND: timedelta(minutes=-4),
+}
+"""By how much the clock is ahead after it was set; then it is set back, so that each is two jumps."""
+
+
+def make_schedule(
+    seed: int, devices: int, faults: int, steps: int, *, sets_clock: bool, fills_disk: bool
+) -> list[Event]:
     """Return what happens, in order: faults in turn over the whole run, steps anywhere, one of many near the end."""
     random = Random(seed)  # noqa: S311 - it shall be the same for the same seed
-    kinds = (*_FAULTS, Fault.DISK) if fills_disk else _FAULTS
+    kinds = [*_FAULTS, *([Fault.DISK] if fills_disk else [])]
+    if sets_clock:
+        for place, jump in enumerate(JUMPS):  # among the others: the node has to come back while its clock is wrong
+            kinds.insert(2 * place, jump)
     stride = devices / (faults + 1)
     events = [
         Event(int(stride * (number + 0.5 + random.random() * 0.8)), kinds[number % len(kinds)], random.getrandbits(30))

@@ -30,6 +30,8 @@ from ca.issue import encoded_key
 from ca.keystore import Signer
 from certs.der import (
     CONTEXT_0,
+    CONTEXT_1,
+    CONTEXT_2,
     OCTET_STRING,
     SEQUENCE,
     encode,
@@ -52,8 +54,6 @@ HASHES: Final = {
 
 _BASIC = encode_object_identifier("1.3.6.1.5.5.7.48.1.1")
 _NULL = b"\x05\x00"
-_CONTEXT_1 = 0xA1
-_CONTEXT_2 = 0xA2
 _NONCE = OCSPExtensionOID.NONCE.dotted_string
 
 
@@ -127,7 +127,7 @@ class ResponderIdentity:
         self.signer = signer
         key = read_subject_public_key(encoded_key(signer.public_key))
         # RFC 6960 4.2.1 has SHA-1 here, as a name and not for its strength.
-        self.name = encode(_CONTEXT_2, encode(OCTET_STRING, sha1(key, usedforsecurity=False).digest()))
+        self.name = encode(CONTEXT_2, encode(OCTET_STRING, sha1(key, usedforsecurity=False).digest()))
         self.certificates = encode(CONTEXT_0, encode(SEQUENCE, der))
 
 
@@ -212,7 +212,7 @@ def build_response(
     extensions = b""
     if nonce is not None:
         extension = encode_raw_extension(OCSPExtensionOID.NONCE, encode(OCTET_STRING, nonce))
-        extensions = encode(_CONTEXT_1, encode(SEQUENCE, extension))
+        extensions = encode(CONTEXT_1, encode(SEQUENCE, extension))
     to_be_signed = encode(SEQUENCE, responder.name, _encode_time(this_update), encode(SEQUENCE, *singles), extensions)
     signer = responder.signer
     signature = signer.sign(to_be_signed)
@@ -234,9 +234,9 @@ def _encode_standing(found: Standing | Revoked) -> bytes:
     if isinstance(found, Standing):
         return found.value
     if found.reason is RevocationReason.UNSPECIFIED:  # RFC 5280 5.3.1: said by silence
-        return encode(_CONTEXT_1, _encode_time(found.at))
+        return encode(CONTEXT_1, _encode_time(found.at))
     reason = encode(CONTEXT_0, encode(ENUMERATED, bytes((REASON_CODES[found.reason],))))
-    return encode(_CONTEXT_1, _encode_time(found.at), reason)
+    return encode(CONTEXT_1, _encode_time(found.at), reason)
 
 
 def _encode_time(moment: datetime) -> bytes:

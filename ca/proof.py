@@ -183,4 +183,4 @@ class CertificateHolders:
 def _authenticated(proved: ProvedCertificate, standing: Standing) -> Authenticated:
     if isinstance(standing.access, Denied):
         raise unauthenticated(standing.access.reason)
-    return Authenticated(standing.access, proved.not_after, None, ("x5t",))
+    return Authenticated(standing.access, proved.not_after, None, ("x5t",), proved.serial)

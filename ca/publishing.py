@@ -41,6 +41,7 @@ from ca.store.revocation_lists import (
     newest_by_slot,
     set_counts,
 )
+from iam.clock import CLOCK_MAY_GO_BACK
 from iam.directory import Monotonic
 from iam.errors import Refused, conflict, malformed
 from iam.identifiers import Clock
@@ -206,7 +207,8 @@ class ListPublisher:
         made = [await self._publish(self._work(authority, signer, one), newest[one]) for one in due]
         async with self._database.transaction(EVERYWHERE) as transaction:  # as above
             if any(made):
-                await forget_ended(transaction, authority.id, _last_made(heads.values(), self._clock()))
+                ended = _last_made(heads.values(), self._clock()) - CLOCK_MAY_GO_BACK
+                await forget_ended(transaction, authority.id, ended)
             heads = await list_heads(transaction, authority.id, partitions)
         self._said.pop(authority.id, None)
         watched.standing, watched.looked = standing, looked
@@ -241,7 +243,8 @@ class ListPublisher:
 
     async def _make_complete(self, transaction: Transaction, work: _Work, heads: Heads, until: int) -> None:
         began, now = self._monotonic(), self._clock()
-        ended_after = heads.complete.this_update if heads.complete else now
+        # A list of the future was made by a clock that was ahead: what it left out has not ended.
+        ended_after = min(heads.complete.this_update, now) if heads.complete else now
         entries = await complete_entries(transaction, work.authority, work.scope.partition, ended_after)
         # In a thread: a long list takes a while to hash.
         made = await asyncio.to_thread(
@@ -286,5 +289,5 @@ class ListPublisher:
 
 
 def _last_made(heads: Iterable[Heads], now: datetime) -> datetime:
-    """Return since when each scope has had a complete list."""
-    return min((one.complete.this_update if one.complete is not None else now for one in heads), default=now)
+    """Return since when each scope has had a complete list; now, where it has none or one of the future."""
+    return min([now, *(one.complete.this_update for one in heads if one.complete is not None)])

@@ -48,14 +48,6 @@ class RevocationService:
         async with self._database.transaction(tenant) as transaction:
             return await _revoke(transaction, await lock_certificate(transaction, serial), reason, actor)
 
-    async def hold(self, tenant: UUID | Everywhere, serial: bytes, *, actor: str) -> StoredCertificate:
-        """Take a certificate out of force until it is released, and return it as it was.
-
-        Raises:
-            Refused: (not found) The tenant has no such certificate. (conflict) It is not active.
-        """
-        return await self.revoke(tenant, serial, RevocationReason.CERTIFICATE_HOLD, actor=actor)
-
     @retried_once
     async def release(self, tenant: UUID | Everywhere, serial: bytes, *, actor: str) -> StoredCertificate:
         """Put a certificate that is held into force again, and return it as it was.

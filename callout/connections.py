@@ -1,10 +1,13 @@
 """Which connections the brokers hold, and under which name each runs.
 
-1. The callout names a connection `<identity id>.<digest of its access control list>`. The broker shows that name in
-   its lists and events for as long as the connection lives, so what a connection was permitted can be read from the
-   broker itself, by any node, also after a restart. (It does not show the tags of a user JWT that a callout made.)
+1. The callout names a connection `<identity id>.<digest of its access control list>.<what it was proved by>`. The
+   broker shows that name in its lists and events for as long as the connection lives, so what a connection was
+   permitted, and why, can be read from the broker itself, by any node, also after a restart. (It does not show the tags
+   of a user JWT that a callout made.)
 2. A connection is one server's: a server's id and the number that it gave.
 3. A name of any other form is not ours, and is no business of ours.
+4. When a connection was accepted, its server says by its own clock, and also what that clock shows now. Only the
+   difference is believed: the clocks of brokers and nodes need not agree, and may be set.
 """
 
 import re
@@ -12,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from iam.access import Proof, read_proof
 from iam.errors import Refused
 from iam.identifiers import checked_identity_id
 
@@ -29,14 +33,15 @@ class Connection:
     """A live connection of ours.
 
     Attributes:
-        accepted: When the server took it, before anybody proved anything.
+        accepted: When the server took it, before anybody proved anything, on our monotonic clock.
     """
 
     server: str
     number: int
     identity: str
     acl_digest: str
-    accepted: datetime
+    proof: Proof
+    accepted: float
 
     @property
     def key(self) -> Key:
@@ -44,22 +49,33 @@ class Connection:
         return (self.server, self.number)
 
 
-def connection_name(identity: str, acl_digest: str) -> str:
+def connection_name(identity: str, acl_digest: str, proof: Proof) -> str:
     """Return the name that a connection runs under (rule 1)."""
-    return f"{identity}.{acl_digest}"
+    return f"{identity}.{acl_digest}.{proof}"
 
 
-def read_connection(server: str, number: object, name: object, accepted: object) -> Connection | None:
-    """Return a connection as a broker shows it, or nothing if its name is not of ours (rule 3)."""
-    identity, _, acl_digest = str(name).partition(".")
+def read_connection(
+    server: str, number: object, name: object, accepted: object, told: object, now: float
+) -> Connection | None:
+    """Return a connection as a broker shows it, or nothing if its name is not of ours (rule 3).
+
+    Args:
+        accepted: When the broker took it, by the broker's clock.
+        told: What that clock showed when the broker said so (rule 4).
+        now: The same moment on our monotonic clock.
+    """
+    identity, _, rest = str(name).partition(".")
+    acl_digest, _, proof = rest.partition(".")
     try:
         checked_identity_id(identity)
-        taken = datetime.fromisoformat(str(accepted))  # what is finer than a microsecond is cut off
-    except (Refused, ValueError):
+        proved = read_proof(proof)
+        # What is finer than a microsecond is cut off.
+        age = datetime.fromisoformat(str(told)) - datetime.fromisoformat(str(accepted))
+    except (Refused, ValueError, TypeError):
         return None
     if not isinstance(number, int) or not _DIGEST.fullmatch(acl_digest):
         return None
-    return Connection(server, number, identity, acl_digest, taken)
+    return Connection(server, number, identity, acl_digest, proved, now - max(0.0, age.total_seconds()))
 
 
 class Connections:
@@ -82,6 +98,10 @@ class Connections:
         """Everybody who is connected."""
         return tuple(self._by_identity)
 
+    def has(self, key: Key) -> bool:
+        """Tell whether a connection is there."""
+        return key in self._identity
+
     def of(self, identity: str) -> tuple[Connection, ...]:
         """Return the connections of one identity."""
         return tuple(self._by_identity.get(identity, {}).values())
@@ -102,7 +122,7 @@ class Connections:
         if not held:
             del self._by_identity[identity]
 
-    def replace(self, listed: Mapping[str, Sequence[Connection]], before: datetime) -> None:
+    def replace(self, listed: Mapping[str, Sequence[Connection]], before: float) -> None:
         """Take each server's complete list for the truth about its connections accepted earlier than `before`.
 
         What a silent server holds is kept, since it may only be slow; after many lists without it, it is gone.

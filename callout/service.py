@@ -149,7 +149,7 @@ class CalloutService:
         user = user_claims(
             request,
             issuer=self._issuer,
-            name=connection_name(identity.id, prepared.acl_digest),
+            name=connection_name(identity.id, prepared.acl_digest, proved.proof),
             account=self._account,
             permissions=prepared.encoded(request.type),
             now=now,

@@ -16,11 +16,6 @@ from iam.errors import malformed
 _TWO_WAYS_TO_READ = re.compile(r"[\x00-\x20\x7f-\x9f*>+#]")
 
 
-def topic_subject(topic: str) -> str:
-    """Return the NATS subject that a message to an MQTT topic is published on; raise `Refused` (malformed)."""
-    return ".".join(_token(level) for level in _levels(topic))
-
-
 def filter_subjects(topic_filter: str) -> tuple[str, ...]:
     """Return the NATS subjects that an MQTT filter subscribes to, one or two (rule 4); raise `Refused` (malformed)."""
     levels = _levels(topic_filter)

@@ -15,7 +15,6 @@ Everything here is DER. Randomness is an argument, except for ephemeral keys and
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 from hashlib import sha1
 from typing import Final, Protocol
 
@@ -33,10 +32,30 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import SignatureAlgorithmOID
 
+from certs.cms_algorithms import (
+    AUTH_ENVELOPED_DATA,
+    CONTENT_TYPE,
+    EC_PUBLIC_KEY,
+    ENVELOPED_DATA,
+    KEY_PACKAGE,
+    MESSAGE_DIGEST,
+    MGF1,
+    RSA_ENCRYPTION,
+    RSAES_OAEP,
+    SHA256,
+    SHA384,
+    SHA512,
+    SIGNED_DATA,
+    ContentCipher,
+    KeyAgreement,
+    KeyWrap,
+)
 from certs.der import (
     BIT_STRING,
     CONTEXT_0,
+    CONTEXT_0_PRIMITIVE,
     CONTEXT_1,
+    CONTEXT_2,
     NULL,
     OCTET_STRING,
     SEQUENCE,
@@ -51,92 +70,10 @@ from certs.errors import CertificateRefused, RefusalKind
 Random = Callable[[int], bytes]
 SigningKey = ec.EllipticCurvePrivateKey | RSAPrivateKey
 
-_CONTEXT_2: Final = 0xA2
-_CONTEXT_0_PRIMITIVE: Final = 0x80
-_SIGNED_DATA: Final = "1.2.840.113549.1.7.2"
-_ENVELOPED_DATA: Final = "1.2.840.113549.1.7.3"
-_AUTH_ENVELOPED_DATA: Final = "1.2.840.113549.1.9.16.1.23"
-_KEY_PACKAGE: Final = "2.16.840.1.101.2.1.2.78.5"  # id-ct-KP-aKeyPackage
-_CONTENT_TYPE: Final = "1.2.840.113549.1.9.3"
-_MESSAGE_DIGEST: Final = "1.2.840.113549.1.9.4"
-_EC_PUBLIC_KEY: Final = "1.2.840.10045.2.1"
-_RSA_ENCRYPTION: Final = "1.2.840.113549.1.1.1"
-_RSAES_OAEP: Final = "1.2.840.113549.1.1.7"
-_MGF1: Final = "1.2.840.113549.1.1.8"
-_SHA256: Final = "2.16.840.1.101.3.4.2.1"
-_SHA384: Final = "2.16.840.1.101.3.4.2.2"
-_SHA512: Final = "2.16.840.1.101.3.4.2.3"
-
 _GCM_NONCE_BYTES: Final = 12
 _GCM_TAG_BYTES: Final = 16
 _CBC_BLOCK_BYTES: Final = 16
 _BITS: Final = 8
-
-
-class ContentCipher(Enum):
-    """What encrypts the content: its object identifier and its key's length in bytes, the best first."""
-
-    AES_256_GCM = ("2.16.840.1.101.3.4.1.46", 32)
-    AES_128_GCM = ("2.16.840.1.101.3.4.1.6", 16)
-    AES_256_CBC = ("2.16.840.1.101.3.4.1.42", 32)
-    AES_128_CBC = ("2.16.840.1.101.3.4.1.2", 16)
-
-    @property
-    def oid(self) -> str:
-        """Its object identifier."""
-        return self.value[0]
-
-    @property
-    def key_bytes(self) -> int:
-        """The length of its key."""
-        return self.value[1]
-
-    @property
-    def is_authenticated(self) -> bool:
-        """Whether it also shows that nothing was changed."""
-        return self in {ContentCipher.AES_256_GCM, ContentCipher.AES_128_GCM}
-
-
-class KeyWrap(Enum):
-    """AES key wrap (RFC 3394, RFC 3565 2.3.2): its object identifier and its key's length in bytes, the best first."""
-
-    AES_256 = ("2.16.840.1.101.3.4.1.45", 32)
-    AES_192 = ("2.16.840.1.101.3.4.1.25", 24)
-    AES_128 = ("2.16.840.1.101.3.4.1.5", 16)
-
-    @property
-    def oid(self) -> str:
-        """Its object identifier."""
-        return self.value[0]
-
-    @property
-    def key_bytes(self) -> int:
-        """The length of its key."""
-        return self.value[1]
-
-
-class KeyAgreement(Enum):
-    """Ephemeral-static ECDH with the X9.63 KDF over a hash (RFC 5753 7.1.4)."""
-
-    SHA256 = "1.3.132.1.11.1"
-    SHA384 = "1.3.132.1.11.2"
-    SHA512 = "1.3.132.1.11.3"
-
-    @property
-    def oid(self) -> str:
-        """Its object identifier."""
-        return self.value
-
-    @property
-    def hash_algorithm(self) -> hashes.HashAlgorithm:
-        """Its hash."""
-        match self:
-            case KeyAgreement.SHA256:
-                return hashes.SHA256()
-            case KeyAgreement.SHA384:
-                return hashes.SHA384()
-            case KeyAgreement.SHA512:
-                return hashes.SHA512()
 
 
 @dataclass(frozen=True)
@@ -178,7 +115,7 @@ class SharedSecret:
     def information(self, content_key: bytes) -> bytes:
         """Return the KEKRecipientInfo."""
         return encode(
-            _CONTEXT_2,
+            CONTEXT_2,
             encode_integer(self.version),
             encode(SEQUENCE, encode(OCTET_STRING, self.identifier)),
             _algorithm(self.wrap.oid),
@@ -207,11 +144,11 @@ class KeyTransport:
         sha256 = hashes.SHA256()
         scheme = padding.OAEP(padding.MGF1(sha256), sha256, None) if self.is_oaep else padding.PKCS1v15()
         name = (
-            encode(_CONTEXT_0_PRIMITIVE, self.identifier)
+            encode(CONTEXT_0_PRIMITIVE, self.identifier)
             if _bears(self.certificate, self.identifier)
             else _issuer_and_serial(self.certificate)
         )
-        algorithm = _OAEP_SHA256 if self.is_oaep else _algorithm(_RSA_ENCRYPTION, NULL)
+        algorithm = _OAEP_SHA256 if self.is_oaep else _algorithm(RSA_ENCRYPTION, NULL)
         encrypted = key.encrypt(content_key, scheme)
         return encode(SEQUENCE, encode_integer(self.version), name, algorithm, encode(OCTET_STRING, encrypted))
 
@@ -236,7 +173,7 @@ class KeyAgreed:
         wrap = _algorithm(self.wrap.oid)
         # RFC 5753 7.2: ECC-CMS-SharedInfo, with the length of the wrapping key in bits
         length = encode(OCTET_STRING, (self.wrap.key_bytes * _BITS).to_bytes(4))
-        shared = encode(SEQUENCE, wrap, encode(_CONTEXT_2, length))
+        shared = encode(SEQUENCE, wrap, encode(CONTEXT_2, length))
         derivation = X963KDF(self.agreement.hash_algorithm, self.wrap.key_bytes, shared)
         wrapping_key = derivation.derive(ephemeral.exchange(ec.ECDH(), key))
         name = (
@@ -246,7 +183,7 @@ class KeyAgreed:
         )
         wrapped = encode(SEQUENCE, name, encode(OCTET_STRING, aes_key_wrap(wrapping_key, content_key)))
         point = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        originator = encode(CONTEXT_1, _algorithm(_EC_PUBLIC_KEY), encode(BIT_STRING, b"\0", point))
+        originator = encode(CONTEXT_1, _algorithm(EC_PUBLIC_KEY), encode(BIT_STRING, b"\0", point))
         return encode(
             CONTEXT_1,
             encode_integer(self.version),
@@ -268,8 +205,8 @@ def signed_key_package(private_key: bytes, signer: SigningIdentity) -> bytes:
     hasher.update(package)
     attributes = sorted(
         (
-            _attribute(_CONTENT_TYPE, encode_object_identifier(_KEY_PACKAGE)),
-            _attribute(_MESSAGE_DIGEST, encode(OCTET_STRING, hasher.finalize())),
+            _attribute(CONTENT_TYPE, encode_object_identifier(KEY_PACKAGE)),
+            _attribute(MESSAGE_DIGEST, encode(OCTET_STRING, hasher.finalize())),
         )
     )
     signer_information = encode(
@@ -285,7 +222,7 @@ def signed_key_package(private_key: bytes, signer: SigningIdentity) -> bytes:
         SEQUENCE,
         encode_integer(3),  # RFC 5652 5.1: since the content is not plain data
         encode(SET, _algorithm(digest)),
-        encode(SEQUENCE, encode_object_identifier(_KEY_PACKAGE), encode(CONTEXT_0, encode(OCTET_STRING, package))),
+        encode(SEQUENCE, encode_object_identifier(KEY_PACKAGE), encode(CONTEXT_0, encode(OCTET_STRING, package))),
         encode(CONTEXT_0, *sorted(one.public_bytes(Encoding.DER) for one in signer.certificates)),
         encode(SET, signer_information),
     )
@@ -296,7 +233,7 @@ def envelop(signed_data: bytes, recipient: Recipient, cipher: ContentCipher, ran
     key = random(cipher.key_bytes)
     recipients = encode(SET, recipient.information(key))
     if cipher.is_authenticated:
-        return _content_info(_AUTH_ENVELOPED_DATA, _authenticated(signed_data, recipients, cipher, key, random))
+        return _content_info(AUTH_ENVELOPED_DATA, _authenticated(signed_data, recipients, cipher, key, random))
     vector = random(_CBC_BLOCK_BYTES)
     padder = PKCS7(_CBC_BLOCK_BYTES * _BITS).padder()
     padded = padder.update(signed_data) + padder.finalize()
@@ -304,7 +241,7 @@ def envelop(signed_data: bytes, recipient: Recipient, cipher: ContentCipher, ran
     encrypted = encryptor.update(padded) + encryptor.finalize()
     version = 0 if recipient.version == 0 else 2  # RFC 5652 6.1
     content = _encrypted_content(_algorithm(cipher.oid, encode(OCTET_STRING, vector)), encrypted)
-    return _content_info(_ENVELOPED_DATA, encode(SEQUENCE, encode_integer(version), recipients, content))
+    return _content_info(ENVELOPED_DATA, encode(SEQUENCE, encode_integer(version), recipients, content))
 
 
 def recipient_identifier(certificate: x509.Certificate) -> bytes:
@@ -344,7 +281,7 @@ def check_recipient(certificate: x509.Certificate) -> None:
 
 def _authenticated(content: bytes, recipients: bytes, cipher: ContentCipher, key: bytes, random: Random) -> bytes:
     nonce = random(_GCM_NONCE_BYTES)
-    attributes = _attribute(_CONTENT_TYPE, encode_object_identifier(_SIGNED_DATA))
+    attributes = _attribute(CONTENT_TYPE, encode_object_identifier(SIGNED_DATA))
     sealed = AESGCM(key).encrypt(nonce, content, encode(SET, attributes))  # RFC 5083 2.2: authenticated as a SET OF
     parameters = encode(SEQUENCE, encode(OCTET_STRING, nonce), encode_integer(_GCM_TAG_BYTES))
     return encode(
@@ -358,8 +295,8 @@ def _authenticated(content: bytes, recipients: bytes, cipher: ContentCipher, key
 
 
 def _encrypted_content(algorithm: bytes, encrypted: bytes) -> bytes:
-    content_type = encode_object_identifier(_SIGNED_DATA)
-    return encode(SEQUENCE, content_type, algorithm, encode(_CONTEXT_0_PRIMITIVE, encrypted))
+    content_type = encode_object_identifier(SIGNED_DATA)
+    return encode(SEQUENCE, content_type, algorithm, encode(CONTEXT_0_PRIMITIVE, encrypted))
 
 
 def _signing(key: SigningKey) -> tuple[Callable[[bytes], bytes], bytes, str, hashes.HashAlgorithm]:
@@ -371,7 +308,7 @@ def _signing(key: SigningKey) -> tuple[Callable[[bytes], bytes], bytes, str, has
         case RSAPrivateKey():
             scheme, sha256 = padding.PKCS1v15(), hashes.SHA256()
             algorithm = _algorithm(SignatureAlgorithmOID.RSA_WITH_SHA256.dotted_string, NULL)
-            return (lambda data: key.sign(data, scheme, sha256)), algorithm, _SHA256, sha256
+            return (lambda data: key.sign(data, scheme, sha256)), algorithm, SHA256, sha256
         case _:
             raise CertificateRefused(RefusalKind.POLICY, "a key of this kind does not sign CMS here")
 
@@ -404,25 +341,25 @@ def _bears(certificate: x509.Certificate, identifier: bytes) -> bool:
 _ECDSA: Final[dict[str, tuple[bytes, str, hashes.HashAlgorithm]]] = {
     "secp256r1": (
         _algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA256.dotted_string),
-        _SHA256,
+        SHA256,
         hashes.SHA256(),
     ),
     "secp384r1": (
         _algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA384.dotted_string),
-        _SHA384,
+        SHA384,
         hashes.SHA384(),
     ),
     "secp521r1": (
         _algorithm(SignatureAlgorithmOID.ECDSA_WITH_SHA512.dotted_string),
-        _SHA512,
+        SHA512,
         hashes.SHA512(),
     ),
 }
 _OAEP_SHA256: Final = _algorithm(
-    _RSAES_OAEP,
+    RSAES_OAEP,
     encode(
         SEQUENCE,
-        encode(CONTEXT_0, _algorithm(_SHA256, NULL)),
-        encode(CONTEXT_1, _algorithm(_MGF1, _algorithm(_SHA256, NULL))),
+        encode(CONTEXT_0, _algorithm(SHA256, NULL)),
+        encode(CONTEXT_1, _algorithm(MGF1, _algorithm(SHA256, NULL))),
     ),
 )

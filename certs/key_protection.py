@@ -18,18 +18,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from certs.cms import ContentCipher, KeyAgreed, KeyAgreement, KeyTransport, KeyWrap, Recipient, SharedSecret
+from certs import cms_algorithms
+from certs.cms import KeyAgreed, KeyTransport, Recipient, SharedSecret
+from certs.cms_algorithms import RSA_ENCRYPTION, RSAES_OAEP, ContentCipher, KeyAgreement, KeyWrap
 from certs.der import OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, Element
 from certs.errors import CertificateRefused, RefusalKind
 
-DECRYPT_KEY_IDENTIFIER: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.37")
-ASYMMETRIC_DECRYPT_KEY_IDENTIFIER: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.54")
-SMIME_CAPABILITIES: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.15")
+DECRYPT_KEY_IDENTIFIER: Final = x509.ObjectIdentifier(cms_algorithms.DECRYPT_KEY_IDENTIFIER)
+ASYMMETRIC_DECRYPT_KEY_IDENTIFIER: Final = x509.ObjectIdentifier(cms_algorithms.ASYMMETRIC_DECRYPT_KEY_IDENTIFIER)
+SMIME_CAPABILITIES: Final = x509.ObjectIdentifier(cms_algorithms.SMIME_CAPABILITIES)
 
 KEY_IDENTIFIER_MAXIMUM_BYTES: Final = 64
 _CAPABILITIES_MAXIMUM: Final = 64
-_RSA_ENCRYPTION: Final = "1.2.840.113549.1.1.1"
-_RSAES_OAEP: Final = "1.2.840.113549.1.1.7"
 _AGREEMENT_OF_CURVE: Final = {
     "secp256r1": KeyAgreement.SHA256,
     "secp384r1": KeyAgreement.SHA384,
@@ -78,8 +78,8 @@ class WantedProtection:
         key = certificate.public_key()
         listed = {one.oid for one in self.capabilities}
         match key:
-            case RSAPublicKey() if listed & {_RSAES_OAEP, _RSA_ENCRYPTION}:
-                return KeyTransport(certificate, self.identifier, _RSAES_OAEP in listed)
+            case RSAPublicKey() if listed & {RSAES_OAEP, RSA_ENCRYPTION}:
+                return KeyTransport(certificate, self.identifier, RSAES_OAEP in listed)
             case EllipticCurvePublicKey() if key.curve.name in _AGREEMENT_OF_CURVE:
                 wraps = self._wraps()
                 agreements = [one for one in KeyAgreement if one.oid in listed]

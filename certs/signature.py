@@ -2,8 +2,7 @@
 
 1. A signature counts if it is made over SHA-256, SHA-384 or SHA-512 (ECDSA, RSA), or is Ed25519 (RFC 8410) or ML-DSA
    (RFC 9881), which hash by themselves. Never MD5 or SHA-1.
-2. The algorithm named outside the signed part of a certificate equals the one named inside (RFC 5280 4.1.1.2). Of a
-   revocation list (5.1.1.2) the parser has seen to it.
+2. The algorithm named outside the signed part of a certificate equals the one named inside (RFC 5280 4.1.1.2).
 3. A signature is verified with one given key, whose algorithm is that of the signature; an ML-DSA signature has the
    parameter set of its key. Whose key it is, and whether it may sign, is for `certs.chain` to say.
 4. A request is signed by the key that it holds (RFC 2986 4.2).
@@ -19,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import SignatureAlgorithmOID
 
-from certs.der import CertificateLayout, read_certificate_layout, read_signed_part
+from certs.der import CertificateLayout, read_certificate_layout
 from certs.errors import UNREADABLE, CertificateRefused, RefusalKind
 from certs.keys import KeyAlgorithm, PublicKey, key_algorithm
 
-Signed = x509.Certificate | x509.CertificateSigningRequest | x509.CertificateRevocationList
+Signed = x509.Certificate | x509.CertificateSigningRequest
 
 _STRONG_HASHES = frozenset({"sha256", "sha384", "sha512"})
 _HASHING_THEMSELVES: Final = {
@@ -36,7 +35,7 @@ _HASHING_THEMSELVES: Final = {
 
 
 def check_signature_algorithm(signed: Signed) -> None:
-    """Check that a certificate, request or list is signed by an algorithm of rule 1.
+    """Check that a certificate or request is signed by an algorithm of rule 1.
 
     Raises:
         CertificateRefused: POLICY.
@@ -67,17 +66,6 @@ def verify_signature(
         raise CertificateRefused(RefusalKind.MALFORMED, reason)
     check_signature_algorithm(certificate)
     _verify(certificate, issuer_key, layout.signed, "the signature does not verify with the issuer's key")
-
-
-def verify_revocation_list(revocation_list: x509.CertificateRevocationList, issuer_key: PublicKey) -> None:
-    """Verify a revocation list's signature with its issuer's key.
-
-    Raises:
-        CertificateRefused: POLICY for a weak algorithm, SIGNATURE if it does not verify, MALFORMED if unreadable.
-    """
-    check_signature_algorithm(revocation_list)
-    signed = read_signed_part(revocation_list.public_bytes(Encoding.DER))
-    _verify(revocation_list, issuer_key, signed, "the signature does not verify with the issuer's key")
 
 
 def verify_request(request: x509.CertificateSigningRequest, own_key: PublicKey, signed: bytes) -> None:

@@ -17,6 +17,7 @@ from challenge import store
 from challenge.nonce import Challenge, Purpose, make_challenge, open_challenge
 from challenge.proof import check_proof
 from iam.access import Access, Denied
+from iam.clock import CLOCK_MAY_GO_BACK
 from iam.directory import Directory
 from iam.errors import unauthenticated
 from iam.identifiers import Clock, Random, uuid7
@@ -140,9 +141,9 @@ class ChallengeService:
         return identity
 
     async def purge(self) -> int:
-        """Forget nonces whose challenges have expired: a job of one node."""
+        """Forget nonces whose challenges expired long enough ago: a job of one node."""
         async with self._database.transaction(EVERYWHERE) as transaction:
-            return await store.purge(transaction, transaction.now)
+            return await store.purge(transaction, transaction.now - CLOCK_MAY_GO_BACK)
 
     async def _proved(self, answer: Answered, purpose: Purpose) -> PublicKey:
         """Return the key that the answer proves, by rules 1 to 3."""

@@ -14,6 +14,6 @@ async def burn(transaction: Transaction, nonce: Nonce) -> bool:
     return bool(await transaction.execute(_BURN, nonce.value, nonce.expires))
 
 
-async def purge(transaction: Transaction, now: datetime) -> int:
-    """Forget nonces whose challenges have expired; return how many."""
-    return await transaction.execute(_PURGE, now)
+async def purge(transaction: Transaction, before: datetime) -> int:
+    """Forget nonces whose challenges expired before that; return how many."""
+    return await transaction.execute(_PURGE, before)

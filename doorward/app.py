@@ -21,6 +21,7 @@ from ca.http import status as status_routes
 from ca.intake import AuthorityIntake
 from ca.issuance_profiles import IssuanceProfiles
 from ca.kms import KeyService
+from ca.lasting import LastingProofs
 from ca.proof import CertificateHolders, CertificateProver
 from ca.publication import Publication
 from ca.record_keeping import RecordKeeping
@@ -30,7 +31,9 @@ from ca.revocation import RevocationService
 from ca.search import CertificateSearch
 from ca.service import AuthorityService
 from ca.shelf import ListShelf
-from callout.broker import Broker, Endpoint, Watch
+from callout.broker.answering import Broker
+from callout.broker.servers import Endpoint
+from callout.broker.watch import Watch
 from callout.service import CalloutService
 from challenge.http import routes as challenge_routes
 from challenge.service import ChallengeService
@@ -68,7 +71,7 @@ from iam.gate import TokenGate
 from iam.guard import Guard, Route
 from iam.http import audit, device_groups, device_manager, devices, identities, login, tenancy
 from iam.identifiers import Clock, Random
-from iam.lifecycle import Windows
+from iam.life_cycle import Windows
 from iam.model import Tenant
 from iam.passwords import PasswordHasher
 from iam.sealing import derive_all
@@ -79,7 +82,7 @@ from iam.service.devices import DeviceService
 from iam.service.foundation import lay_foundation
 from iam.service.identities import IdentityService
 from iam.service.keyring import KeyRing
-from iam.service.lifecycle import LifeCycle
+from iam.service.life_cycle import LifeCycle
 from iam.service.login import LoginService
 from iam.service.pairings import PairingService
 from iam.service.tenancy import TenancyService
@@ -226,7 +229,8 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     callout_users = [Endpoint(url, addresses.callout_user, addresses.callout_password, trust) for url in addresses.nats]
     system_users = [Endpoint(url, addresses.system_user, addresses.system_password, trust) for url in addresses.nats]
     broker = Broker(callout_users, callout)
-    watch = Watch(system_users, directory, clock, account=configuration.nats.account)
+    lasting = LastingProofs(pool, authorities)
+    watch = Watch(system_users, directory, lasting.ended, account=configuration.nats.account, monotonic=monotonic)
 
     audit_service = AuditService(pool)
 
@@ -313,7 +317,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         pool=pool,
         bus=bus,
         broker=broker,
-        duty=WatchDuty(watch, leader, bus, pool, clock),
+        duty=WatchDuty(watch, leader, bus, pool, heard),
         leader=leader,
         relay=relay,
         jobs=(

@@ -70,7 +70,7 @@ class Bus:
         self._wake_listeners: list[Callable[[], None]] = []
         self._heard: float | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._waking: asyncio.Task[None] | None = None
+        self._waking: asyncio.Task[bool] | None = None
         self._stream: JetStreamContext | None = None
 
     def on_event(self, listener: Callable[[Event], None]) -> None:
@@ -117,8 +117,9 @@ class Bus:
         await self._publish(HEARTBEAT, b"")
 
     async def tell(self, event: Event) -> None:
-        """Tell every worker of an event that nodes act on."""
-        await self._publish(URGENT, encode_event(event))
+        """Tell every worker of an event that nodes act on; raise `Refused` (unavailable) if that cannot be said now."""
+        if not await self._publish(URGENT, encode_event(event)):
+            raise Refused(Kind.UNAVAILABLE, "NATS is not reachable.", reason=f"{event.kind} could not be told")
 
     async def store(self, events: Sequence[Event]) -> list[Event]:
         """Publish events into the stream and return those that NATS stored in time; a repetition is stored once.
@@ -150,12 +151,16 @@ class Bus:
             event.channel, encode_event(event), headers=headers, wait_stall=_PUBLISH_SECONDS
         )
 
-    async def _publish(self, subject: str, payload: bytes) -> None:
-        if self._client.is_connected:
-            try:
-                await self._client.publish(subject, payload)
-            except (NatsError, OSError) as error:
-                _log.debug("nothing published on %s: %r", subject, error)
+    async def _publish(self, subject: str, payload: bytes) -> bool:
+        """Publish if that is possible now, and tell whether it was."""
+        if not self._client.is_connected:
+            return False
+        try:
+            await self._client.publish(subject, payload)
+        except (NatsError, OSError) as error:
+            _log.debug("nothing published on %s: %r", subject, error)
+            return False
+        return True
 
     async def _connect(self) -> None:
         while True:

@@ -6,8 +6,8 @@ The rules:
 2. What nodes act on (`iam.events.is_for_nodes`) goes first, however much else waits; within each of the two, changes go
    in the order in which their transactions began, and those of one transaction in the order in which they were made.
 3. A batch is published together and its acknowledgements are awaited together. Before that the workers are told of
-   what they act on. What NATS has stored is taken out; what it has not is published again, and
-   stored once.
+   what they act on; what they cannot be told is not published either. What NATS has stored is taken out; what it has
+   not is told and published again, and stored once.
 4. It beats when all of the first kind that was committed is out: that is all that listeners must not miss. So it beats
    also while much of the second kind waits.
 """

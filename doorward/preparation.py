@@ -14,6 +14,7 @@ file, since a broker does not start without any: whoever comes by it is refused 
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -104,7 +105,7 @@ class Preparation:
         self._keystore = keystore(configuration, master, random)
         self._pool: Pool | None = None
         self._authorities: Authorities | None = None
-        self._looked = clock()
+        self._looked = time.monotonic()
         self._renewed: Callable[[], Awaitable[None]] | None = None
         self.root_fingerprint = ""
 
@@ -154,9 +155,9 @@ class Preparation:
         """Write what has changed, renew what is due, and tell whether the broker has something to read again."""
         has_changed = await authorities.refresh()
         is_written = has_changed and self._write_trusted(authorities)
-        if not has_changed and self._clock() - self._looked < _LOOK_AGAIN:
+        if not has_changed and time.monotonic() - self._looked < _LOOK_AGAIN.total_seconds():
             return is_written
-        self._looked = self._clock()
+        self._looked = time.monotonic()
         return await self._renew_if_due(authorities) or is_written
 
     def _write_trusted(self, authorities: Authorities) -> bool:
@@ -224,7 +225,8 @@ class Preparation:
         if set(addresses) != set(held.get_values_for_type(x509.IPAddress)):
             return True
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        return self._clock() > begins + (ends - begins) * 2 / 3
+        # One that has not begun was made by a clock that was ahead: nobody believes it now.
+        return not begins <= self._clock() <= begins + (ends - begins) * 2 / 3
 
 
 def split_names(server_names: tuple[str, ...]) -> tuple[list[str], list[IPv4Address | IPv6Address]]:

@@ -3,107 +3,157 @@
 The rules:
 
 1. Only the leader watches: what it holds grows with the number of connections, and once is enough.
-2. Whoever begins to watch, or may have missed events, looks at every connection and then acts again on all that has
-   touched anybody's access in the last minutes. Acting twice does no harm: a client that may connect is back at once.
-3. While that cannot be done, it is tried again until it is; a duty that has gone elsewhere is given back all the same.
+2. Whoever begins to watch looks at every connection, and asks the store whether what each was let in by still holds:
+   so nothing that happened before is missed. He looks again at all of them when events may have been missed.
+3. What is heard over NATS is acted on at once. It may be late or lost; so the journal is read every `JOURNAL_SECONDS`
+   too, from where it was read last, and what was not heard yet is heard now. The journal is the truth: nothing succeeds
+   for longer than that because of NATS.
+4. Nothing that takes long holds up what comes after it: what waits together is acted on together, beside what is under
+   way already.
+5. While brokers or the store cannot be asked, it is tried again until they can; a duty that has gone elsewhere is given
+   back all the same.
 """
 
 import asyncio
-import contextlib
 import logging
-from datetime import timedelta
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
 
-from callout.broker import Watch
+from callout.broker.watch import Watch
 from doorward.bus import Bus
 from doorward.jobs import Leader
 from iam.errors import Refused
 from iam.events import Event
-from iam.identifiers import Clock
 from iam.store.database import EVERYWHERE, Database
-from iam.store.journal import recent_effects
+from iam.store.journal import chained_until, effects_after
 
-LOOK_BACK = timedelta(minutes=2)
-"""Longer than it takes for another worker to lead and to reach the brokers."""
+JOURNAL_SECONDS = 1.0
 
 _PAUSE_SECONDS = 0.2
-_QUEUE = 10_000
+_UNDER_WAY = 8
+_REMEMBERED = 50_000
 
 _log = logging.getLogger("doorward.watching")
 
 
 class WatchDuty:
-    """Runs the watch while this worker leads."""
+    """Runs the watch while this worker leads.
 
-    def __init__(self, watch: Watch, leader: Leader, bus: Bus, database: Database, clock: Clock) -> None:
+    Args:
+        take_in: Applies an event to what this worker remembers; what the bus brings is applied already.
+    """
+
+    def __init__(
+        self, watch: Watch, leader: Leader, bus: Bus, database: Database, take_in: Callable[[Event], None]
+    ) -> None:
         self._watch = watch
         self._leader = leader
         self._database = database
-        self._clock = clock
-        self._events: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
-        self._may_have_missed = False
+        self._take_in = take_in
         self._on_duty = False
-        self._has_warned = False
+        self._waiting: list[Event] = []
+        self._has_come = asyncio.Event()
+        self._taken: OrderedDict[UUID, None] = OrderedDict()
+        self._may_have_missed = asyncio.Event()
+        self._silent: set[str] = set()
         bus.on_event(self._take)
-        bus.on_gap(self._note_gap)
+        bus.on_gap(self._may_have_missed.set)
 
     async def run(self) -> None:
         """Watch whenever it is this worker's duty, until cancelled."""
-        try:
-            while True:
-                if self._leader.leads and not self._on_duty:
-                    await self._begin()
-                elif self._on_duty and not self._leader.leads:
-                    await self._end()
-                if self._on_duty and self._may_have_missed:
-                    await self._catch_up()
-                await self._hear_next()
-        finally:
-            if self._on_duty:
-                await self._end()
+        while True:
+            if self._leader.leads:
+                await self._keep_watch()
+            await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _begin(self) -> None:
+    async def _keep_watch(self) -> None:
+        """Watch until another leads."""
         self._on_duty = True  # events are kept from here on
-        self._may_have_missed = True
-        await self._watch.start()
-
-    async def _end(self) -> None:
-        self._on_duty = False
-        await self._watch.stop()
-        while not self._events.empty():
-            self._events.get_nowait()
-
-    async def _catch_up(self) -> None:
-        self._may_have_missed = False
+        tasks = []
         try:
-            # Everywhere: connections of all tenants are watched.
-            async with self._database.transaction(EVERYWHERE) as transaction:
-                events = await recent_effects(transaction, self._clock() - LOOK_BACK)
-            await self._watch.sweep()
-            for event in events:
-                await self._watch.heard(event)
-        except Refused as refusal:
-            _log.log(
-                logging.DEBUG if self._has_warned else logging.WARNING,
-                "connections cannot be looked at now: %s",
-                refusal.reason,
-            )
-            self._may_have_missed = self._has_warned = True
-        else:
-            self._has_warned = False
-
-    async def _hear_next(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PAUSE_SECONDS):
-                event = await self._events.get()
-            await self._watch.heard(event)
+            await self._watch.start()
+            tasks = [asyncio.create_task(each) for each in (self._act(), self._follow_journal(), self._look_at_all())]
+            while self._leader.leads:  # noqa: ASYNC110 - whether it does is found out by asking
+                await asyncio.sleep(_PAUSE_SECONDS)
+        finally:
+            self._on_duty = False
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._watch.stop()
+            self._waiting.clear()
 
     def _take(self, event: Event) -> None:
-        if not self._on_duty or not event.effects:
+        """Keep an event that is to be acted on, unless it was kept before."""
+        if not self._on_duty or not event.effects or event.id in self._taken:
             return
-        try:
-            self._events.put_nowait(event)
-        except asyncio.QueueFull:
-            self._may_have_missed = True
+        self._taken[event.id] = None
+        if len(self._taken) > _REMEMBERED:
+            self._taken.popitem(last=False)
+        self._waiting.append(event)
+        self._has_come.set()
 
-    def _note_gap(self) -> None:
-        self._may_have_missed = True
+    async def _act(self) -> None:
+        """Act on what has come (rule 4)."""
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                await self._has_come.wait()
+                self._has_come.clear()
+                events, self._waiting = self._waiting, []
+                under_way.add(asyncio.create_task(self._act_on(events)))
+                if len(under_way) >= _UNDER_WAY:
+                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                under_way = {task for task in under_way if not task.done()}
+        finally:
+            for task in under_way:
+                task.cancel()
+
+    async def _act_on(self, events: Sequence[Event]) -> None:
+        if not await self._attempt("acting on events", self._watch.heard(*events)):
+            self._may_have_missed.set()
+
+    async def _follow_journal(self) -> None:
+        """Hear what NATS has not brought (rule 3)."""
+        position: int | None = None
+
+        async def read() -> None:
+            nonlocal position
+            async with self._database.transaction(EVERYWHERE) as transaction:  # connections of all tenants are watched
+                if position is None:
+                    position = await chained_until(transaction)
+                    self._may_have_missed.set()  # what came before this line is seen by looking at all, after it
+                events, position = await effects_after(transaction, position)
+            for event in events:
+                if event.id not in self._taken:
+                    self._take_in(event)
+                    self._take(event)
+
+        while True:
+            await self._attempt("reading the journal", read())
+            await asyncio.sleep(JOURNAL_SECONDS)
+
+    async def _look_at_all(self) -> None:
+        """Look at every connection when events may have been missed (rule 2), until that succeeds (rule 5)."""
+        while True:
+            await self._may_have_missed.wait()
+            self._may_have_missed.clear()
+            if not await self._attempt("looking at all connections", self._watch.sweep()):
+                self._may_have_missed.set()
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _attempt(self, what: str, work: Awaitable[None]) -> bool:
+        """Do something and tell whether it succeeded; the first failure of a row stands in the log as a warning."""
+        try:
+            await work
+        except Refused as refusal:
+            level = logging.DEBUG if what in self._silent else logging.WARNING
+            _log.log(level, "%s has to wait: %s", what, refusal.reason)
+            self._silent.add(what)
+        except Exception:  # noqa: BLE001 - it is logged whole, and what comes next is tried all the same
+            _log.exception("%s failed", what)
+        else:
+            self._silent.discard(what)
+            return True
+        return False

@@ -30,7 +30,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from certs.cms import (
-    ContentCipher,
     Recipient,
     SigningIdentity,
     check_recipient,
@@ -38,6 +37,7 @@ from certs.cms import (
     recipient_identifier,
     signed_key_package,
 )
+from certs.cms_algorithms import ContentCipher
 from certs.csr import CertificateRequest, KeylessRequest, NamedRequest
 from certs.errors import CertificateRefused
 from certs.key_protection import WantedProtection

@@ -13,12 +13,14 @@ The rules, in the order in which they are applied:
 7. Nothing granted means nothing allowed.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
-from iam.errors import forbidden
+from iam.errors import forbidden, malformed, unauthenticated
 from iam.model import (
     ALL,
     NONE,
@@ -82,6 +84,36 @@ class Access:
         return _union(grant.services for grant in self.grants)
 
 
+class ProofKind(StrEnum):
+    """What can be asked for later, whether it still holds."""
+
+    CERTIFICATE = "c"
+    SESSION = "s"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What somebody was let in by: a certificate, by its serial number, or a session, by the bytes of its id."""
+
+    kind: ProofKind
+    id: bytes
+
+    def __str__(self) -> str:
+        """Spell it in letters and digits; `read_proof` reads it."""
+        return f"{self.kind}{self.id.hex()}"
+
+
+_PROOF = re.compile(r"(c)((?:[0-9a-f]{2}){1,20})|(s)([0-9a-f]{32})")
+
+
+def read_proof(text: str) -> Proof:
+    """Read what `str` makes of a proof; raise `Refused` (malformed) for anything else."""
+    found = _PROOF.fullmatch(text)
+    if found is None:
+        raise malformed("Not a proof.")
+    return Proof(ProofKind(found[1] or found[3]), bytes.fromhex(found[2] or found[4]))
+
+
 @dataclass(frozen=True, slots=True)
 class Authenticated:
     """Somebody who has proved who he is, what he may do, and until when the proof holds.
@@ -90,12 +122,23 @@ class Authenticated:
         expires: When the credential does; nothing derived from it lives longer.
         session: The session of the token, where one was used.
         methods: How he proved it, as `amr` values (RFC 8176).
+        certificate: The serial number of the certificate, where one was used.
     """
 
     access: Access
     expires: datetime
     session: UUID | None
     methods: tuple[str, ...]
+    certificate: bytes | None = None
+
+    @property
+    def proof(self) -> Proof:
+        """What he was let in by; raise `Refused` (unauthenticated) if that is nothing that ends."""
+        if self.certificate is not None:
+            return Proof(ProofKind.CERTIFICATE, self.certificate)
+        if self.session is not None:
+            return Proof(ProofKind.SESSION, self.session.bytes)
+        raise unauthenticated("neither a certificate nor a session: nobody could end it")
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class CredentialKind(StrEnum):
 
 
 class DeviceStatus(StrEnum):
-    """A device's life cycle; what leads from one to another is `iam.lifecycle`."""
+    """A device's life cycle; what leads from one to another is `iam.life_cycle`."""
 
     NO_IDENTITY = "NO_IDENTITY"
     ACTIVE = "ACTIVE"

@@ -137,13 +137,11 @@ def _expected_length(access: Access) -> int:
     return total
 
 
-def matches(topic_filter: str, topic: str) -> bool:
-    """Tell whether a filter matches a topic (MQTT 3.1.1 4.7.1); `a/#` matches `a` too."""
-    return covers(topic_filter, topic)
-
-
 def covers(topic_filter: str, other: str) -> bool:
-    """Tell whether every topic that `other` matches is matched by `topic_filter`."""
+    """Tell whether every topic that `other` matches is matched by `topic_filter` (MQTT 3.1.1 4.7.1).
+
+    A topic is a filter that matches itself alone; `a/#` covers `a` too.
+    """
     mine, others = topic_filter.split("/"), other.split("/")
     for index, level in enumerate(mine):
         if level == _REST:

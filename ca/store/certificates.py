@@ -1,7 +1,8 @@
 """Certificates in SQL: recording, finding one, revoking. Lists of them are in `certificate_lists.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -68,6 +69,19 @@ async def insert_certificate(transaction: Transaction, one: StoredCertificate) -
         )
     except asyncpg.UniqueViolationError as error:
         raise conflict("The serial number is taken.") from error
+
+
+# What was superseded proves nobody anew, but what it has proved lasts as long as the key is the one in force.
+_STILL_PROVING = """
+    SELECT c.serial, c.authority_id FROM certificate c
+    WHERE c.serial = ANY ($1) AND c.status <> 'revoked' AND EXISTS (
+        SELECT FROM certificate a
+        WHERE a.identity_id = c.identity_id AND a.spki_sha256 = c.spki_sha256 AND a.status = 'active')"""
+
+
+async def authorities_of_proving(transaction: Transaction, serials: Sequence[bytes]) -> dict[bytes, UUID]:
+    """Return those of these certificates by which somebody was let in rightly, and which authority issued each."""
+    return {row["serial"]: row["authority_id"] for row in await transaction.fetch(_STILL_PROVING, serials)}
 
 
 _SET_METADATA = "UPDATE certificate SET metadata = $2 WHERE serial = $1"

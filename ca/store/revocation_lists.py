@@ -192,7 +192,7 @@ _FORGET_ENDED = "DELETE FROM revocation WHERE authority_id = $1 AND not_after < 
 
 
 async def forget_ended(transaction: Transaction, authority: UUID, ended_before: datetime) -> None:
-    """Forget the entries of certificates that had ended when each list of the authority was last made."""
+    """Forget the entries of certificates that had ended before, so that no list has them any more."""
     await transaction.execute(_FORGET_ENDED, authority, ended_before)
 
 

@@ -13,7 +13,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from callout.reconcile import OTHER_NODES_HEAR_WITHIN
 from doorward.commands.login import ApiClient
 from doorward.demo.mqtt import MqttClient, NotConnected, Place
 from doorward.demo.standing import standing
@@ -250,7 +249,6 @@ class Journey:
             refused = failure.status
         else:
             raise NotProved("the superseded certificate renewed itself again")
-        time.sleep(OTHER_NODES_HEAR_WITHIN.total_seconds())  # who comes sooner may be cut once more
         self._device = self._device_client().connect()
         return (
             f"{before[:8]}… became {self._serial()[:8]}…; the old key's connection was cut after {took * 1000:.0f} ms, "

@@ -7,6 +7,7 @@
    the configurations, which hold them.
 3. One that died is started again on the same ports; the other is left alone and joins it again by itself.
 4. What an earlier parent left behind on this folder is ended first: nothing stops the next start.
+5. A hub that does not get over a disk which was full once (`store_watch.py`) is ended, and so started again.
 
 Measured on nats-server 2.15.1, for whoever builds on it:
 
@@ -27,6 +28,7 @@ Measured on nats-server 2.15.1, for whoever builds on it:
 
 import asyncio
 import json
+import logging
 import secrets
 import signal
 import socket
@@ -56,11 +58,15 @@ from doorward.embedded.process import (
     end_left_over,
     write_private,
 )
+from doorward.embedded.store_watch import StoreWatch
 
 READY_SECONDS = 60.0  # JetStream reads its stores first
 PROBE_SECONDS = 0.5
 POLL_SECONDS = 0.02
 STOP_SECONDS = 10.0
+STORE_LOOK_SECONDS = 5.0
+
+_log = logging.getLogger("doorward.embedded")
 
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "GOGC": "400", "GOMEMLIMIT": "1GiB"}
@@ -168,8 +174,12 @@ class EmbeddedNats:
     async def ended(self) -> str:
         """Wait for the end of either, and say which ended and how."""
         waits = [asyncio.create_task(process.wait()) for process in self.processes]
+        store = StoreWatch(self._log_file("hub"))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            while not (await asyncio.wait(waits, timeout=STORE_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
+                if self._hub is not None and store.is_stuck():
+                    _log.error("nats: the hub stores nothing since the disk was full; it is started again")
+                    await self._hub.stop(STOP_SECONDS)
         finally:
             for wait in waits:
                 wait.cancel()
@@ -195,17 +205,19 @@ class EmbeddedNats:
         """Give one server's process; the log file is its own, our handle on it takes what comes before the log."""
         return ChildProcess(
             [str(program), "-c", str(self._home / f"{name}.conf")],
-            log=self._data / "log" / f"nats-{name}.log",
+            log=self._log_file(name),
             death_signal=signal.SIGTERM,
             environment=ENVIRONMENT,
         )
 
+    def _log_file(self, name: str) -> Path:
+        return self._data / "log" / f"nats-{name}.log"
+
     def _write_configurations(self, users: StaticUsers) -> None:
         """Write both configurations, each whole or not at all."""
         shared = Shared(self._listen, self._tls, self._callout, users)
-        log = self._data / "log"
-        hub = render_hub(shared, storage=self._home, log=log / "nats-hub.log", sync_interval=self._sync_interval)
-        edge = render_edge(shared, client_anchors=self._client_anchors, log=log / "nats-edge.log")
+        hub = render_hub(shared, storage=self._home, log=self._log_file("hub"), sync_interval=self._sync_interval)
+        edge = render_edge(shared, client_anchors=self._client_anchors, log=self._log_file("edge"))
         write_private(self._home / "hub.conf", hub)
         write_private(self._home / "edge.conf", edge)
 

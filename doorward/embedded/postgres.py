@@ -9,7 +9,9 @@ Rules enforced here:
 3. Three roles: `postgres` for setting up, `doorward_owner` who owns the database and migrates it, and
    `doorward_node` who owns nothing and cannot bypass row-level security.
 4. It runs as the account that `account.py` chooses.
-5. What an earlier parent left behind on this cluster is ended first: nothing stops the next start.
+5. What an earlier parent left behind on this cluster is ended first: nothing stops the next start. Nor does a server
+   that has ended and that no parent has asked about: the first process of a container may take its time, or never ask,
+   and to PostgreSQL the number in a lock file is then one that is there.
 6. `fsync` stays on: what is committed survives `kill -9` and a power cut.
 """
 
@@ -145,6 +147,8 @@ class EmbeddedPostgres:
         programs = locate_programs()
         make_data_folder(self._data)
         await self._end_left_over()
+        for lock in (self._cluster / "postmaster.pid", sockets / f"{SOCKET}.lock"):
+            forget_lock_of_dead(lock)
         account = await choose_account(programs / "postgres", self._data, self._cluster)
         if not self._home.exists():
             await self._initialise(programs, account)
@@ -319,6 +323,17 @@ def socket_folder(data: Path) -> Path:
         return beside
     name = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"doorward-{os.geteuid()}-{name}"
+
+
+def forget_lock_of_dead(lock: Path) -> None:
+    """Remove a lock file of PostgreSQL if the process of its first line has ended and waits for its parent (rule 5)."""
+    try:
+        holder = lock.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip()
+        state = Path(f"/proc/{int(holder)}/stat").read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError):
+        return
+    if state.rpartition(")")[2].split()[0] == "Z":  # proc(5): the name before it may hold anything
+        lock.unlink(missing_ok=True)
 
 
 def is_ready(status_file: Path, pid: int) -> bool:

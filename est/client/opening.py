@@ -27,10 +27,26 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
+from certs.cms_algorithms import (
+    ASYMMETRIC_DECRYPT_KEY_IDENTIFIER,
+    AUTH_ENVELOPED_DATA,
+    DECRYPT_KEY_IDENTIFIER,
+    DIGESTS,
+    ENVELOPED_DATA,
+    MESSAGE_DIGEST,
+    RSAES_OAEP,
+    SHA256,
+    SMIME_CAPABILITIES,
+    ContentCipher,
+    KeyAgreement,
+    KeyWrap,
+)
 from certs.der import (
     BIT_STRING,
     CONTEXT_0,
+    CONTEXT_0_PRIMITIVE,
     CONTEXT_1,
+    CONTEXT_2,
     OCTET_STRING,
     SEQUENCE,
     SET,
@@ -44,33 +60,10 @@ from est.client.failure import EstFailure, Failure
 from est.client.keys import KeyUnusable, PrivateKey, known_key
 from est.client.request import Attribute
 
-_ENVELOPED_DATA: Final = "1.2.840.113549.1.7.3"
-_AUTH_ENVELOPED_DATA: Final = "1.2.840.113549.1.9.16.1.23"
-_MESSAGE_DIGEST: Final = "1.2.840.113549.1.9.4"
-_SMIME_CAPABILITIES: Final = "1.2.840.113549.1.9.15"
-_DECRYPT_KEY: Final = "1.2.840.113549.1.9.16.2.37"
-_ASYMMETRIC_DECRYPT_KEY: Final = "1.2.840.113549.1.9.16.2.54"
-_RSAES_OAEP: Final = "1.2.840.113549.1.1.7"
-_SHA256: Final = "2.16.840.1.101.3.4.2.1"
-_CBC: Final = {"2.16.840.1.101.3.4.1.2", "2.16.840.1.101.3.4.1.42"}
-_GCM: Final = {"2.16.840.1.101.3.4.1.6", "2.16.840.1.101.3.4.1.46"}
-_WRAPS: Final = {
-    "2.16.840.1.101.3.4.1.5": 16,
-    "2.16.840.1.101.3.4.1.25": 24,
-    "2.16.840.1.101.3.4.1.45": 32,
-}
-_AGREEMENTS: Final[dict[str, hashes.HashAlgorithm]] = {
-    "1.3.132.1.11.1": hashes.SHA256(),
-    "1.3.132.1.11.2": hashes.SHA384(),
-    "1.3.132.1.11.3": hashes.SHA512(),
-}
-_DIGESTS: Final[dict[str, hashes.HashAlgorithm]] = {
-    _SHA256: hashes.SHA256(),
-    "2.16.840.1.101.3.4.2.2": hashes.SHA384(),
-    "2.16.840.1.101.3.4.2.3": hashes.SHA512(),
-}
-_CONTEXT_2: Final = 0xA2
-_CONTEXT_0_PRIMITIVE: Final = 0x80
+_CBC: Final = tuple(one.oid for one in ContentCipher if not one.is_authenticated)
+_GCM: Final = tuple(one.oid for one in ContentCipher if one.is_authenticated)
+_WRAPS: Final = {one.oid: one.key_bytes for one in KeyWrap}
+_AGREEMENTS: Final = {one.oid: one.hash_algorithm for one in KeyAgreement}
 _BITS: Final = 8
 _BLOCK_BITS: Final = 128
 
@@ -110,13 +103,13 @@ class SecretOpener:
         wraps = [oid for oid, length in _WRAPS.items() if length == len(self.secret)]
         if not wraps:
             raise ValueError("a secret to wrap keys under has 16, 24 or 32 bytes")
-        return _named(_DECRYPT_KEY, self.identifier, [*_sorted(_CBC), *_sorted(_GCM), *wraps])
+        return _named(DECRYPT_KEY_IDENTIFIER, self.identifier, [*_CBC, *_GCM, *wraps])
 
     def content_key(self, recipient: Element) -> bytes | None:
         """Unwrap it (RFC 5652 6.2.3)."""
-        if recipient.tag != _CONTEXT_2:
+        if recipient.tag != CONTEXT_2:
             return None
-        *_, wrapped = recipient.holds(_CONTEXT_2)
+        *_, wrapped = recipient.holds(CONTEXT_2)
         return aes_key_unwrap(self.secret, wrapped.value(OCTET_STRING))
 
 
@@ -129,8 +122,8 @@ class PrivateKeyOpener:
 
     def attributes(self) -> tuple[Attribute, ...]:
         """Return its identifier, and how keys can be encrypted to it."""
-        ways = [_RSAES_OAEP] if isinstance(self.key, rsa.RSAPrivateKey) else [*_AGREEMENTS, *_WRAPS]
-        return _named(_ASYMMETRIC_DECRYPT_KEY, self.identifier, [*_sorted(_CBC), *_sorted(_GCM), *ways])
+        ways = [RSAES_OAEP] if isinstance(self.key, rsa.RSAPrivateKey) else [*_AGREEMENTS, *_WRAPS]
+        return _named(ASYMMETRIC_DECRYPT_KEY_IDENTIFIER, self.identifier, [*_CBC, *_GCM, *ways])
 
     def content_key(self, recipient: Element) -> bytes | None:
         """Decrypt it, or agree on what it is wrapped under."""
@@ -194,11 +187,11 @@ def _decrypted(der: bytes, opener: Opener) -> bytes:
     _, algorithm, sealed = encrypted.holds(SEQUENCE)
     cipher, parameters = algorithm.holds(SEQUENCE)
     oid = cipher.object_identifier().dotted_string
-    data = sealed.value(_CONTEXT_0_PRIMITIVE)
+    data = sealed.value(CONTEXT_0_PRIMITIVE)
     match kind.object_identifier().dotted_string:
-        case name if name == _ENVELOPED_DATA and oid in _CBC:
+        case name if name == ENVELOPED_DATA and oid in _CBC:
             return _unpadded(key, parameters.value(OCTET_STRING), data)
-        case name if name == _AUTH_ENVELOPED_DATA and oid in _GCM:
+        case name if name == AUTH_ENVELOPED_DATA and oid in _GCM:
             attributes = [one.content for one in parts if one.tag == CONTEXT_1]
             nonce = parameters.holds(SEQUENCE)[0].value(OCTET_STRING)
             # RFC 5083 2.2: the attributes are authenticated as a SET OF
@@ -217,9 +210,9 @@ def _transported(key: rsa.RSAPrivateKey, recipient: Element) -> bytes:
     """Return the content's key that was encrypted to an RSA key (RFC 5652 6.2.1, RFC 4055 4.1)."""
     _, _, algorithm, encrypted = recipient.holds(SEQUENCE)
     kind, parameters = algorithm.holds(SEQUENCE)
-    if kind.object_identifier().dotted_string != _RSAES_OAEP:
+    if kind.object_identifier().dotted_string != RSAES_OAEP:
         raise ValueError("its key is encrypted in a way that was not offered")
-    if encode_object_identifier(_SHA256) not in parameters.encoded:
+    if encode_object_identifier(SHA256) not in parameters.encoded:
         raise ValueError("its key is encrypted by OAEP without SHA-256")
     sha256 = hashes.SHA256()
     return key.decrypt(encrypted.value(OCTET_STRING), padding.OAEP(padding.MGF1(sha256), sha256, None))
@@ -235,7 +228,7 @@ def _agreed(key: ec.EllipticCurvePrivateKey, recipient: Element) -> bytes:
     ephemeral = ec.EllipticCurvePublicKey.from_encoded_point(key.curve, point.value(BIT_STRING)[1:])
     length = _WRAPS[wrap.holds(SEQUENCE)[0].object_identifier().dotted_string]
     # RFC 5753 7.2: ECC-CMS-SharedInfo, with the length of the wrapping key in bits
-    bits = encode(_CONTEXT_2, encode(OCTET_STRING, (length * _BITS).to_bytes(4)))
+    bits = encode(CONTEXT_2, encode(OCTET_STRING, (length * _BITS).to_bytes(4)))
     material = [encode(CONTEXT_0, read_elements(one)[0].content) for one in user_material]
     shared = encode(SEQUENCE, wrap.encoded, *material, bits)
     hash_algorithm = _AGREEMENTS[scheme.object_identifier().dotted_string]
@@ -250,14 +243,14 @@ def _signed_content(der: bytes) -> bytes:
     octets = content.holds(CONTEXT_0)[0].value(OCTET_STRING)
     (signer,) = signers.holds(SET)
     _, _, digest, attributes, _, signature = signer.holds(SEQUENCE)
-    hash_algorithm = _DIGESTS[digest.holds(SEQUENCE)[0].object_identifier().dotted_string]
+    hash_algorithm = DIGESTS[digest.holds(SEQUENCE)[0].object_identifier().dotted_string]
     hasher = hashes.Hash(hash_algorithm)
     hasher.update(octets)
     stated = {
         kind.object_identifier().dotted_string: values.holds(SET)[0]
         for kind, values in (one.holds(SEQUENCE) for one in attributes.holds(CONTEXT_0))
     }
-    if stated[_MESSAGE_DIGEST].value(OCTET_STRING) != hasher.finalize():
+    if stated[MESSAGE_DIGEST].value(OCTET_STRING) != hasher.finalize():
         raise ValueError("its digest is another")
     held = [one for group in rest if group.tag == CONTEXT_0 for one in group.holds(CONTEXT_0)]
     certificates = [x509.load_der_x509_certificate(one.encoded) for one in held]
@@ -293,9 +286,5 @@ def _named(kind: str, identifier: bytes, understood: Iterable[str]) -> tuple[Att
     listed = [encode(SEQUENCE, encode_object_identifier(oid)) for oid in understood]
     return (
         Attribute(encode_object_identifier(kind), encode(OCTET_STRING, identifier)),
-        Attribute(encode_object_identifier(_SMIME_CAPABILITIES), encode(SEQUENCE, *listed)),
+        Attribute(encode_object_identifier(SMIME_CAPABILITIES), encode(SEQUENCE, *listed)),
     )
-
-
-def _sorted(oids: Iterable[str]) -> list[str]:
-    return sorted(oids, reverse=True)

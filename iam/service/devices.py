@@ -23,7 +23,7 @@ from iam.events import Affected, Effect, affects
 from iam.identifiers import Clock
 from iam.identity_slot import SECRET_TYPE, IdentitySlot, slot_of
 from iam.json_patch import Operation, apply_patch
-from iam.lifecycle import require_step
+from iam.life_cycle import require_step
 from iam.listing import Filter, ListQuery, read_filters
 from iam.model import Device, DeviceStatus, Extent, IdentityStatus, PairingLevel, Tenant
 from iam.paging import Page, PageQuery

@@ -122,8 +122,12 @@ class LoginService:
         async with self._database.transaction(EVERYWHERE) as transaction:
             used = await sessions.use_refresh_token(transaction, _hash(refresh_token), sealed)
             reused = used is not None and used.used is not None and not used.used_now
+            # A use in the future was by a clock that was ahead: how long ago that is nobody knows, and so no grace.
             stolen = (
-                reused and used is not None and used.used is not None and (transaction.now - used.used > REFRESH_GRACE)
+                reused
+                and used is not None
+                and used.used is not None
+                and abs(transaction.now - used.used) > REFRESH_GRACE
             )
             if used is not None and used.used_now and not used.session_revoked:
                 expires = transaction.now + REFRESH_LIFETIME

@@ -72,16 +72,28 @@ def check_line(line: AuditLine, previous: bytes, sequence: int) -> bool:
     return follows and line_hash(previous, sequence, line.event) == line.hash
 
 
-_RECENT = """
-    SELECT id, tenant_id, at, actor, kind, subject, data FROM audit_pending WHERE at > $1 AND data ? 'affects'
+_CHAINED = "SELECT coalesce(max(sequence), 0) FROM audit"
+# A line is either chained or waits to be: one statement sees each of them once.
+_EFFECTS_AFTER = """
+    SELECT id, tenant_id, at, actor, kind, subject, data FROM audit_pending WHERE data ? 'affects'
     UNION ALL
-    SELECT id, tenant_id, at, actor, kind, subject, data FROM audit WHERE at > $1 AND data ? 'affects'
+    SELECT id, tenant_id, at, actor, kind, subject, data FROM audit WHERE sequence > $1 AND data ? 'affects'
     ORDER BY id"""
 
 
-async def recent_effects(transaction: Transaction, since: datetime) -> list[Event]:
-    """Return what has touched somebody's access since then, chained or not, oldest first."""
-    return [_event_from(row) for row in await transaction.fetch(_RECENT, since)]
+async def chained_until(transaction: Transaction) -> int:
+    """Return the number of the last line of the chain; 0 if there is none."""
+    return int(await transaction.fetchval(_CHAINED))
+
+
+async def effects_after(transaction: Transaction, sequence: int) -> tuple[list[Event], int]:
+    """Return what touches somebody's access of all that waits or was chained after a line, and where to go on from.
+
+    Nothing that is committed is ever left out, whatever the time of day is: a line gets its number when it is chained.
+    What waits is given again the next time, chained or not.
+    """
+    until = await chained_until(transaction)  # before the lines: what is chained in between is given twice
+    return [_event_from(row) for row in await transaction.fetch(_EFFECTS_AFTER, sequence)], until
 
 
 _LAST = "SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1"

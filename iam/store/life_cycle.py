@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from iam.lifecycle import BY_AGE, Windows
+from iam.life_cycle import BY_AGE, Windows
 from iam.model import DeviceStatus
 from iam.store.database import Row, Transaction
 

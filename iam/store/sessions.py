@@ -1,9 +1,11 @@
 """Sessions and refresh tokens in SQL."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from iam.clock import CLOCK_MAY_GO_BACK
 from iam.store.database import Transaction
 
 _INSERT_SESSION = """
@@ -44,6 +46,14 @@ _REVOKE_SESSION = "UPDATE session SET revoked_at = $2 WHERE id = $1 AND revoked_
 async def revoke_session(transaction: Transaction, session: UUID) -> bool:
     """End a session before its time; tell whether it was still open."""
     return bool(await transaction.execute(_REVOKE_SESSION, session, transaction.now))
+
+
+_OPEN = "SELECT id FROM session WHERE id = ANY ($1) AND revoked_at IS NULL"
+
+
+async def open_sessions(transaction: Transaction, sessions: Sequence[UUID]) -> frozenset[UUID]:
+    """Return those of these sessions that are there and were not ended; their time may be over."""
+    return frozenset(row["id"] for row in await transaction.fetch(_OPEN, sessions))
 
 
 _INSERT_REFRESH = """
@@ -132,5 +142,6 @@ _PURGE = (
 
 
 async def purge(transaction: Transaction) -> int:
-    """Delete what has expired; return how many rows went."""
-    return sum([await transaction.execute(statement, transaction.now) for statement in _PURGE])
+    """Delete what expired long enough ago; return how many rows went."""
+    before = transaction.now - CLOCK_MAY_GO_BACK
+    return sum([await transaction.execute(statement, before) for statement in _PURGE])

@@ -6,6 +6,7 @@ from uuid import UUID
 import orjson
 
 from iam.access import Access, Denied, compute_access
+from iam.clock import CLOCK_MAY_GO_BACK
 from iam.model import Identity, Pairing, PairingLevel, Role, Scope, Tenant
 from iam.store.database import EVERYWHERE, Database, Row
 from iam.store.rows import extent_from, identity_from, permissions_from, tenant_from, topics_from
@@ -54,7 +55,7 @@ async def read_standing(database: Database, identity: str) -> Standing:
     """Return the standing of an identity, also of one that does not exist: it may do nothing."""
     # Everywhere: the tenant is what this statement finds out.
     async with database.transaction(EVERYWHERE) as transaction:
-        row = await transaction.fetchrow(_STANDING, identity, transaction.now)
+        row = await transaction.fetchrow(_STANDING, identity, transaction.now - CLOCK_MAY_GO_BACK)
     if row is None:
         return Standing(Denied(f"there is no identity {identity}"), (), (), frozenset())
     known = identity_from(row)

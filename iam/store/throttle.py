@@ -15,6 +15,7 @@ class Account:
 
 
 # Of many at once each sees what the one before has written; one that has to wait changes nothing and gets no row.
+# Nobody waits longer than the longest wait: such a row was written by a clock that was ahead.
 _CHARGE = """
     INSERT INTO throttle AS t (key, failures, blocked_until, forgotten_at)
     VALUES ($1, 1, $2::timestamptz, $2::timestamptz + $5::interval)
@@ -25,7 +26,7 @@ _CHARGE = """
             ELSE $2::timestamptz
                  + least(power(2, least(t.failures - $3::integer, 30)) * interval '1 second', $4::interval) END,
         forgotten_at = $2::timestamptz + $5::interval
-    WHERE t.blocked_until <= $2::timestamptz
+    WHERE t.blocked_until <= $2::timestamptz OR t.blocked_until > $2::timestamptz + $4::interval
     RETURNING failures"""
 _BLOCKED_UNTIL = "SELECT blocked_until FROM throttle WHERE key = $1 AND blocked_until > $2"
 _FORGET = "DELETE FROM throttle WHERE key = $1"

@@ -221,3 +221,15 @@ async def test_a_code_is_for_the_name_and_type_that_it_invites(api: Api) -> None
     for fields in ({"name": "other", "type": "gateway"}, {"name": "gw", "type": "integration"}):
         assert (await register(api, key, code=invited["code"], **fields)).status == 401
     assert (await register(api, key, code=invited["code"], name="gw", type="gateway")).status == 201
+
+
+async def test_a_clock_that_was_ahead_makes_no_used_challenge_good_again(api: Api) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    await registered(api, key)
+    challenge = await challenged(api, spki(key))
+    body = {"public_key": spki(key), "challenge": challenge, "signature": sign(key, challenge)}
+    assert (await api.call("POST", "/auth/verify", body)).status == 200
+    api.clock.turn(timedelta(hours=3))
+    await next(job.run() for job in api.app.jobs if job.name == "purge of challenges")
+    api.clock.turn(-timedelta(hours=3))
+    assert (await api.call("POST", "/auth/verify", body)).status == 401

@@ -285,3 +285,32 @@ async def test_used_up_refresh_tokens_do_not_stay(api: Api) -> None:
     await api.app.login.purge()
     async with api.app.pool.transaction(EVERYWHERE) as transaction:
         assert await transaction.fetchval("SELECT count(*) FROM refresh_token") == 1
+
+
+async def test_a_clock_that_was_ahead_brings_no_ended_session_back(api: Api) -> None:
+    token = await api.root_token()
+    assert (await api.call("POST", "/api/v1/iam/logout", token=token)).status in {200, 204}
+    api.clock.turn(timedelta(hours=3))
+    await api.app.login.purge()
+    assert (await api.call("GET", TOKEN + "/info", token=await api.root_token())).status == 200  # reads how it stands
+    api.clock.turn(-timedelta(hours=3))
+    assert (await api.call("GET", TOKEN + "/info", token=token)).status == 401
+
+
+async def test_a_clock_that_was_set_back_lends_a_used_refresh_token_no_grace(api: Api) -> None:
+    await signed_up(api)
+    first = (await logged_in(api)).body
+    second = await refreshed(api, first["refreshToken"])
+    api.clock.turn(-timedelta(minutes=4))
+    assert (await refreshed(api, first["refreshToken"])).status == 401
+    assert (await refreshed(api, second.body["refreshToken"])).status == 401
+
+
+async def test_a_clock_that_was_ahead_makes_nobody_wait_for_hours(api: Api) -> None:
+    await signed_up(api)
+    api.clock.turn(timedelta(hours=3))
+    for _ in range(FREE_FAILURES + 2):
+        await api.call("GET", TOKEN, headers=basic("alice", "wrong password"))
+    assert (await api.call("GET", TOKEN, headers=basic("alice", PASSWORD))).status == 429
+    api.clock.turn(-timedelta(hours=3))
+    await logged_in(api)

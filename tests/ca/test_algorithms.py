@@ -25,7 +25,7 @@ from certs.errors import CertificateRefused, RefusalKind
 from certs.keys import KeyAlgorithm, PublicKey
 from certs.names import device_identifier
 from certs.profile import load_profile
-from certs.signature import verify_revocation_list, verify_signature
+from certs.signature import verify_signature
 from tests.ca.test_lint import EXPLAINED, EXPLAINED_OF_DEVICES, findings
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -166,12 +166,9 @@ def test_revocation_lists_verify(name: str, tmp_path: Path) -> None:
     entry = encode(SEQUENCE, encode_integer(1), encode_time(NOW), bytes.fromhex("300c300a0603551d1504030a0101"))
     der = build_revocation_list(Scope(root), SoftwareSigner(KEYS[name]), [entry], number=1, now=NOW, life=LIFE).der
     published = x509.load_der_x509_crl(der)
-    verify_revocation_list(published, KEYS[name].public_key())
     assert published.is_signature_valid(root.public_key())  # type: ignore[arg-type]
     for other in set(KEYS) - {name}:
-        with pytest.raises(CertificateRefused) as refused:
-            verify_revocation_list(published, KEYS[other].public_key())
-        assert refused.value.kind is RefusalKind.SIGNATURE
+        assert not published.is_signature_valid(KEYS[other].public_key())  # type: ignore[arg-type]
     if name not in UNKNOWN_TO_OPENSSL_3_0:
         (tmp_path / "list.der").write_bytes(der)
         write(tmp_path, "root.pem", root)

@@ -70,8 +70,11 @@ async def test_what_a_certificate_shows(world: World) -> None:
 async def test_search(world: World) -> None:
     headers = await world.identity(world.system.id, READ)
     serials = await issued(world, "a-1", "a-2", "b-1")
-    await world.revocation.revoke(EVERYWHERE, bytes.fromhex(serials[0]), RevocationReason.KEY_COMPROMISE, actor="test")
-    await world.revocation.hold(EVERYWHERE, bytes.fromhex(serials[2]), actor="test")
+    for serial, reason in (
+        (serials[0], RevocationReason.KEY_COMPROMISE),
+        (serials[2], RevocationReason.CERTIFICATE_HOLD),
+    ):
+        await world.revocation.revoke(EVERYWHERE, bytes.fromhex(serial), reason, actor="test")
     ends = await world.value("SELECT not_after FROM certificate WHERE serial = $1", bytes.fromhex(serials[1]))
     async with serving(world, all_routes(world)) as client:
         by_name = {"sort_by": "subject.common_name"}

@@ -136,7 +136,7 @@ async def test_openssl_takes_a_delta_with_an_older_list(world: World, tmp_path: 
 async def test_a_hold_is_in_lists_and_its_release_is_in_deltas(world: World, tmp_path: Path) -> None:
     serial = await made(world)
     number = int.from_bytes(serial)
-    await world.revocation.hold(EVERYWHERE, serial, actor="test")
+    await world.revocation.revoke(EVERYWHERE, serial, RevocationReason.CERTIFICATE_HOLD, actor="test")
     await world.publisher.publish_lists()
     held = await fetched(world)
     assert reasons(held) == {number: x509.ReasonFlags.certificate_hold}

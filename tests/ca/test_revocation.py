@@ -169,3 +169,23 @@ async def test_another_tenants_certificate_is_not_found(world: World) -> None:
             await world.revocation.revoke(tenant, serial, RevocationReason.UNSPECIFIED, actor="test")
         assert refused.value.kind is Kind.NOT_FOUND
     assert await world.value("SELECT status FROM certificate WHERE serial = $1", serial) == "active"
+
+
+async def test_a_clock_that_was_ahead_takes_no_entry_away(world: World) -> None:
+    """It saw certificates end that have not: what it left out is in the list again, as soon as the clock is right."""
+    serial = await bootstrap(world)
+    await revoke(world, serial)
+    await world.publisher.publish_lists()
+    end = await world.value("SELECT not_after FROM certificate WHERE serial = $1", serial)
+    ahead = end - world.clock() + timedelta(hours=3)
+    world.clock.move(ahead)
+    await world.publisher.publish_lists()
+    world.clock.move(timedelta(hours=13))
+    await world.publisher.publish_lists()
+    assert len(await published(world)) == 0
+    before = number_of(await published(world))
+    world.clock.move(-ahead - timedelta(hours=13))
+    await world.publisher.publish_lists()
+    found = await published(world)
+    assert [one.serial_number for one in found] == [int.from_bytes(serial)]
+    assert number_of(found) > before

@@ -5,7 +5,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,9 +18,9 @@ import paho.mqtt.client as mqtt
 from cryptography import x509
 from paho.mqtt.enums import CallbackAPIVersion
 
-from callout.broker import Endpoint
+from callout.broker.servers import Endpoint
 from callout.nkeys import Prefix, encode_seed
-from iam.access import Access, Authenticated, Denied, Grant
+from iam.access import Access, Authenticated, Denied, Grant, Proof, ProofKind
 from iam.errors import unauthenticated
 from iam.events import Affected, Effect, Event, affects
 from iam.identifiers import identity_id
@@ -110,6 +110,9 @@ class People:
 
     accesses: dict[str, Access | Denied] = field(default_factory=dict)
     tokens: dict[str, tuple[str, timedelta]] = field(default_factory=dict)
+    sessions: dict[str, UUID] = field(default_factory=dict)
+    certificates: dict[str, bytes] = field(default_factory=dict)
+    ended: set[Proof] = field(default_factory=set)
     asked: int = 0
     enough: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     delay: float = 0
@@ -121,7 +124,18 @@ class People:
         self.accesses[who.identity.id] = who
         token = f"token-{uuid4()}"
         self.tokens[token] = (who.identity.id, valid)
+        self.sessions[token] = uuid4()
         return token
+
+    def end(self, shown: str) -> None:
+        """From now on what was proved by a token or by a device's certificate holds no more; proving goes on."""
+        if shown in self.sessions:
+            self.ended.add(Proof(ProofKind.SESSION, self.sessions[shown].bytes))
+        else:
+            self.ended.add(Proof(ProofKind.CERTIFICATE, self.certificates[shown]))
+
+    async def ended_proofs(self, proofs: Collection[Proof]) -> frozenset[Proof]:
+        return frozenset(self.ended & set(proofs))
 
     def change(self, who: Access, rules: Sequence[TopicRule], devices: Devices = ()) -> Access:
         changed = replace(who, grants=(grant(who.tenant, rules, devices),))
@@ -140,14 +154,15 @@ class People:
             raise unauthenticated("no such token")
         who, valid = self.tokens[token]
         found = await self._read(who)
-        return Authenticated(found, now() + valid, None, ("token",))
+        return Authenticated(found, now() + valid, self.sessions[token], ("token",))
 
     async def prove_certificate(self, chain: Sequence[bytes]) -> Authenticated:
         leaf = x509.load_der_x509_certificate(chain[0])
         name = str(leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value[0].value)
         for who, each in self.accesses.items():
             if isinstance(each, Access) and each.identity.device == name:
-                return Authenticated(await self._read(who), leaf.not_valid_after_utc, None, ("x509",))
+                serial = self.certificates[name] = leaf.serial_number.to_bytes(20)
+                return Authenticated(await self._read(who), leaf.not_valid_after_utc, None, ("x509",), serial)
         raise unauthenticated(f"no device {name}")
 
     async def access(self, who: str) -> Access | Denied:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from callout.broker import Broker, Watch
+from callout.broker.answering import Broker
+from callout.broker.watch import Watch
 from callout.nkeys import SealingKey, SigningKey
 from callout.service import CalloutService
 from tests.callout.brokers import (
@@ -32,6 +33,7 @@ from tests.callout.brokers import (
 NATS_SERVER = Path(sys.executable).with_name("nats-server")
 
 MakeMqtt = Callable[..., Mqtt]
+Certified = Callable[..., Mqtt]
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +142,7 @@ async def broker(hub: Server, edge: Server, service: CalloutService) -> AsyncIte
 @pytest.fixture
 async def watch(hub: Server, edge: Server, people: People, broker: Broker) -> AsyncIterator[Watch]:
     assert broker
-    watching = Watch([hub.endpoint("sys"), edge.endpoint("sys")], people, now)
+    watching = Watch([hub.endpoint("sys"), edge.endpoint("sys")], people, people.ended_proofs)
     await watching.start()
     yield watching
     await watching.stop()

@@ -7,32 +7,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callout.claims import ConnectionType, RequestReader
+from callout.claims import ConnectionType
 from callout.nkeys import (
     Prefix,
     SealingKey,
     SigningKey,
     decode_public_key,
-    decode_seed,
-    encode_public_key,
-    encode_seed,
     verify,
 )
-from callout.permissions import PreparedPermissions, permissions
 from callout.service import CalloutLimits, CalloutService, is_bound
 from iam.access import Access, Authenticated
 from iam.errors import Refused
-from iam.model import SYSTEM_TENANT
 from iam.topics import access_control_list
 from tests.callout.brokers import ISSUER_SEED, START, XKEY_SEED, access, allow, deny, identity, tenant
 from tests.callout.requests import HEADER, USER_KEY, Asking, base64url, claims_of
 
 NOW = START
+SESSION = UUID("01a2019d-2b60-74fe-8298-07e0a501a040")
 OURS = SealingKey.from_seed(XKEY_SEED)
 RULES = [allow("all", "${tenant}/a/#")]
 
@@ -43,6 +40,7 @@ class Prover:
 
     who: Access
     expires: datetime = NOW + timedelta(minutes=5)
+    session: UUID | None = SESSION
     fault: Exception | None = None
     delay: float = 0
     tokens: int = 0
@@ -60,7 +58,7 @@ class Prover:
         await asyncio.sleep(self.delay)
         if self.fault is not None:
             raise self.fault
-        return Authenticated(self.who, self.expires, None, ("test",))
+        return Authenticated(self.who, self.expires, self.session, ("test",))
 
 
 def service(prover: Prover, **limits: Any) -> CalloutService:
@@ -106,7 +104,7 @@ class TestAtOnce:
     """What memory can prove waits for nothing, and takes no place among those that wait (rule 6)."""
 
     def answering(self, who: Access, *, expires: datetime, **limits: Any) -> CalloutService:
-        proved = Authenticated(who, expires, None, ("test",))
+        proved = Authenticated(who, expires, SESSION, ("test",))
         return CalloutService(
             lambda _: proved,
             lambda _: proved,
@@ -143,7 +141,7 @@ class TestAnswer:
         user = claims_of(token)
         assert (user["iss"], user["sub"], user["aud"]) == (issuer, USER_KEY, "APP")
         acl = access_control_list(prover.who)
-        assert user["name"] == f"{prover.who.identity.id}.{acl.digest}"
+        assert user["name"] == f"{prover.who.identity.id}.{acl.digest}.s{SESSION.hex}"
         assert user["exp"] == int(prover.expires.timestamp())
         for signed in (response, token):
             message, _, signature = signed.rpartition(b".")
@@ -229,6 +227,11 @@ class TestWhatCounts:
             prover, server, server.claims(NOW, client_info=info, client_tls={"verified_chains": [[PEM]]})
         )
         assert (prover.tokens, prover.chains) == (1, 0)
+
+    async def test_who_is_proved_by_nothing_that_ends(self, prover: Prover, server: Asking) -> None:
+        """Nobody could cut him: there is nothing to be revoked."""
+        prover.session = None
+        assert await asked(prover, server, server.claims(NOW)) == b""
 
     @pytest.mark.parametrize("expires", [timedelta(0), timedelta(seconds=-1)])
     async def test_an_expired_credential(self, prover: Prover, server: Asking, expires: timedelta) -> None:
@@ -401,91 +404,3 @@ class TestLimits:
         prover = Prover(access([allow("all", "${tenant}/devices/${device}/#")], devices))
         assert await asked(prover, server, server.claims(NOW))
         assert await asked(prover, server, server.claims(NOW), answer_bytes=100_000) == b""
-
-
-class TestPermissions:
-    def test_an_access_is_worked_out_once_and_its_successor_anew(self) -> None:
-        prepared, who = PreparedPermissions(capacity=2), access(RULES)
-        assert prepared.of(who) is prepared.of(who)
-        changed = Access(who.tenant, who.identity, ())
-        assert prepared.of(changed).acl_digest != prepared.of(who).acl_digest
-        for _ in range(5):
-            prepared.of(access(RULES))
-        assert len(prepared._held) == 2
-
-    def test_pitfall_4_both_subjects(self) -> None:
-        who = access([allow("all", "${tenant}/a.b/#"), deny("all", "${tenant}/a.b/c/#")])
-        made = permissions(access_control_list(who), who, ConnectionType.MQTT)
-        assert made.publish_allow == made.subscribe_allow == ("acme.a//b.>", "acme.a//b")
-        for denied in (made.publish_deny, made.subscribe_deny):
-            assert {"acme.a//b.c.>", "acme.a//b.c"} <= set(denied)
-
-    def test_pitfall_5_mqtt_may_be_delivered_to(self) -> None:
-        who = access(RULES)
-        made = permissions(access_control_list(who), who, ConnectionType.MQTT)
-        assert "$MQTT.>" in made.publish_deny
-        assert "$MQTT.>" not in made.subscribe_deny
-        plain = permissions(access_control_list(who), who, ConnectionType.NATS)
-        assert {"$MQTT.>", "$JS.>", "$SYS.>"} <= set(plain.publish_deny) & set(plain.subscribe_deny)
-
-    @pytest.mark.parametrize("topic", ["#", "+/#", "+/+/x", "_INBOX/#", "_INBOX/idt-x/#"])
-    def test_who_hears_everything_hears_no_inbox(self, topic: str) -> None:
-        who = access([allow("all", topic)], where=tenant(SYSTEM_TENANT))
-        made = permissions(access_control_list(who), who, ConnectionType.NATS)
-        assert "_INBOX.>" in made.subscribe_deny
-
-    @pytest.mark.parametrize("topic", ["+/devices/#", "doorward/#"])
-    def test_who_hears_much_has_an_inbox(self, topic: str) -> None:
-        who = access([allow("all", topic)], where=tenant(SYSTEM_TENANT))
-        made = permissions(access_control_list(who), who, ConnectionType.NATS)
-        assert f"_INBOX.{who.identity.id}.system.>" in made.subscribe_allow
-        assert "_INBOX.>" not in made.subscribe_deny
-
-    @pytest.mark.parametrize(
-        ("topics", "allowed", "denied"),
-        [
-            (["${tenant}/a/+"], {"acme.a.*"}, {"acme.a.*.>"}),
-            (["${tenant}/a/+", "${tenant}/a/b/c"], {"acme.a.b.c"}, set()),
-            (["${tenant}/a/+", "${tenant}/b/c/d"], {"acme.a.*", "acme.b.c.d"}, {"acme.a.*.>"}),
-            (["${tenant}/+", "${tenant}/a/b"], {"acme.a.b"}, set()),
-        ],
-    )
-    def test_a_plus_at_the_end(self, topics: list[str], allowed: set[str], denied: set[str]) -> None:
-        who = access([allow("subscribe", topic) for topic in topics])
-        made = permissions(access_control_list(who), who, ConnectionType.MQTT)
-        assert set(made.subscribe_allow) == allowed
-        assert {each for each in made.subscribe_deny if each.startswith("acme")} == denied
-
-    @pytest.mark.parametrize("topic", ["+", "+/+"])
-    def test_a_plus_at_the_end_never_takes_the_brokers_delivery_away(self, topic: str) -> None:
-        who = access([allow("subscribe", topic), allow("subscribe", "a/b/c")], where=tenant(SYSTEM_TENANT))
-        made = permissions(access_control_list(who), who, ConnectionType.MQTT)
-        assert not {"*.>", "*.*.>"} & set(made.subscribe_deny)
-
-
-class TestKeys:
-    def test_the_published_example(self) -> None:
-        """The keys that nats-server's own documentation of the callout shows."""
-        issuer = "ABJHLOVMPA4CI6R5KLNGOB4GSLNIY7IOUPAJC4YFNDLQVIOBYQGUWVLA"
-        seed = "SAANDLKMXL6CUS3CP52WIXBEDN6YJ545GDKC65U5JZPPV6WH6ESWUA6YAI"
-        assert SigningKey.from_seed(seed).public == issuer
-
-    def test_there_and_back(self) -> None:
-        for prefix in Prefix:
-            raw = bytes(range(32))
-            assert decode_public_key(prefix, encode_public_key(prefix, raw)) == raw
-            assert decode_seed(prefix, encode_seed(prefix, raw)) == raw
-            assert encode_public_key(prefix, raw)[0] == prefix.name[0].replace("C", "X").replace("S", "N")
-
-    @pytest.mark.parametrize("text", ["", "A", "x", "A" * 55 + "B", "ä", encode_public_key(Prefix.USER, bytes(32))])
-    def test_what_is_not_one(self, text: str) -> None:
-        with pytest.raises(Refused):
-            decode_public_key(Prefix.ACCOUNT, text)
-        with pytest.raises(Refused):
-            decode_seed(Prefix.ACCOUNT, text)
-
-    def test_no_secret_is_shown(self) -> None:
-        for key in (SigningKey.from_seed(ISSUER_SEED), OURS):
-            assert "_secret" not in repr(key)
-        token = Asking().signed(Asking().claims(NOW, connect_opts={"pass": "hidden"}))
-        assert "hidden" not in repr(RequestReader().read(token, Asking().xkey.public, NOW))

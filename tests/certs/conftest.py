@@ -1,7 +1,7 @@
 """Authorities that tests make for themselves, and the openssl binary as an independent peer."""
 
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from certs.chain import Anchor, Purpose, ValidChain, validate_chain
+from certs.errors import CertificateRefused
 
 HashingItself = ed25519.Ed25519PrivateKey | mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | HashingItself
@@ -195,5 +198,35 @@ def openssl(tmp_path: Path) -> Callable[..., bytes]:
         done = subprocess.run(["openssl", *arguments], input=stdin, capture_output=True, cwd=tmp_path, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
+
+    return run
+
+
+def anchors(*authorities: Authority) -> list[Anchor]:
+    return [Anchor.from_certificate(authority.certificate) for authority in authorities]
+
+
+@pytest.fixture
+def check(now: datetime) -> Callable[..., ValidChain]:
+    def run(
+        leaf: x509.Certificate,
+        trusted: Collection[Anchor],
+        sent: Sequence[Authority] = (),
+        at: datetime = now,
+        purpose: Purpose = Purpose.CLIENT_AUTH,
+        allow_expired_leaf: bool = False,
+    ) -> ValidChain:
+        certificates = [authority.certificate for authority in sent]
+        return validate_chain(leaf, certificates, trusted, at, purpose=purpose, allow_expired_leaf=allow_expired_leaf)
+
+    return run
+
+
+@pytest.fixture
+def refusal(check: Callable[..., ValidChain]) -> Callable[..., CertificateRefused]:
+    def run(*arguments: object, **options: object) -> CertificateRefused:
+        with pytest.raises(CertificateRefused) as refused:
+            check(*arguments, **options)
+        return refused.value
 
     return run

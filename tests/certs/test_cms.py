@@ -18,11 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from certs.cms import (
-    ContentCipher,
     KeyAgreed,
-    KeyAgreement,
     KeyTransport,
-    KeyWrap,
     Recipient,
     SharedSecret,
     SigningIdentity,
@@ -32,6 +29,7 @@ from certs.cms import (
     recipient_identifier,
     signed_key_package,
 )
+from certs.cms_algorithms import ContentCipher, KeyAgreement, KeyWrap
 from certs.der import CONTEXT_0, SEQUENCE, encode, encode_object_identifier
 from certs.errors import CertificateRefused
 

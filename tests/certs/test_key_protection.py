@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certs.cms import ContentCipher, KeyAgreed, KeyAgreement, KeyTransport, KeyWrap, SharedSecret
+from certs.cms import KeyAgreed, KeyTransport, SharedSecret
+from certs.cms_algorithms import ContentCipher, KeyAgreement, KeyWrap
 from certs.csr import parse_keyless_request, parse_request
 from certs.der import encode
 from certs.errors import CertificateRefused, RefusalKind

@@ -17,7 +17,13 @@ import asyncpg
 import pytest
 
 from doorward.embedded.account import choose_account, may_pass
-from doorward.embedded.postgres import EmbeddedPostgres, locate_programs, refuse_other_version, socket_folder
+from doorward.embedded.postgres import (
+    SOCKET,
+    EmbeddedPostgres,
+    locate_programs,
+    refuse_other_version,
+    socket_folder,
+)
 from doorward.embedded.process import Account, EmbeddedError, Failure, RunningProcess
 
 REPOSITORY = Path(__file__).parents[2]
@@ -178,6 +184,26 @@ async def test_what_was_committed_survives_kill_9(data: Path) -> None:
     await query(addresses.owner_dsn, "DROP TABLE kept")
     await server.stop()
     assert not server.alive
+
+
+async def test_a_postmaster_that_ended_and_that_nobody_asked_about_does_not_stop_the_next_start(data: Path) -> None:
+    server = EmbeddedPostgres(data)
+    await server.start()
+    assert server.process is not None
+    os.kill(server.process.pid, signal.SIGKILL)
+    await server.ended()
+    owner = (data / "postgres" / "cluster").stat().st_uid if os.geteuid() == 0 else None
+    dead = await asyncio.to_thread(subprocess.Popen, ["true"], user=owner)  # it ends, and waits for us
+    while RunningProcess.read(dead.pid) is not None:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.01)
+    locks = [data / "postgres" / "cluster" / "postmaster.pid", socket_folder(data) / f"{SOCKET}.lock"]
+    for lock in locks:
+        _, _, rest = lock.read_text().partition("\n")
+        lock.write_text(f"{dead.pid}\n{rest}")
+    await server.start()
+    assert server.alive
+    await server.stop()
+    dead.wait()
 
 
 async def test_a_session_that_outlived_its_postmaster_does_not_stop_the_next_start(data: Path) -> None:

@@ -7,14 +7,16 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import nats
 import pytest
 from nats.aio.msg import Msg
+from nats.errors import OutboundBufferLimitError
 
-from doorward.bus import HEARTBEAT, Bus, NatsAccount
+from doorward.bus import HEARTBEAT, URGENT, Bus, NatsAccount
 from doorward.database import Pool
 from doorward.jobs import Leader
 from doorward.outbox import Relay
@@ -173,3 +175,36 @@ async def test_an_event_that_nats_does_not_store_stays_and_the_feed_is_silent(
         await relaying
     await listener.close()
     assert [event.kind for event in await waiting(pool)] == ["not a subject"]
+
+
+async def test_what_the_workers_could_not_be_told_waits_and_is_told_again(
+    pool: Pool, bus: Bus, clock: TurnableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be stored, and so taken out, and no worker would ever hear of it."""
+    tenant = await system_of(pool, clock)
+    heard: list[str] = []
+    bus.on_event(lambda event: heard.append(event.subject))
+    leader = Leader(pool)
+    leader.leads = True
+    publish = bus._client.publish
+    is_failing = True
+
+    async def failing(subject: str, payload: bytes = b"", **more: Any) -> None:
+        if is_failing and subject == URGENT:
+            raise OutboundBufferLimitError
+        await publish(subject, payload, **more)
+
+    monkeypatch.setattr(bus._client, "publish", failing)
+    await record(pool, Change(tenant, "me", "certificate.revoked", "lost", affects_identity("i")))
+    relay = Relay(pool, bus, leader)
+    running = asyncio.create_task(relay.run())
+    await asyncio.sleep(0.5)
+    assert [event.subject for event in await waiting(pool)] == ["lost"]
+    is_failing = False
+    async with asyncio.timeout(10):
+        while await waiting(pool) or not heard:  # noqa: ASYNC110 - the relay tells nobody
+            await asyncio.sleep(0.05)
+    assert heard == ["lost"]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running

@@ -225,3 +225,28 @@ async def test_what_devices_and_clients_trust_follows_the_authorities(
         await asyncio.gather(following, return_exceptions=True)
         await pool.close()
         await service.stop()
+
+
+async def test_a_certificate_of_a_clock_that_was_ahead_is_replaced_at_once_when_it_is_set_back(
+    tmp_path: Path,
+    database_urls: DatabaseUrls,
+    master: MasterKey,
+    clock: TurnableClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long after that the clock shows the time at which it would have been looked at again."""
+    monkeypatch.setattr("doorward.preparation._LOOK_AGAIN", timedelta(milliseconds=20))
+    service = preparation(tmp_path, database_urls, master, clock)
+    await service.start()
+    life = certificate_of(tmp_path).not_valid_after_utc - certificate_of(tmp_path).not_valid_before_utc
+    renewing = asyncio.create_task(service.ended())
+    clock.turn(life * 3 / 4)
+    async with asyncio.timeout(5):
+        while certificate_of(tmp_path).not_valid_before_utc < clock() - timedelta(hours=1):  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.02)
+    clock.turn(-life * 3 / 4)
+    async with asyncio.timeout(5):
+        while certificate_of(tmp_path).not_valid_before_utc > clock():  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.02)
+    renewing.cancel()
+    await service.stop()

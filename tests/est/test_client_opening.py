@@ -9,7 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from certs.cms import ContentCipher, SharedSecret, SigningIdentity, envelop, signed_key_package
+from certs.cms import SharedSecret, SigningIdentity, envelop, signed_key_package
+from certs.cms_algorithms import ContentCipher
 from certs.csr import parse_keyless_request
 from certs.pkcs7 import certs_only
 from est.client import EstFailure, Failure, KeyKind, enrolment_request, make_key

@@ -14,7 +14,7 @@ from tests.est.world import EstWorld, Holder, b64, request
 
 
 async def hold(est: EstWorld, holder: Holder) -> None:
-    await est.world.revocation.hold(EVERYWHERE, holder.serial, actor="test")
+    await est.world.revocation.revoke(EVERYWHERE, holder.serial, RevocationReason.CERTIFICATE_HOLD, actor="test")
 
 
 async def release(est: EstWorld, holder: Holder) -> None:
@@ -116,7 +116,11 @@ async def test_of_ten_at_once_one_holds_and_one_releases(est: EstWorld) -> None:
 
 async def test_another_tenant_holds_and_releases_nothing(est: EstWorld) -> None:
     device = await est.enrolled("meter-001")
-    for step in (est.world.revocation.hold, est.world.revocation.release):
+    revocation = est.world.revocation
+    for attempt in (
+        revocation.revoke(uuid4(), device.serial, RevocationReason.CERTIFICATE_HOLD, actor="test"),
+        revocation.release(uuid4(), device.serial, actor="test"),
+    ):
         with pytest.raises(Refused) as refused:
-            await step(uuid4(), device.serial, actor="test")
+            await attempt
         assert refused.value.kind is Kind.NOT_FOUND

@@ -10,15 +10,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ca.inventory import RevocationReason
 from doorward.embedded.postgres import PostgresAddresses
 from est.profiles import DeviceDefaults, Settings
 from iam.errors import Refused
 from iam.http import device_manager
-from iam.lifecycle import BY_AGE, FOLLOWERS, Windows, require_step, status_by_age
+from iam.life_cycle import BY_AGE, FOLLOWERS, Windows, require_step, status_by_age
 from iam.model import DeviceStatus
 from iam.service.device_import import DeviceImport
 from iam.service.devices import DeviceService
-from iam.service.lifecycle import STATUS_CHANGED, LifeCycle
+from iam.service.life_cycle import STATUS_CHANGED, LifeCycle
 from iam.store.database import EVERYWHERE
 from iam.store.life_cycle import aged_devices
 from tests.ca.world import World, database_url, serving
@@ -84,7 +85,7 @@ async def test_a_device_ages_with_its_certificate_and_is_young_again_when_it_ren
 async def test_a_device_that_was_held_when_it_was_first_looked_at_ages_once_it_is_released(est: EstWorld) -> None:
     world, job = est.world, life_cycle(est.world)
     holder = await est.enrolled("meter-001")
-    await world.revocation.hold(EVERYWHERE, holder.serial, actor="test")
+    await world.revocation.revoke(EVERYWHERE, holder.serial, RevocationReason.CERTIFICATE_HOLD, actor="test")
     await job.advance()
     await world.revocation.release(EVERYWHERE, holder.serial, actor="test")
     world.clock.move(365 * DAY)

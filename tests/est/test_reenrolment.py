@@ -146,7 +146,7 @@ async def test_grace_brings_no_device_back_that_was_put_out(est: EstWorld, *, is
     successor = await renewed(est, device, new_key(), "meters")
     revocation, serial = est.world.revocation, successor.serial
     if is_held:
-        await revocation.hold(EVERYWHERE, serial, actor="test")
+        await revocation.revoke(EVERYWHERE, serial, RevocationReason.CERTIFICATE_HOLD, actor="test")
     else:
         await revocation.revoke(EVERYWHERE, serial, RevocationReason.KEY_COMPROMISE, actor="test")
     assert await refusal_of(est, device, label="meters") == Refusal.SUPERSEDED.name

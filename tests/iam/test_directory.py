@@ -130,7 +130,7 @@ async def test_an_event_looks_at_nobody_whom_it_does_not_touch(clock: TurnableCl
     effects = [Effect(kind, str(uuid4())) for kind in (Affected.ROLE, Affected.TENANT) for _ in range(50)]
     began = time.perf_counter()
     directory.apply(effects)
-    assert time.perf_counter() - began < 0.005
+    assert time.perf_counter() - began < 0.1  # to look at each for each takes seconds
     directory.apply([Effect(Affected.TENANT, str(PARENT))])
     assert (directory._held, directory._touched_by) == ({}, {})
 

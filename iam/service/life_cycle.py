@@ -8,7 +8,7 @@ The rules:
 3. It may be run by two at once, and after any downtime: a state is set only on a device that still is as it was found.
 """
 
-from iam.lifecycle import Windows, status_by_age
+from iam.life_cycle import Windows, status_by_age
 from iam.store.database import EVERYWHERE, Change, Database
 from iam.store.life_cycle import aged_devices, look_at_new, move_devices
 

@@ -1,0 +1,1 @@
+"""The brokers, over NATS: the only place of the callout that speaks it."""
