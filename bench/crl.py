@@ -34,8 +34,8 @@ from bench.node import descendants
 from ca.authorities import Authorities, Authority
 from ca.inventory import AuthorityKind
 from ca.keystore import Keystore
+from ca.list_publishing import ListPublisher, ListTerms
 from ca.partition import WHOLE, Partition
-from ca.publishing import ListPublisher, ListTerms
 from ca.shelf import ListShelf
 from ca.store.revocation_lists import complete_entries
 from doorward.clock import utc_now

@@ -11,7 +11,7 @@ The rules:
 import logging
 
 from ca.authority import Authority
-from ca.publishing import ListPublisher
+from ca.list_publishing import ListPublisher
 from ca.responders import Responders
 from iam.errors import Refused
 

@@ -28,7 +28,7 @@ from ca.authority import Authority, AuthorityOrigin, AuthorityStatus
 from ca.importing import read_one_certificate
 from ca.inventory import CertificateStatus, RevocationReason, StoredCertificate, stored_serial
 from ca.issue import encoded_key
-from ca.publishing import is_published
+from ca.list_publishing import is_published
 from ca.store.authority_keys import is_key_barred
 from ca.store.certificates import delete_certificate, insert_certificate, is_listed, lock_certificate, set_metadata
 from certs.der import read_certificate_layout

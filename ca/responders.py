@@ -24,8 +24,8 @@ from ca.authorities import Authorities
 from ca.authority import Authority
 from ca.issue import SERIAL_BYTES, Template, encoded_key, responder
 from ca.keystore import Keystore, Signer
+from ca.list_publishing import is_offline, is_published
 from ca.ocsp import ResponderIdentity
-from ca.publishing import is_offline, is_published
 from ca.recording import record_issued
 from ca.service import NODE
 from ca.store.responders import (

@@ -2,8 +2,8 @@
 
 The rules:
 
-1. It is acknowledged after its commit, and is then in the next list of its authority (`ca.publishing`) and in every
-   OCSP answer (`ca.responding`): the store notes it in the same transaction, whichever statement does it.
+1. It is acknowledged after its commit, and is then in the next list of its authority (`ca.list_publishing`) and in
+   every OCSP answer (`ca.responding`): the store notes it in the same transaction, whichever statement does it.
 2. What is held authenticates nothing, as what is revoked. What is released does again, unless something else has taken
    its place meanwhile.
 3. Whom it proved is told to everybody who keeps connections: what is connected by it is cut.

@@ -12,7 +12,7 @@ from ca.authorities import Authorities
 from ca.bulk_service import BulkRevocationService
 from ca.certification import Certification
 from ca.http import authorities as authority_routes
-from ca.http import authority_requests, authority_signatures, authority_statistics, publication
+from ca.http import authority_requests, authority_signatures, authority_statistics, distribution
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
@@ -48,7 +48,7 @@ from doorward.master_key import master_key
 from doorward.outbound import HttpsOutbound
 from doorward.outbox import Relay
 from doorward.preparation import signing_identity
-from doorward.publication import list_publisher, ocsp_responders
+from doorward.publication_terms import list_publisher, ocsp_responders
 from doorward.watching import WatchDuty
 from est.administration import ProfileService
 from est.approvals import ApprovalService
@@ -176,9 +176,9 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     await authorities.ensure()
     publisher = list_publisher(configuration, pool, authorities, clock)
     responders = ocsp_responders(configuration, pool, authorities, keys, clock, random)
-    publishing = Publication(publisher, responders)
-    administration = AuthorityAdministration(pool, authorities, keys, clock, random, publishing, base_url=published_at)
-    intake = AuthorityIntake(pool, authorities, administration, keys, clock, random, publishing)
+    publication = Publication(publisher, responders)
+    administration = AuthorityAdministration(pool, authorities, keys, clock, random, publication, base_url=published_at)
+    intake = AuthorityIntake(pool, authorities, administration, keys, clock, random, publication)
     register = AuthorityRegister(pool, authorities, clock)
     certification = Certification(pool, authorities, administration, clock, random)
     certificates = AuthorityService(pool, authorities, clock, random)
@@ -267,7 +267,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
     bus.on_gap(authorities.suspect)
     authorities.on_change(prover.clear)
 
-    publication_routes = [*publication.routes(shelf, authorities), *status_routes.routes(status, clock)]
+    publication_routes = [*distribution.routes(shelf, authorities), *status_routes.routes(status, clock)]
     public_routes: list[Route] = [
         *tenancy.routes(tenancy_service),
         *identities.routes(people),
@@ -288,7 +288,7 @@ async def build(  # noqa: PLR0915 - the one list: as long as there are things to
         *bulk_routes.routes(bulk),
         *key_routes.routes(KeyService(pool, keys, clock, random)),
         *publication_routes,
-        *publication.partition_routes(publisher, authorities),
+        *distribution.partition_routes(publisher, authorities),
         *dms.profile_routes(profiles, authorities),
         *dms.binding_routes(profiles),
         *dms.identity_routes(IdentityBinder(pool, authorities, random), authorities),

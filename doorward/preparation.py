@@ -37,7 +37,7 @@ from doorward.config import Configuration
 from doorward.database import Pool, migrate
 from doorward.embedded.process import write_private
 from doorward.keys import keystore
-from doorward.publication import list_publisher, ocsp_responders
+from doorward.publication_terms import list_publisher, ocsp_responders
 from doorward.tls import ServerIdentity, ServerIdentityError
 from iam.errors import Kind, Refused
 from iam.identifiers import Clock, Random

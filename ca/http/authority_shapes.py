@@ -1,4 +1,4 @@
-"""What authorities look like in the JSON of Lamassu's CA API, and what its bodies say of them."""
+"""What authorities look like in the JSON of Lamassu's CA API; what is taken of them is in `authority_bodies.py`."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ The rules:
    some clients send `+`, `/` and `=` as they are. Padding that was left out is added.
 2. The answer is 200 with a response, also where that is an error. It may be kept, and has the headers of RFC 5019 6.2,
    if it was asked for by GET and is the same for all who ask; any other is `no-store`.
-3. Who has the answer already is told so (`ca.http.publication.is_known`).
+3. Who has the answer already is told so (`ca.http.distribution.is_known`).
 """
 
 import base64
@@ -16,7 +16,7 @@ from email.utils import format_datetime
 from functools import lru_cache
 from typing import Final
 
-from ca.http.publication import is_known
+from ca.http.distribution import is_known
 from ca.responding import StatusAnswer, StatusService
 from iam.bodies import RawBody
 from iam.guard import Call, Public, Route

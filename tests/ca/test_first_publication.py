@@ -19,7 +19,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from ca.administration import AuthorityAdministration
 from ca.authorities import LOOK_FOR_MISSING, Authorities
 from ca.authority import Authority
-from ca.http import publication, status
+from ca.http import distribution, status
 from ca.responders import Responders, ResponderTerms
 from ca.responding import StatusService
 from ca.shelf import ListShelf
@@ -76,7 +76,7 @@ async def other_worker(world: World) -> list[Route]:
     responders = Responders(world.pool, authorities, world.keystore, world.clock, urandom, ResponderTerms())
     answering = StatusService(world.pool, authorities, responders, world.clock, life=timedelta(hours=1))
     shelf = ListShelf(world.pool, monotonic=count(step=60).__next__)
-    return [*publication.routes(shelf, authorities), *status.routes(answering, world.clock), *all_routes(there)]
+    return [*distribution.routes(shelf, authorities), *status.routes(answering, world.clock), *all_routes(there)]
 
 
 @pytest.mark.parametrize("begin", [create, roll_over, take_in, answer_request])
@@ -90,7 +90,7 @@ async def test_a_certificate_that_is_issued_at_once_names_what_is_there(world: W
         code, issued = await call("POST", f"{CAS}/plant/certificates/sign", body)
         assert code == 201, issued
     certificate, issuer = pem_of(issued["certificate"]), pem_of(shown["certificate"]["certificate"])
-    here = [*publication.routes(world.shelf, world.authorities), *status.routes(world.status, world.clock)]
+    here = [*distribution.routes(world.shelf, world.authorities), *status.routes(world.status, world.clock)]
     for routes in (elsewhere, here):
         async with serving(world, routes) as client:
             for address in (list_address(certificate), issuer_address(certificate)):
@@ -165,7 +165,7 @@ async def test_strangers_who_ask_for_what_is_not_there_share_a_look_into_the_sto
         return await refresh()
 
     monkeypatch.setattr(world.authorities, "refresh", counted)
-    async with serving(world, publication.routes(world.shelf, world.authorities)) as client:
+    async with serving(world, distribution.routes(world.shelf, world.authorities)) as client:
         for _ in range(2):
             answers = await asyncio.gather(*(client.get(f"/crl/nobody-{number}.crl") for number in range(30)))
             assert {one.status for one in answers} == {404}

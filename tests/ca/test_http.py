@@ -3,7 +3,7 @@
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.http import publication
+from ca.http import distribution
 from tests.ca.world import World, serving
 
 ALL = '[{"resource": "*", "actions": ["create", "read", "update", "delete"]}]'
@@ -12,8 +12,8 @@ READ = '[{"resource": "ca.*", "actions": ["read"]}]'
 
 def all_routes(world: World) -> list:  # type: ignore[type-arg]
     return [
-        *publication.routes(world.shelf, world.authorities),
-        *publication.partition_routes(world.publisher, world.authorities),
+        *distribution.routes(world.shelf, world.authorities),
+        *distribution.partition_routes(world.publisher, world.authorities),
     ]
 
 

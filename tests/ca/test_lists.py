@@ -21,8 +21,8 @@ from ca.authority import AuthorityOrigin
 from ca.crl import REST, Head, Step, next_step
 from ca.inventory import REASON_CODES, CertificateStatus, RevocationReason, StoredCertificate
 from ca.issue import SERIAL_BYTES, device, encoded_key
+from ca.list_publishing import ListPublisher, ListTerms, is_published
 from ca.partition import WHOLE, Partition, counts_after
-from ca.publishing import ListPublisher, ListTerms, is_published
 from ca.store.certificates import insert_certificate
 from certs.names import device_identifier
 from iam.errors import Kind, Refused
@@ -281,7 +281,7 @@ async def test_that_a_key_is_away_is_said_once_an_hour(world: World, caplog: pyt
 
     async def times_said(rounds: int) -> int:
         caplog.clear()
-        with caplog.at_level(logging.WARNING, "ca.publishing"):
+        with caplog.at_level(logging.WARNING, "ca.list_publishing"):
             for _ in range(rounds):
                 await world.publisher.publish_lists()
         return sum(

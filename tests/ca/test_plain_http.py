@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponseStatus, load_der_ocsp_response
 
-from ca.http import publication
+from ca.http import distribution
 from ca.http import status as status_routes
 from ca.inventory import RevocationReason
 from doorward.listener import ListenerLimits, listening_sockets
@@ -68,7 +68,7 @@ class Place:
 
 @pytest.fixture
 async def place(world: World, tmp_path: Path) -> AsyncIterator[Place]:
-    routes = [*publication.routes(world.shelf, world.authorities), *status_routes.routes(world.status, world.clock)]
+    routes = [*distribution.routes(world.shelf, world.authorities), *status_routes.routes(world.status, world.clock)]
     async with serving_plainly(world, routes) as url:
         made = Place(world, url, tmp_path)
         made.write("issuer.pem", issuer(world))

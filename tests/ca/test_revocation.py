@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.inventory import RevocationReason
-from ca.publishing import ListTerms
+from ca.list_publishing import ListTerms
 from iam.errors import Kind, Refused
 from iam.store.database import EVERYWHERE
 from tests.ca.world import World

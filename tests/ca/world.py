@@ -18,9 +18,9 @@ from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.intake import AuthorityIntake
 from ca.keystore import Keystore
+from ca.list_publishing import ListPublisher, ListTerms
 from ca.proof import CertificateProver
 from ca.publication import Publication
-from ca.publishing import ListPublisher, ListTerms
 from ca.responders import Responders, ResponderTerms
 from ca.responding import StatusService
 from ca.revocation import RevocationService

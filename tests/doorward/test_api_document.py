@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ca.http import authorities as authority_routes
-from ca.http import authority_requests, authority_signatures, authority_statistics, publication
+from ca.http import authority_requests, authority_signatures, authority_statistics, distribution
 from ca.http import bulk_revocations as bulk_routes
 from ca.http import certificates as certificate_routes
 from ca.http import keys as key_routes
@@ -47,8 +47,8 @@ def _all_routes() -> Sequence[Route]:
         *issuance_routes.routes(nothing),
         *certificate_routes.routes(nothing, nothing, nothing, nothing),
         *bulk_routes.routes(nothing),
-        *publication.routes(nothing, nothing),
-        *publication.partition_routes(nothing, nothing),
+        *distribution.routes(nothing, nothing),
+        *distribution.partition_routes(nothing, nothing),
         *key_routes.routes(nothing),
         *status_routes.routes(nothing, nothing),
         *dms.profile_routes(nothing, nothing),

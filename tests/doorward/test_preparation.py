@@ -14,8 +14,8 @@ from ca.authorities import Authorities
 from ca.authority import AuthorityStep
 from ca.inventory import RevocationReason
 from ca.keystore import Keystore
+from ca.list_publishing import ListPublisher, ListTerms
 from ca.publication import Publication
-from ca.publishing import ListPublisher, ListTerms
 from ca.responders import Responders, ResponderTerms
 from doorward import worker
 from doorward.config import Configuration, NodeSection

@@ -2,7 +2,7 @@
 
 from ca.authorities import Authorities
 from ca.keystore import Keystore
-from ca.publishing import ListPublisher, ListTerms
+from ca.list_publishing import ListPublisher, ListTerms
 from ca.responders import Responders, ResponderTerms
 from doorward.config import Configuration
 from doorward.database import Pool

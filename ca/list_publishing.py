@@ -1,4 +1,4 @@
-"""Publishing: the revocation lists of every authority, made when they are due.
+"""Publishing lists: the revocation lists of every authority, made when they are due.
 
 The rules:
 
@@ -49,7 +49,7 @@ from iam.store.database import EVERYWHERE, Change, Database, Transaction
 
 _SAY_AGAIN = timedelta(hours=1)
 
-_log = logging.getLogger("ca.publishing")
+_log = logging.getLogger("ca.list_publishing")
 
 
 @dataclass(frozen=True, slots=True)

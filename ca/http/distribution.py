@@ -1,8 +1,8 @@
-"""What relying parties fetch: revocation lists and authorities' certificates.
+"""Distribution points: where relying parties fetch revocation lists and authorities' certificates.
 
-A list is named by what it is about: `issuing.crl` is an authority's whole, `issuing/8/3.crl` partition 3 of 8 of it;
-below each, `delta.crl` is its delta. Whoever has the list already is told so (RFC 9110 13): by its ETag, which is its
-number, or else by the time when it was made.
+Certificates say their addresses (RFC 5280 4.2.1.13, 4.2.2.1). A list is named by what it is about: `issuing.crl` is an
+authority's whole, `issuing/8/3.crl` partition 3 of 8 of it; below each, `delta.crl` is its delta. Whoever has the list
+already is told so (RFC 9110 13): by its ETag, which is its number, or else by the time when it was made.
 """
 
 import re
@@ -12,8 +12,8 @@ from email.utils import format_datetime, parsedate_to_datetime
 from pydantic import Field
 
 from ca.authorities import Authorities
+from ca.list_publishing import ListPublisher
 from ca.partition import SLOTS, WHOLE, Partition
-from ca.publishing import ListPublisher
 from ca.shelf import ListShelf
 from iam.errors import not_found
 from iam.guard import Call, Handler, Needs, Public, Route
