@@ -98,18 +98,6 @@ def read_certificate_layout(der: bytes) -> CertificateLayout:
     )
 
 
-def read_signed_part(der: bytes) -> bytes:
-    """Find what is signed of a revocation list that `cryptography` has parsed.
-
-    Raises:
-        CertificateRefused: MALFORMED.
-    """
-    content, _ = _expect(der, 0, SEQUENCE)
-    _, signed_end = _expect(der, content, SEQUENCE)
-    _algorithm_end(der, signed_end)
-    return der[content:signed_end]
-
-
 def read_request_layout(der: bytes) -> RequestLayout:
     """Find the fields of a certification request (RFC 2986 4.1) that `cryptography` has parsed.
 
