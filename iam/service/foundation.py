@@ -27,14 +27,12 @@ from iam.service.tenancy import device_role
 from iam.store import identities, tenants
 from iam.store.database import EVERYWHERE, Change, Database
 
-_LOCK = "SELECT pg_advisory_xact_lock(1)"
-
 
 async def lay_foundation(database: Database, clock: Clock, random: Random) -> Tenant:
     """Make the tenant `system` with its roles and the root identity, unless they are there; return the tenant."""
     # Everywhere: this makes the first tenant.
     async with database.transaction(EVERYWHERE) as transaction:
-        await transaction.fetchval(_LOCK)
+        await tenants.lock_foundation(transaction)
         found = await tenants.tenant_by_name(transaction, SYSTEM_TENANT)
         if found is not None:
             return found

@@ -21,6 +21,14 @@ EFFECTIVE_STATUS = """
 
 _TENANT = f"SELECT t.id, t.name, t.parent_id, t.path, {EFFECTIVE_STATUS} AS status, t.devices, t.services, t.created_at"
 
+_LOCK_FOUNDATION = "SELECT pg_advisory_xact_lock(1)"
+
+
+async def lock_foundation(transaction: Transaction) -> None:
+    """Let one at a time make the first tenant, until the transaction ends."""
+    await transaction.fetchval(_LOCK_FOUNDATION)
+
+
 _BY_NAME = f"{_TENANT} FROM tenant t WHERE t.name = $1 AND t.status <> 'deleted'"
 
 
