@@ -15,7 +15,7 @@ _NEEDS = ((Action.READ, Resource.DEVICES), (Action.UPDATE, Resource.CA_CERTIFICA
 MOST_FAILURES = 10
 """How often one batch is tried: over some eight minutes, which a store that restarts or a lock does not take."""
 _FIRST_PAUSE = timedelta(seconds=1)
-_LONGEST_PAUSE = timedelta(minutes=5)
+LONGEST_PAUSE = timedelta(minutes=5)
 
 
 class BulkStatus(StrEnum):
@@ -80,7 +80,7 @@ def pause_after(failures: int) -> timedelta | None:
     """Return how long to wait after so many failures in a row before the next try; None if there is to be none."""
     if failures >= MOST_FAILURES:
         return None
-    return min(_FIRST_PAUSE * (1 << (failures - 1)), _LONGEST_PAUSE)
+    return min(_FIRST_PAUSE * (1 << (failures - 1)), LONGEST_PAUSE)
 
 
 def reach(access: Access, tenant: Tenant) -> Extent | Denied:

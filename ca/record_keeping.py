@@ -9,10 +9,10 @@ The rules:
    authority's nor a compromised one; its name is printable and of a bounded length. It may have ended.
 3. It proves nobody, whatever it says: to make it a device's identity is a decision of its own (`est.identities`). But
    from now on it can be found, revoked, and told about by list and OCSP where we speak for its authority.
-4. Only a certificate that has ended is deleted, and of these none that still means something: an authority's own; one
-   that lists still name, for lists name what was revoked until they have said so after its end (RFC 5280 3.3); the one
-   that a device would renew by, where its label lets it when it is late; and one whose key was compromised, which is
-   refused for ever because of it.
+4. Only a certificate that has ended is deleted, and not just now, for a clock may be ahead (`iam.clock`). Of these none
+   goes that still means something: an authority's own; one that lists still name, for lists name what was revoked until
+   they have said so after its end (RFC 5280 3.3); the one that a device would renew by, where its label lets it when it
+   is late; and one whose key was compromised, which is refused for ever because of it.
 """
 
 from collections.abc import Mapping
@@ -36,6 +36,7 @@ from certs.errors import UNREADABLE, CertificateRefused
 from certs.keys import AUTHORITY_KEYS, check_key_encoding, check_public_key, read_public_key
 from certs.names import check_name
 from certs.signature import verify_signature
+from iam.clock import CLOCK_MAY_GO_BACK
 from iam.errors import Kind, Refused, conflict
 from iam.identifiers import Clock
 from iam.json_patch import Op, Operation, apply_patch
@@ -104,7 +105,7 @@ class RecordKeeping:
             speaks = is_published(self._authorities.by_id(one.authority), transaction.now)
             judged = judge_deletion(
                 one,
-                has_ended=one.not_after < transaction.now,
+                has_ended=one.not_after < transaction.now - CLOCK_MAY_GO_BACK,
                 is_authoritys=self._authorities.has_certificate(serial),
                 is_listed=speaks and await is_listed(transaction, one),
             )
@@ -145,7 +146,7 @@ def judge_deletion(one: StoredCertificate, *, has_ended: bool, is_authoritys: bo
     proves = one.identity is not None and one.status is CertificateStatus.ACTIVE
     for stands_against, reason in (
         (is_authoritys, "The certificate is an authority's: delete that."),
-        (not has_ended, f"It has not ended: it counts, or lists name it, until {one.not_after.isoformat()}."),
+        (not has_ended, f"It has not ended for a day: it counts, or lists name it, until {one.not_after.isoformat()}."),
         (is_listed, "Revocation lists still name it: they leave it out once they have said so after its end."),
         (proves, "It is the newest of its device, which may be late and renew by it: decommission the device first."),
         (one.reason is RevocationReason.KEY_COMPROMISE, "Its key was compromised, and is refused because of it."),

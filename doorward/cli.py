@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from doorward.commands.device.options import add_device_commands
@@ -57,8 +58,21 @@ def configuration_of(parsed: argparse.Namespace) -> Configuration:
     return load_configuration(parsed.config, process_environment(), {"node": node})
 
 
+class _NearestCommand(argparse.ArgumentParser):
+    """A parser that answers an unknown command with the nearest known one, as the configuration does an unknown key."""
+
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        if not isinstance(action, argparse._SubParsersAction) or value in action.choices:  # noqa: SLF001 - argparse has no other name for it
+            super()._check_value(action, value)
+            return
+        known = [one.dest for one in action._get_subactions()]  # noqa: SLF001 - what `--help` lists
+        near = get_close_matches(value, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise argparse.ArgumentError(None, f"there is no command {value!r}; {hint}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _NearestCommand(
         prog="doorward", description="One identity for every device, gateway, person and program of an IoT fleet."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")

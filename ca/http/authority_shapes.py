@@ -168,7 +168,7 @@ def _show_certificate(
         revocation_timestamp=details.revoked,
         revocation_reason=reason_shown(details.reason) if details.reason else None,
         type=one.origin,
-        engine_id=details.backend,
+        engine_id=details.engine,
         fingerprint_sha256=fingerprint_sha256(one.der),
     )
 

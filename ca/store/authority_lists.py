@@ -12,7 +12,6 @@ from cryptography.x509.oid import NameOID
 
 from ca.authority import AuthorityOrigin
 from ca.inventory import AuthorityKind, RevocationReason, stored_serial
-from ca.keystore import Backend
 from ca.store.certificate_lists import reason_shown
 from certs.pem import read_certificate
 from iam.errors import not_found
@@ -70,12 +69,15 @@ class AuthorityDetails:
     created: datetime
     revoked: datetime | None
     reason: RevocationReason | None
-    backend: Backend | None
+    engine: str | None
 
 
-_DETAILS = """
+_ENGINE = "coalesce(k.token, k.backend)"
+"""What the place is called where a key lies, as `StoredKey.engine`."""
+
+_DETAILS = f"""
     s.authority_id, s.metadata, a.created_at, coalesce(s.revoked_at, c.revoked_at) AS revoked_at,
-    coalesce(s.revocation_reason, c.revocation_reason) AS revocation_reason, k.backend"""
+    coalesce(s.revocation_reason, c.revocation_reason) AS revocation_reason, {_ENGINE} AS engine"""
 _SOURCE = """
     FROM authority_standing s
         JOIN authority a ON a.id = s.authority_id
@@ -126,7 +128,7 @@ AUTHORITIES = Listing(
                 for one in RevocationReason
             },
         ),
-        "engine_id": Column(FieldKind.TEXT, "k.backend", is_nullable=True, is_sortable=False),
+        "engine_id": Column(FieldKind.TEXT, _ENGINE, is_nullable=True, is_sortable=False),
         "profile_id": Column(FieldKind.TEXT, "s.issuance_profile", is_sortable=False),
         "metadata": Column(FieldKind.JSON, "s.metadata"),
     },
@@ -151,7 +153,7 @@ async def page_of_authorities(
 
 
 _COUNT_AUTHORITIES = f"""
-    SELECT count(*) AS number, coalesce(k.backend, 'none') AS backend,
+    SELECT count(*) AS number, coalesce({_ENGINE}, 'none') AS engine,
            CASE {" ".join(f"WHEN {condition} THEN '{word}'" for word, condition in _STANDING.items())} END AS standing
     {_SOURCE} WHERE {_NEWEST} GROUP BY 2, 3"""
 _COUNT_CERTIFICATES = """
@@ -173,7 +175,7 @@ class Counted:
 async def count_authorities(transaction: Transaction, tenant: UUID) -> list[Counted]:
     """Count a tenant's lines by standing and by where their keys lie."""
     rows = await transaction.fetch(_COUNT_AUTHORITIES, tenant, transaction.now)
-    return [Counted(row["number"], row["standing"], row["backend"]) for row in rows]
+    return [Counted(row["number"], row["standing"], row["engine"]) for row in rows]
 
 
 async def count_certificates(
@@ -186,12 +188,12 @@ async def count_certificates(
 
 
 def _details_from(row: Row) -> AuthorityDetails:
-    reason, backend = row["revocation_reason"], row["backend"]
+    reason = row["revocation_reason"]
     return AuthorityDetails(
         id=row["authority_id"],
         metadata=orjson.loads(row["metadata"]),
         created=row["created_at"],
         revoked=row["revoked_at"],
         reason=RevocationReason(reason) if reason else None,
-        backend=Backend(backend) if backend else None,
+        engine=row["engine"],
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from ca.bulk import BulkRevocation, BulkStatus
+from ca.bulk import LONGEST_PAUSE, BulkRevocation, BulkStatus
 from ca.inventory import RevocationReason
 from ca.store.authorities import lock_issuers
 from iam.listing import FieldKind, ListQuery, read_filters
@@ -61,9 +61,10 @@ async def insert(transaction: Transaction, one: BulkRevocation) -> None:
 _BY_ID = f"SELECT {_COLUMNS} FROM bulk_revocation WHERE id = $1"
 _BY_ID_LOCKED = f"{_BY_ID} FOR UPDATE"
 _BY_ID_TAKEN = f"{_BY_ID} FOR UPDATE SKIP LOCKED"
+# What is to wait for longer than anything does was put off by a clock that was ahead: it does not wait.
 _DUE = f"""
     SELECT {_COLUMNS} FROM bulk_revocation
-    WHERE status = 'RUNNING' AND (next_try_at IS NULL OR next_try_at <= $1) ORDER BY created_at"""
+    WHERE status = 'RUNNING' AND (next_try_at IS NULL OR next_try_at <= $1 OR next_try_at > $2) ORDER BY created_at"""
 
 
 async def find(transaction: Transaction, identifier: UUID) -> BulkRevocation | None:
@@ -86,7 +87,8 @@ async def take(transaction: Transaction, identifier: UUID) -> BulkRevocation | N
 
 async def due(transaction: Transaction) -> list[BulkRevocation]:
     """Return those that have something to do now, oldest first."""
-    return [_from(row) for row in await transaction.fetch(_DUE, transaction.now)]
+    now = transaction.now
+    return [_from(row) for row in await transaction.fetch(_DUE, now, now + LONGEST_PAUSE)]
 
 
 async def page(

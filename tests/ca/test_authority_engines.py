@@ -22,7 +22,7 @@ from tests.ca.softhsm import needs_softhsm
 from tests.ca.test_authorities_http import CAS, all_routes, caller
 from tests.ca.test_hierarchies import made
 from tests.ca.test_intake import Maker, taken
-from tests.ca.test_pkcs11 import module, token  # noqa: F401 - fixtures
+from tests.ca.test_pkcs11 import module, second, token  # noqa: F401 - fixtures
 from tests.ca.test_rollover import leaf_of
 from tests.ca.world import BASE_URL, MASTER_KEY, World, serving
 
@@ -170,3 +170,30 @@ async def test_authorities_are_found_by_when_and_why_they_were_revoked(world: Wo
                 sort_by="revocation_timestamp",
             )
             assert [one["id"] for one in found["list"]] == names
+
+
+@needs_softhsm
+async def test_of_two_tokens_the_next_key_lies_in_that_of_the_one_before(
+    world: World,
+    token: Pkcs11Token,  # noqa: F811 - the fixture
+    second: Pkcs11Token,  # noqa: F811 - the fixture
+) -> None:
+    keystore = Keystore(world.keys, MASTER_KEY, urandom, {"pkcs11": token, "vault": second})
+    authorities = Authorities(world.pool, keystore, world.clock, urandom, base_url=BASE_URL)
+    administration = AuthorityAdministration(
+        world.pool, authorities, keystore, world.clock, urandom, world.publication, base_url=BASE_URL
+    )
+    access, wish = await world.access(world.system.id), KeyWish(KeyAlgorithm.P256, engine="vault")
+    plant = await administration.create(access, world.system, Wish({"common_name": "Plant"}, "plant", key=wish))
+    assert plant.engine == "vault"
+    await administration.roll_over(access, world.system, "plant", None, None)
+    rows = await world.rows("SELECT token FROM kms_key WHERE backend = 'pkcs11'")
+    assert [one["token"] for one in rows] == ["vault", "vault"]
+    async with serving(world, all_routes(world)) as client:
+        call = await caller(world, client)
+        assert (await call("GET", f"{CAS}/plant"))[1]["certificate"]["engine_id"] == "vault"
+        listed = (await call("GET", CAS, filter="engine_id[eq]vault"))[1]["list"]
+        assert [one["id"] for one in listed] == ["plant"]
+        counted = (await call("GET", "/api/ca/v1/stats"))[1]["cas"]["engine_distribution"]
+        assert counted["vault"] == 1
+    second.close()

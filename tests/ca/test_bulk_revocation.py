@@ -244,6 +244,18 @@ async def test_what_failed_and_is_mended_is_done_at_the_next_try(world: World, p
     assert (done["status"], done["failures"], "last_failure" in done) == ("DONE", 0, False)
 
 
+async def test_a_clock_that_was_ahead_lets_nothing_wait(world: World, postgres: PostgresAddresses) -> None:
+    headers = await world.identity(world.system.id, ALL)
+    names = await enrolled(world, world.system.id, 1)
+    await begun(world, headers)
+    world.clock.move(timedelta(days=1))
+    async with failing_for(world, postgres, names[0]):
+        await service_of(world).work()
+    world.clock.move(timedelta(days=-1))
+    assert await service_of(world).work() == 1
+    assert await revoked_devices(world) == names
+
+
 async def test_what_failed_goes_on_when_an_operator_says_so(world: World, postgres: PostgresAddresses) -> None:
     headers, other = await world.identity(world.system.id, ALL), await world.identity(world.system.id, ALL)
     reader = await world.identity(world.system.id, '[{"resource": "*", "actions": ["read"]}]')

@@ -299,7 +299,7 @@ async def test_a_key_from_the_environment_is_changed_there(node: Node, monkeypat
 # What stands in columns of bytes and is no secret of ours: certificates, lists, answers and requests; fingerprints and
 # hashes; serial numbers, identifiers and nonces; public keys.
 PLAIN = re.compile(
-    r"(certificate|anchors|chain|old_with_new|new_with_old|asked_by|crl|entry|answer|request|_sha256|spki|hash|previous|serial|supersedes|identifier|nonce"
+    r"(certificate|anchors|chain|old_with_new|new_with_old|asked_by|crl|entry|answer|request|_sha256|spki|hash|previous|serial|serial_number|supersedes|identifier|nonce"
     r"|public_key|told_apart_by)$|^schema_migration"
 )
 
