@@ -23,11 +23,14 @@ class ApiClient:
     Args:
         root: The root certificate to trust, in PEM.
         token: A bearer token, if there is one yet.
+
+    Raises:
+        Refused: (invalid) The root cannot be read.
     """
 
     def __init__(self, url: str, root: Path, token: str | None = None) -> None:
         self.url = url.rstrip("/")
-        self._trust = ssl.create_default_context(cafile=str(root))
+        self._trust = _trust(root)
         self.token = token
 
     def request(self, method: str, path: str, body: Any = None) -> Any:  # noqa: ANN401 - any JSON
@@ -50,8 +53,10 @@ class ApiClient:
                 content = answer.read()
         except urllib.error.HTTPError as error:
             raise _refusal(error) from error
-        except (OSError, urllib.error.URLError) as error:
-            raise Refused(Kind.UNAVAILABLE, f"{self.url} cannot be reached: {error}.") from error
+        except OSError as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            words = getattr(reason, "strerror", None) or reason
+            raise Refused(Kind.UNAVAILABLE, f"{self.url} cannot be reached: {words}.") from error
         return json.loads(content) if content else None
 
     def prove(self, key: SigningKey) -> dict[str, Any]:
@@ -98,11 +103,22 @@ def read_key(key_file: Path, passphrase_file: Path | None) -> SigningKey:
 
 
 def trusted_root(named: Path | None, beside: Path) -> Path:
-    """Return the root certificate to trust: the named one, the one beside the keys, or that of a node here."""
-    for candidate in (named, beside / "root.pem", Path("var/ca/root.pem")):
-        if candidate is not None and candidate.exists():
+    """Return the root certificate to trust: the named one, else the one beside the keys, or that of a node here."""
+    if named is not None:
+        return named
+    for candidate in (beside / "root.pem", Path("var/ca/root.pem")):
+        if candidate.exists():
             return candidate
     raise Refused(Kind.INVALID, "Name the root certificate to trust with --root.")
+
+
+def _trust(root: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(root))
+    except ssl.SSLError as error:
+        raise Refused(Kind.INVALID, f"There is no certificate in {root}.") from error
+    except OSError as error:
+        raise Refused(Kind.INVALID, f"The root {root} cannot be read: {error.strerror}.") from error
 
 
 def _refusal(error: urllib.error.HTTPError) -> Refused:
