@@ -126,7 +126,9 @@ def read_secrets(configuration: Configuration, environment: Mapping[str, str] | 
         raise Refused(Kind.UNAVAILABLE, f"The master key is to come from {where}, and {error} is not set.") from None
     except UnicodeDecodeError:
         raise Refused(Kind.UNAVAILABLE, f"The master key from {where} cannot be read: it is not text.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise Refused(Kind.UNAVAILABLE, f"The master key from {where} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
         raise Refused(Kind.UNAVAILABLE, f"The master key from {where} cannot be read: {error}.") from error
 
 

@@ -93,7 +93,9 @@ def take_in(
         if chain is not None:
             above += read_certificates(chain.read_bytes())
         private_key = read_private_key(key.read_text(encoding="ascii")) if key is not None else None
-    except (OSError, ValueError, CertificateRefused) as error:
+    except OSError as error:
+        raise malformed(f"{error.filename} cannot be read: {error.strerror}.") from error
+    except (ValueError, CertificateRefused) as error:
         raise malformed(f"The files cannot be read: {error}.") from error
     offer = Offer(certificate=own, chain=tuple(above), key=private_key, line=name)
 

@@ -100,5 +100,7 @@ def caller_of(parsed: argparse.Namespace) -> Caller:
 def _token(file: Path) -> str:
     try:
         return (sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(Kind.INVALID, f"The token {file} cannot be read: {error}.") from error
+    except OSError as error:
+        raise Refused(Kind.INVALID, f"The token {file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise Refused(Kind.INVALID, f"The token {file} cannot be read: it is not text.") from error

@@ -112,5 +112,7 @@ def _new_file(path: Path) -> Iterator[TextIO]:
 def _first_line(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(Kind.INVALID, f"The secret {file} cannot be read: {error}.") from error
+    except OSError as error:
+        raise Refused(Kind.INVALID, f"The secret {file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise Refused(Kind.INVALID, f"The secret {file} cannot be read: it is not text.") from error
