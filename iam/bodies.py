@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import orjson
 from aiohttp import web
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from iam.errors import Kind, Refused, malformed
 from iam.schema import SnakeModel, check_plain
@@ -107,5 +108,10 @@ def parsed(model: type[_M], raw: Any) -> _M:  # noqa: ANN401 - whatever came
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        fields = {".".join(str(part) for part in one["loc"]) or "body": one["msg"] for one in error.errors()}
+        fields = {".".join(str(part) for part in one["loc"]) or "body": _said(one) for one in error.errors()}
         raise Refused(Kind.MALFORMED, "Some fields are wrong.", fields=fields) from error
+
+
+def _said(error: ErrorDetails) -> str:
+    """Return the sentence about a field, ours without what pydantic puts before it."""
+    return error["msg"].removeprefix("Value error, ")

@@ -102,6 +102,10 @@ async def test_devices_are_found_by_labels_and_status(api: Api) -> None:
     changed = await api.call("PATCH", "/api/v1/devices/a", {"labels": {"site": "west"}}, token=token)
     assert changed.body["labels"] == {"site": "west"}
     assert await found("label=site=west") == ["a"]
+    refused = await api.call("PATCH", "/api/v1/devices/a", {"labels": {"site": "west,east"}}, token=token)
+    [wrong] = refused.body["errors"]
+    assert (refused.status, wrong["field"]) == (400, "labels")
+    assert wrong["detail"].startswith("a label is a short name")
 
 
 async def test_a_device_is_decommissioned_before_it_is_deleted_and_that_is_final(api: Api) -> None:
