@@ -24,8 +24,8 @@ T = TypeVar("T")
 class PageQuery(Model):
     """The query of every list: how many, and after which."""
 
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT)
-    cursor: str | None = Field(None, max_length=1024)
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT, description="How many, at the most.")
+    cursor: str | None = Field(None, max_length=1024, description="The `next` of the page before.")
 
 
 @dataclass(frozen=True, slots=True)

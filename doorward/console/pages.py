@@ -10,11 +10,12 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: 0 } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 details { border: 1px solid var(--line); border-radius: .5rem; margin: .5rem 0; padding: .4rem .8rem }
-summary { cursor: pointer } code, pre { font: 13px/1.5 ui-monospace, monospace }
+summary { cursor: pointer } code, pre { font: 13px/1.5 ui-monospace, monospace } code { overflow-wrap: anywhere }
 pre { background: var(--soft); padding: .6rem; border-radius: .4rem; overflow-x: auto }
-.method { display: inline-block; min-width: 4.5rem; font-weight: 700; color: var(--accent) }
+.method { display: inline-block; min-width: 4.8rem; font-weight: 700; color: var(--accent) }
 .what { opacity: .8; margin-left: .8rem } table { border-collapse: collapse }
-td, th { text-align: left; padding: .15rem 1rem .15rem 0; vertical-align: top } nav a { margin-right: 1rem }
+td, th { text-align: left; padding: .15rem 1rem .15rem 0; vertical-align: top }
+nav a { display: inline-block; margin-right: 1rem }
 """
 
 
