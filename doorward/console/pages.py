@@ -13,7 +13,7 @@ details { border: 1px solid var(--line); border-radius: .5rem; margin: .5rem 0; 
 summary { cursor: pointer } code, pre { font: 13px/1.5 ui-monospace, monospace } code { overflow-wrap: anywhere }
 pre { background: var(--soft); padding: .6rem; border-radius: .4rem; overflow-x: auto }
 .method { display: inline-block; min-width: 4.8rem; font-weight: 700; color: var(--accent) }
-.what { opacity: .8; margin-left: .8rem } table { border-collapse: collapse }
+.what { opacity: .8; margin-left: .8rem } table { border-collapse: collapse; display: block; overflow-x: auto }
 td, th { text-align: left; padding: .15rem 1rem .15rem 0; vertical-align: top }
 nav a { display: inline-block; margin-right: 1rem }
 """
@@ -59,7 +59,7 @@ def _parameter(one: dict[str, Any]) -> str:
     needed = "" if one["required"] or one["in"] == "path" else " (optional)"
     return (
         f"<tr><td><code>{escape(one['name'])}</code>{needed}<td>{escape(one['in'])}"
-        f"<td>{escape(_type(one['schema']))}<td>{escape(about)}</tr>"
+        f"<td>{escape(_type(one['schema']))}<td>{_marked(about)}</tr>"
     )
 
 
