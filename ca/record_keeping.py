@@ -8,7 +8,9 @@ The rules:
 2. It is a leaf, its signature is the authority's, its key is strong and in the one accepted encoding, and neither an
    authority's nor a compromised one; its name is printable and of a bounded length. It may have ended.
 3. It proves nobody, whatever it says: to make it a device's identity is a decision of its own (`est.identities`). But
-   from now on it can be found, revoked, and told about by list and OCSP where we speak for its authority.
+   from now on it can be found, revoked, and told about by list and OCSP where we speak for its authority. Whoever has
+   its key was not asked: that it is on record, that it ended, and that its key was compromised, counts for its tenant
+   and those below it, and for nobody else.
 4. Only a certificate that has ended is deleted, and not just now, for a clock may be ahead (`iam.clock`). Of these none
    goes that still means something: an authority's own; one that lists still name, for lists name what was revoked until
    they have said so after its end (RFC 5280 3.3); the one that a device would renew by, where its label lets it when it

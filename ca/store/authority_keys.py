@@ -1,7 +1,8 @@
 """Whose a key is, in SQL: an authority's, a device's, or one that nobody believes any more.
 
 The key of an authority that signs here is everybody's to know of. That of an external one is what its tenant says that
-it is, and concerns that tenant and those below it alone (`path`, from the top down).
+it is, and concerns that tenant and those below it alone (`path`, from the top down). So does a certificate that was
+taken in.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,12 @@ from iam.store.database import Transaction
 _IS_AUTHORITY_KEY = """
     EXISTS (SELECT FROM authority WHERE spki_sha256 = $1)
     OR EXISTS (SELECT FROM authority_standing WHERE external_spki_sha256 = $1 AND tenant_id = ANY ($2::uuid[]))"""
+# As `counts_for` of the schema: what was taken in (`ca.record_keeping`) is what its tenant says.
+_COUNTS = "(profile <> 'imported' OR tenant_id = ANY ($2::uuid[]))"
 _KEY_IS_KNOWN = f"""
     SELECT {_IS_AUTHORITY_KEY}
         OR EXISTS (SELECT FROM device_key WHERE spki_sha256 = $1)
-        OR EXISTS (SELECT FROM certificate WHERE spki_sha256 = $1)"""
+        OR EXISTS (SELECT FROM certificate WHERE spki_sha256 = $1 AND {_COUNTS})"""
 
 
 async def is_key_known(transaction: Transaction, spki_sha256: bytes, tenant: UUID) -> bool:
@@ -27,7 +30,7 @@ async def is_key_known(transaction: Transaction, spki_sha256: bytes, tenant: UUI
 _KEY_IS_BARRED = f"""
     SELECT {_IS_AUTHORITY_KEY}
         OR EXISTS (SELECT FROM certificate WHERE spki_sha256 = $1 AND status = 'revoked'
-                   AND revocation_reason = 'keyCompromise')"""
+                   AND revocation_reason = 'keyCompromise' AND {_COUNTS})"""
 
 
 async def is_key_barred(transaction: Transaction, spki_sha256: bytes, path: Sequence[UUID]) -> bool:
