@@ -1,7 +1,9 @@
 """What the brokers hold is seen and cut from here.
 
 1. A broker says when a connection appears and when it is gone; a list of all is asked for at the start, after every
-   reconnect, and at intervals. Lists are paged; servers that are reached in two ways are asked once.
+   reconnect, and at intervals. Lists are paged, and whoever goes meanwhile moves all that come after him forward: so
+   each page begins within the one before, and nobody is passed over. Servers that are reached in two ways are asked
+   once.
 2. A list that a server which is joined did not give in time is asked for again soon: what it holds is not known until
    then, and nobody could cut it.
 3. To cut a connection is asked of the server that holds it, over whichever connection reaches it.
@@ -32,6 +34,8 @@ _OWN_SERVER_SECONDS = 2.0
 _OTHER_SERVERS_SECONDS = 0.3
 _SWEEP_AGAIN_SECONDS = 1.0
 _PAGE = 1024
+_OVERLAP = 8
+"""Which part of a page the next one shows again."""
 
 _log = logging.getLogger(__name__)
 
@@ -179,18 +183,24 @@ class Watch:
         self, client: Client, server: str, page: dict[str, Any]
     ) -> AsyncIterator[tuple[dict[str, Any], object]]:
         """Give the entries of a server's list, of which `page` is the first, and what its clock showed at each."""
-        offset = 0
-        while entries := page.get("connections"):
-            for entry in entries:
-                yield entry, page.get("now")
-            offset += len(entries)
-            if len(entries) < _PAGE:
-                return
+        offset, last = 0, -1  # entries stand in the order of their numbers
+        while True:
+            entries = page.get("connections") or []
+            if offset == 0 or (entries and entries[0]["cid"] <= last):
+                for entry in entries:
+                    if entry["cid"] > last:
+                        yield entry, page.get("now")
+                if len(entries) < _PAGE:
+                    return
+                last = max(last, entries[-1]["cid"])
+                offset += len(entries) - max(1, _PAGE // _OVERLAP)
+            else:  # more are gone than pages overlap by
+                offset = max(0, offset - _PAGE)
             reply = await client.request(f"$SYS.REQ.SERVER.{server}.CONNZ", self._page(offset), timeout=2)
             page = _object(reply.data).get("data", {})
 
     def _page(self, offset: int) -> bytes:
-        return orjson.dumps({"auth": True, "acc": self._account, "offset": offset, "limit": _PAGE})
+        return orjson.dumps({"auth": True, "acc": self._account, "sort": "cid", "offset": offset, "limit": _PAGE})
 
     def _connection(self, server: str, entry: dict[str, Any], told: object) -> Connection | None:
         name, accepted = entry.get("authorized_user"), entry.get("start")
