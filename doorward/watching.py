@@ -72,8 +72,10 @@ class WatchDuty:
         self._on_duty = True  # events are kept from here on
         tasks = []
         try:
+            # To begin is to look at all, which may take long: what is heard meanwhile does not wait for that (rule 4).
+            tasks = [asyncio.create_task(each) for each in (self._act(), self._follow_journal())]
             await self._watch.start()
-            tasks = [asyncio.create_task(each) for each in (self._act(), self._follow_journal(), self._look_at_all())]
+            tasks.append(asyncio.create_task(self._look_at_all()))
             while self._leader.leads:  # noqa: ASYNC110 - whether it does is found out by asking
                 await asyncio.sleep(_PAUSE_SECONDS)
         finally:

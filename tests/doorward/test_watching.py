@@ -73,10 +73,12 @@ class Listening(Watch):
         super().__init__([], NOBODY, NOBODY.ended_proofs)
         self.batches: list[list[str]] = []
         self.held_up: asyncio.Event | None = None
+        self.may_start = asyncio.Event()
+        self.may_start.set()
         self.sweeps = 0
 
     async def start(self) -> None:
-        pass
+        await self.may_start.wait()
 
     async def stop(self) -> None:
         pass
@@ -170,6 +172,16 @@ class TestJournal:
             await asyncio.sleep(2 * JOURNAL_SECONDS)
         assert watch.subjects == ["a"]
         assert taken_in == []
+
+    async def test_a_first_look_at_all_holds_up_nothing_that_comes_meanwhile(self, laid: Pool, bus: Bus) -> None:
+        watch = Listening()
+        watch.may_start.clear()
+        async with on_duty(laid, watch, bus, []):
+            await happen(laid, "meanwhile")
+            await until(lambda: watch.subjects == ["meanwhile"], 2 * JOURNAL_SECONDS)
+            assert watch.sweeps == 0
+            watch.may_start.set()
+            await until(lambda: watch.sweeps > 0, 2)
 
     async def test_what_takes_long_holds_up_nothing_that_comes_after(self, laid: Pool, bus: Bus) -> None:
         watch = Listening()
