@@ -9,7 +9,8 @@ The rules:
    too, from where it was read last, and what was not heard yet is heard now. The journal is the truth: nothing succeeds
    for longer than that because of NATS.
 4. Nothing that takes long holds up what comes after it: what waits together is acted on together, beside what is under
-   way already.
+   way already. What touches everybody takes long: it stands in a line of its own, so that, however much of it comes,
+   what ends one's right does not wait for it.
 5. While brokers or the store cannot be asked, it is tried again until they can; a duty that has gone elsewhere is given
    back all the same.
 """
@@ -24,7 +25,7 @@ from callout.broker.watch import Watch
 from doorward.bus import Bus
 from doorward.jobs import Leader
 from iam.errors import Refused
-from iam.events import Event
+from iam.events import Affected, Event
 from iam.store.database import EVERYWHERE, Database
 from iam.store.journal import chained_until, effects_after
 
@@ -32,9 +33,34 @@ JOURNAL_SECONDS = 1.0
 
 _PAUSE_SECONDS = 0.2
 _UNDER_WAY = 8
+"""Batches of events that name whom they touch; of the others there is one (rule 4)."""
+
 _REMEMBERED = 50_000
 
 _log = logging.getLogger("doorward.watching")
+
+
+class _Line:
+    """Events that wait to be acted on."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._has_come = asyncio.Event()
+
+    def add(self, event: Event) -> None:
+        self._events.append(event)
+        self._has_come.set()
+
+    async def all(self) -> list[Event]:
+        """Wait until there are some, and take them out."""
+        await self._has_come.wait()
+        events = self._events
+        self.clear()
+        return events
+
+    def clear(self) -> None:
+        self._events = []
+        self._has_come.clear()
 
 
 class WatchDuty:
@@ -52,8 +78,8 @@ class WatchDuty:
         self._database = database
         self._take_in = take_in
         self._on_duty = False
-        self._waiting: list[Event] = []
-        self._has_come = asyncio.Event()
+        self._named = _Line()
+        self._of_all = _Line()
         self._taken: OrderedDict[UUID, None] = OrderedDict()
         self._may_have_missed = asyncio.Event()
         self._silent: set[str] = set()
@@ -73,7 +99,8 @@ class WatchDuty:
         tasks = []
         try:
             # To begin is to look at all, which may take long: what is heard meanwhile does not wait for that (rule 4).
-            tasks = [asyncio.create_task(each) for each in (self._act(), self._follow_journal())]
+            acts = (self._act(self._named, _UNDER_WAY), self._act(self._of_all, 1), self._follow_journal())
+            tasks = [asyncio.create_task(each) for each in acts]
             await self._watch.start()
             tasks.append(asyncio.create_task(self._look_at_all()))
             while self._leader.leads:  # noqa: ASYNC110 - whether it does is found out by asking
@@ -84,7 +111,8 @@ class WatchDuty:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._watch.stop()
-            self._waiting.clear()
+            self._named.clear()
+            self._of_all.clear()
 
     def _take(self, event: Event) -> None:
         """Keep an event that is to be acted on, unless it was kept before."""
@@ -93,19 +121,17 @@ class WatchDuty:
         self._taken[event.id] = None
         if len(self._taken) > _REMEMBERED:
             self._taken.popitem(last=False)
-        self._waiting.append(event)
-        self._has_come.set()
+        names_somebody = any(effect.kind is Affected.IDENTITY for effect in event.effects)
+        (self._named if names_somebody else self._of_all).add(event)
 
-    async def _act(self) -> None:
+    async def _act(self, line: _Line, at_once: int) -> None:
         """Act on what has come (rule 4)."""
         under_way: set[asyncio.Task[None]] = set()
         try:
             while True:
-                await self._has_come.wait()
-                self._has_come.clear()
-                events, self._waiting = self._waiting, []
+                events = await line.all()
                 under_way.add(asyncio.create_task(self._act_on(events)))
-                if len(under_way) >= _UNDER_WAY:
+                if len(under_way) >= at_once:
                     await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                 under_way = {task for task in under_way if not task.done()}
         finally:

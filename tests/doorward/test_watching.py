@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -16,11 +17,11 @@ from doorward.database import Pool
 from doorward.jobs import Leader
 from doorward.watching import JOURNAL_SECONDS, WatchDuty
 from iam.access import Access, Denied, Proof
-from iam.events import Event, affects_identity
+from iam.events import Affected, Effect, Event, affects, affects_identity
 from iam.identifiers import uuid7
 from iam.store.database import EVERYWHERE, Change
 from iam.store.journal import chain_pending
-from tests.callout.brokers import free_port
+from tests.callout.brokers import START, free_port
 from tests.conftest import TurnableClock
 
 
@@ -182,6 +183,21 @@ class TestJournal:
             assert watch.sweeps == 0
             watch.may_start.set()
             await until(lambda: watch.sweeps > 0, 2)
+
+    async def test_however_much_touches_everybody_what_touches_one_does_not_wait(self, laid: Pool, bus: Bus) -> None:
+        watch = Listening()
+        watch.held_up = asyncio.Event()
+        role = affects(Effect(Affected.ROLE, str(UUID(int=0))))
+        async with on_duty(laid, watch, bus, []) as duty:
+            for number in range(20):
+                duty._take(Event(uuid4(), UUID(int=0), START, "test", "role.changed", f"role-{number}", role))
+                await asyncio.sleep(0.01)
+            await happen(laid, "revoked")
+            await until(lambda: "revoked" in watch.subjects, 2 * JOURNAL_SECONDS)
+            assert len(watch.subjects) == 2
+            watch.held_up.set()
+            await until(lambda: len(watch.subjects) == 21, 2)
+        assert len(watch.batches) == 3, "what waits together is acted on together"
 
     async def test_what_takes_long_holds_up_nothing_that_comes_after(self, laid: Pool, bus: Bus) -> None:
         watch = Listening()
