@@ -62,7 +62,7 @@ from iam.errors import Kind, Refused, conflict, not_found
 from iam.identifiers import Clock, Random, uuid7
 from iam.json_patch import Operation, apply_patch
 from iam.model import Tenant
-from iam.store.database import EVERYWHERE, Change, Database, retried_once
+from iam.store.database import EVERYWHERE, Change, Collided, Database, retried_once
 
 _MARK_BYTES = 4
 
@@ -310,7 +310,8 @@ class AuthorityAdministration:
         await self._authorities.refresh()
         one = await self.visible(tenant, reference)
         async with self._database.transaction(EVERYWHERE) as transaction:  # labels of tenants below may pin it
-            await lock_authority(transaction, one.id, tenant.id)
+            if await lock_authority(transaction, one.id, tenant.id) is not one.status:
+                raise Collided(f"what becomes of the authority {one.name} has changed meanwhile")
             await delete_authority(transaction, one, self._clock())
             await transaction.record(_change(access, one, "deleted", {"id": str(one.id)}))
         await self._authorities.refresh()

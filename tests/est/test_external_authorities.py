@@ -237,3 +237,24 @@ async def test_what_a_label_pins_is_not_deleted_as_long_as_it_is_believed(est: E
     assert caught.value.kind is Kind.CONFLICT
     await est.world.execute("DELETE FROM enrolment_profile WHERE name = 'meters'")
     await delete(est, acme, "maker")
+
+
+async def test_what_is_revoked_while_it_is_being_deleted_stays_distrusted(
+    est: EstWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, _, _ = makers_chain(est)
+    acme = await tenant_of(est, "acme")
+    await taken(est, acme, maker, "maker")
+    administration = est.world.administration
+    visible = administration.visible
+
+    async def revoked_after(tenant: Tenant, reference: str) -> Authority:
+        found = await visible(tenant, reference)
+        monkeypatch.undo()
+        await step(est, acme, "maker", AuthorityStep.REVOKE)
+        return found
+
+    monkeypatch.setattr(administration, "visible", revoked_after)
+    await delete(est, acme, "maker")
+    with pytest.raises(Refused, match="stays distrusted"):
+        await taken(est, acme, maker, "maker")
