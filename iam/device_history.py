@@ -7,13 +7,13 @@ The rules:
    `device.noted` whatever it says. What only this node can know, that a device came into being, got or renewed its
    identity, or went out of service, is no type of a note.
 3. A note is of the past: its time is not later than the moment at which it comes, save for a clock that is a little
-   fast.
+   fast; and not before 1970, where no clock of a device begins, and dates are written that nobody reads.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
@@ -22,6 +22,7 @@ from iam.errors import Kind, Refused
 
 NOTED = "device.noted"
 _CLOCK_TOLERANCE = timedelta(minutes=5)
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _TYPE_OF_NOTE = re.compile(r"[A-Z][A-Z0-9]*(?:[_-][A-Z0-9]+)*")
 _LONGEST_TYPE = 64
 
@@ -114,6 +115,7 @@ class DeviceNote:
             ),
             (self.type in OWN_TYPES, f"{self.type} is what this node notes by itself."),
             (happened > now + _CLOCK_TOLERANCE, "What is noted has happened: its time is not to come."),
+            (happened < _EARLIEST, "What is noted has happened in 1970 or later."),
         ):
             if stands_against:
                 raise Refused(Kind.INVALID, why)
