@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from ca.issue import encoded_key
 from ca.signing import PrivateKey
-from certs.chain import Anchor, check_self_signed, validate_authority
+from certs.chain import Anchor, check_pinned, check_self_signed, validate_authority
 from certs.der import read_certificate_layout
 from certs.errors import CertificateRefused
 from certs.keys import AUTHORITY_KEYS, PublicKey, check_key_encoding, check_public_key, read_public_key
@@ -126,6 +126,7 @@ def _check_authority(
     tops = [check_self_signed(one, now) for one in chain if one.subject == one.issuer]
     anchors = (*trusted, *tops)
     if may_stand_alone and not chain and all(one.certificate.subject != certificate.issuer for one in anchors):
+        check_pinned(certificate, now)
         return Taken(certificate, public_key, None, ())
     found = validate_authority(certificate, chain, anchors, now)
     is_ours = found.anchor in trusted

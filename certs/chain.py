@@ -228,6 +228,17 @@ def check_self_signed(authority: x509.Certificate, now: datetime) -> Anchor:
     return anchor
 
 
+def check_pinned(authority: x509.Certificate, now: datetime) -> Anchor:
+    """Return as an anchor an authority that is trusted for itself, whoever signed its certificate.
+
+    Raises:
+        CertificateRefused: if it is no authority's, or not valid at `now`.
+    """
+    anchor = _read_authority(_Read.of(authority))
+    _check_period("the certificate", anchor.not_before, anchor.not_after, now)
+    return anchor
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     """A certificate that has been read once."""

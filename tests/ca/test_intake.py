@@ -151,6 +151,13 @@ async def test_what_is_not_taken_in(world: World) -> None:
         found = await refusal(world, line="it", **offer)
         assert reason in found.detail, found.detail
         assert found.kind is Kind.INVALID
+    for reason, how in (
+        ("basicConstraints CA is not set", {"ca": False}),
+        ("expired", {"lasts": timedelta(hours=-1)}),
+    ):  # alone, without its key
+        found = await refusal(world, line="it", certificate=Maker(world, "Below", stranger, **how).certificate)
+        assert reason in found.detail, found.detail
+    await world.authorities.refresh()  # nothing of it was kept that would keep others from being read
     for reason, maker, chain in (
         ("no trusted authority", Maker(world, "Below", top), ()),
         ("signed by another key", Maker(world, "Below", top, signed_by=stranger.key), (top.certificate,)),
