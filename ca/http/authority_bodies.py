@@ -1,6 +1,6 @@
 """What the bodies of Lamassu's CA API say of authorities."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -64,7 +64,10 @@ class ValidityBody(SnakeModel):
         if self.type != "Duration":
             if self.time is None or self.time.tzinfo is None:
                 raise malformed(f"A validity of type {self.type} says a time with its offset.")
-            return self.time
+            try:
+                return self.time.astimezone(UTC)
+            except OverflowError as error:
+                raise malformed("A validity's time is of the years 1 to 9999.") from error
         try:
             return read_duration(self.duration or "")
         except ProfileRefused as refused:

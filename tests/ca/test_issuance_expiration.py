@@ -103,6 +103,7 @@ async def test_after_its_end_nothing_is_issued(world: World) -> None:
         ({"type": "Time", "time": "2040-01-01T00:00:00"}, 400),
         ({"type": "Time"}, 400),
         ({"type": "Date", "time": "2001-01-01T00:00:00Z"}, 422),
+        ({"type": "Time", "time": "9999-12-31T23:59:59-14:00"}, 400),
         ({"type": "Never"}, 400),
     ],
 )
