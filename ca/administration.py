@@ -165,7 +165,7 @@ class AuthorityAdministration:
         issued = await self._making.certify(parent, profile, holder_again(one), signer)
         async with self._database.transaction(tenant.id) as transaction:
             status = await lock_authority(transaction, one.id, tenant.id)
-            if status is AuthorityStatus.REVOKED:
+            if AuthorityStatus.REVOKED in (status, one.status):  # itself, or by its certificate
                 raise conflict("The authority is revoked: make another one.")
             await check_certificate(transaction, one.id, one.der)
             await supersede(transaction, stored_serial(one.certificate.serial_number))
@@ -310,7 +310,8 @@ class AuthorityAdministration:
         await self._authorities.refresh()
         one = await self.visible(tenant, reference)
         async with self._database.transaction(EVERYWHERE) as transaction:  # labels of tenants below may pin it
-            if await lock_authority(transaction, one.id, tenant.id) is not one.status:
+            status = await lock_authority(transaction, one.id, tenant.id)
+            if one.status not in (status, AuthorityStatus.REVOKED):  # it may have been revoked by its certificate
                 raise Collided(f"what becomes of the authority {one.name} has changed meanwhile")
             await delete_authority(transaction, one, self._clock())
             await transaction.record(_change(access, one, "deleted", {"id": str(one.id)}))

@@ -6,10 +6,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.ocsp import OCSPCertStatus, OCSPRequestBuilder, load_der_ocsp_response
 
-from ca.authority import Authority, AuthorityStep
-from ca.inventory import RevocationReason
+from ca.authority import Authority, AuthorityStatus, AuthorityStep
+from ca.inventory import RevocationReason, stored_serial
 from certs.pem import read_certificate
 from iam.errors import Kind, Refused
+from iam.store.database import EVERYWHERE
 from tests.ca.test_hierarchies import made
 from tests.ca.test_rollover import rolled_over
 from tests.ca.world import World
@@ -113,3 +114,20 @@ async def test_an_authority_is_not_put_on_hold(world: World) -> None:
     assert caught.value.kind is Kind.INVALID
     assert world.authorities.by_id(below.id).is_trusted
     assert await world.value("SELECT count(*) FROM certificate WHERE status = 'revoked'") == 0
+
+
+async def test_what_was_revoked_by_its_certificate_is_not_certified_anew_and_is_deleted_as_revoked(
+    world: World,
+) -> None:
+    """Such as by an earlier version of `doorward ca revoke`."""
+    access = await world.access(world.system.id)
+    plant = await made(world, "plant")
+    await world.revocation.revoke(
+        EVERYWHERE, stored_serial(plant.certificate.serial_number), RevocationReason.KEY_COMPROMISE, actor="test"
+    )
+    with pytest.raises(Refused, match="is revoked") as caught:
+        await world.administration.reissue(access, world.system, "plant", None)
+    assert caught.value.kind is Kind.CONFLICT
+    assert world.authorities.by_id(plant.id).status is AuthorityStatus.REVOKED
+    await world.administration.delete(access, world.system, "plant")
+    assert world.authorities.distrust.reaches(plant.spki_sha256, ())
