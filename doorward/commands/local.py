@@ -20,7 +20,7 @@ from doorward.embedded.process import write_private
 from doorward.keys import random_bytes
 from doorward.preparation import root_file
 from iam.access import Denied
-from iam.errors import Kind, Refused, malformed
+from iam.errors import Kind, Refused, conflict, malformed
 from iam.service.foundation import root_identity
 from iam.service.tokens import Issued
 from iam.store.database import EVERYWHERE
@@ -95,7 +95,7 @@ def bootstrap(configuration: Configuration, identifier: str, folder: Path, *, as
 
 
 def revoke(configuration: Configuration, serial: str, reason: str, *, as_json: bool) -> int:
-    """Revoke a certificate."""
+    """Revoke a certificate that is no authority's: with that, more ends, and is told to whoever keeps connections."""
     try:
         number = bytes.fromhex(serial.replace(":", ""))
         why = RevocationReason(reason)
@@ -105,6 +105,8 @@ def revoke(configuration: Configuration, serial: str, reason: str, *, as_json: b
 
     async def run() -> None:
         async with local_app(configuration) as app:
+            if app.authorities.has_certificate(number):
+                raise conflict("The certificate is an authority's: revoke that (POST /api/ca/v1/cas/<id>/status).")
             # Everywhere: whoever reads the data folder stands above all tenants.
             await app.revocation.revoke(EVERYWHERE, number, why, actor="data-folder")
 

@@ -159,3 +159,14 @@ def test_an_operator_is_whoever_has_the_key_or_the_token(labels: RunningNode, tm
     assert "This needs delete on est.secrets." in forbidden.stderr
     token.write_text("no token")
     assert "401" in run(node, "secrets", "list", *by_token, status=1).stderr
+
+
+def test_an_authority_is_not_revoked_by_its_certificate_alone(node: RunningNode) -> None:
+    """Its devices' connections would live on until somebody looked at all of them."""
+    admin = node.admin()
+    spare = {"id": "spare", "parent_id": "root", "subject": {"common_name": "Spare"}}
+    serial = admin.request("POST", "/api/ca/v1/cas", spare)["certificate"]["serial_number"]
+    done = node.command("ca", "revoke", serial, check=False)
+    said = "doorward: The certificate is an authority's: revoke that"
+    assert (done.returncode, done.stderr[: len(said)]) == (1, said)
+    assert admin.request("GET", "/api/ca/v1/cas/spare")["status"] == "ACTIVE"
