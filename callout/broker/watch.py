@@ -4,8 +4,8 @@
    reconnect, and at intervals. Lists are paged, and whoever goes meanwhile moves all that come after him forward: so
    each page begins within the one before, and nobody is passed over. Servers that are reached in two ways are asked
    once.
-2. A list that a server which is joined did not give in time is asked for again soon: what it holds is not known until
-   then, and nobody could cut it.
+2. A list that a server which is joined did not give whole and in time is asked for again soon: what it holds is not
+   known until then, and nobody could cut it. What other servers hold is looked at all the same.
 3. To cut a connection is asked of the server that holds it, over whichever connection reaches it.
 """
 
@@ -169,12 +169,16 @@ class Watch:
         for client, pages in zip(clients, answers, strict=True):
             for first in pages:
                 server = first.get("server_id", "")
-                if server not in listed:
+                if server in listed:
+                    continue
+                try:
                     listed[server] = [
                         connection
                         async for each, told in self._pages(client, server, first)
                         if (connection := self._connection(server, each, told)) is not None
                     ]
+                except (NatsError, TimeoutError) as error:  # it is as good as silent, and takes nothing from others
+                    _log.warning("the list of server %s was not finished: %r", server, error)
         if not listed:
             raise TimeoutError("no server answers")
         return listed, [_address(client) for client, one in zip(clients, own, strict=True) if one not in listed]

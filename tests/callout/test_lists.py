@@ -59,3 +59,31 @@ async def test_whoever_stays_is_in_the_list_once(what: str, gone: Callable[[int,
 async def test_lists_of_just_a_page_and_of_nobody() -> None:
     assert await listed(Shrinking(range(_PAGE), lambda _, __: False)) == list(range(_PAGE))
     assert await listed(Shrinking(range(0), lambda _, __: False)) == []
+
+
+async def test_a_server_that_does_not_finish_its_list_takes_nothing_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Halting(Shrinking):
+        async def request(self, _: str, payload: bytes, timeout: float) -> SimpleNamespace:  # noqa: ARG002, ASYNC109 - the same
+            raise TimeoutError
+
+    people = People()
+    watch = Watch([], people, people.ended_proofs)
+    servers: dict[Any, str] = {
+        Halting(range(5000), lambda _, __: False): "M",
+        Shrinking(range(3), lambda _, __: False): "N",
+    }
+
+    async def server_of(client: Any) -> str:
+        return servers[client]
+
+    async def ask_all(client: Any, own: str) -> list[dict[str, Any]]:
+        return [{**client.page(0, _PAGE), "server_id": own}]
+
+    monkeypatch.setattr("callout.broker.watch._server_of", server_of)
+    monkeypatch.setattr("callout.broker.watch._address", lambda client: servers[client])
+    monkeypatch.setattr(watch, "_ask_all", ask_all)
+    monkeypatch.setattr(watch, "_servers", SimpleNamespace(connected=list(servers)))
+    found, silent = await watch._listed()
+    assert (list(found), silent) == (["N"], ["M"])
