@@ -16,7 +16,7 @@ The rules:
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import asyncpg
@@ -185,9 +185,10 @@ async def counts_of_list(
 
 
 async def check_filters(transaction: Transaction, listing: Listing, filters: Sequence[Filter]) -> None:
-    """Raise `Refused` (malformed) if PostgreSQL does not take one of the filters' expressions."""
+    """Raise `Refused` (malformed) if PostgreSQL does not take one of the filters' expressions; nothing is sought."""
+    columns = {name: replace(column, finder=None) for name, column in listing.columns.items()}
     with _explained(filters):
-        await conditions(transaction, listing.columns, filters, Parameters(()))
+        await conditions(transaction, columns, filters, Parameters(()))
 
 
 async def conditions(

@@ -17,7 +17,7 @@ from doorward.embedded.postgres import PostgresAddresses
 from iam.errors import Kind, Refused
 from iam.listing import FieldKind, ListQuery, read_filters
 from iam.store.database import Row, Transaction
-from iam.store.listing import Column, Listing, count_of_list, counts_of_list, page_of_list
+from iam.store.listing import Column, Finder, Listing, check_filters, count_of_list, counts_of_list, page_of_list
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 THINGS = Listing(
@@ -276,6 +276,18 @@ def test_a_question_that_takes_too_long_is_refused(store: Store, monkeypatch: py
     with pytest.raises(Refused) as refused:
         store.within(lambda transaction: page_of_list(transaction, slow, ListQuery(), "true"))
     assert refused.value.kind is Kind.INVALID
+
+
+def test_to_check_filters_nothing_is_looked_for(store: Store) -> None:
+    """That has no bound of its own, and would be asked of all that there is."""
+    finder = Finder("a_function_that_is_not_there", "t.id")
+    listing = replace(THINGS, columns={"metadata": Column(FieldKind.JSON, "t.metadata", finder=finder)})
+    filters = read_filters(["metadata[jsonpath]$.a == 1"], listing.columns)
+    store.within(lambda transaction: check_filters(transaction, listing, filters))
+    filters = read_filters(["metadata[jsonpath]$.a =="], listing.columns)
+    with pytest.raises(Refused) as refused:
+        store.within(lambda transaction: check_filters(transaction, listing, filters))
+    assert refused.value.kind is Kind.MALFORMED
 
 
 def test_counts_are_of_what_the_list_shows(store: Store) -> None:
