@@ -196,10 +196,13 @@ class Reconciler:
                 try:
                     async with asyncio.timeout(seconds):
                         access = await self._current.access(identity)
-                except (Refused, TimeoutError) as error:
-                    reason = error.reason if isinstance(error, Refused) else "it takes too long"
-                    _log.warning("cannot tell what %s may do: %s", identity, reason)
-                    return [] if leave_if_unknown else list(held)
+                except Exception as error:
+                    _log.warning("cannot tell what %s may do: %s", identity, _why(error))
+                    if not leave_if_unknown:  # whatever it was
+                        return list(held)
+                    if not isinstance(error, Refused | TimeoutError):
+                        raise
+                    return []
             if isinstance(access, Denied):
                 return list(held)
             digest = self._prepared.of(access).acl_digest
@@ -217,10 +220,11 @@ class Reconciler:
         try:
             async with asyncio.timeout(None if leave_if_unknown else KNOWN_WITHIN_SECONDS):
                 ended = await self._ended_proofs({connection.proof for connection in held})
-        except (Refused, TimeoutError) as error:
-            reason = error.reason if isinstance(error, Refused) else "it takes too long"
-            _log.warning("cannot tell whether the proofs of %d connections hold: %s", len(held), reason)
+        except Exception as error:
+            _log.warning("cannot tell whether the proofs of %d connections hold: %s", len(held), _why(error))
             if leave_if_unknown:
+                if not isinstance(error, Refused | TimeoutError):
+                    raise
                 return
             ended = frozenset(connection.proof for connection in held)
         await self._cut([(each, whom[each.identity]) for each in held if each.proof in ended])
@@ -298,3 +302,9 @@ class Reconciler:
 
     def _is_suspected(self, identity: str) -> bool:
         return self._monotonic() < max(self._all_suspected_until, self._suspected.get(identity, 0.0))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, Refused):
+        return error.reason
+    return "it takes too long" if isinstance(error, TimeoutError) else repr(error)

@@ -168,6 +168,25 @@ class TestUnknown:
         assert brokers.asked == [("N", 1)]
         await reconciler.finish()
 
+    async def test_an_event_cuts_also_where_the_store_fails_in_a_way_that_nobody_foresaw(self) -> None:
+        class Failing(NoDatabase):
+            async def access(self, _: str) -> Access | Denied:
+                raise ValueError("this cannot be read")
+
+            async def ended_proofs(self, _: Collection[Proof]) -> frozenset[Proof]:
+                raise ValueError("this cannot be read")
+
+        for kind in ("certificate.revoked", "identity.suspended"):
+            brokers, failing = Brokers(), Failing()
+            reconciler = Reconciler(brokers.kick, failing, failing.ended_proofs)
+            reconciler.connections.add(connection_of(WHO))
+            with pytest.raises(ValueError, match="cannot be read"):  # so that it is tried again
+                await reconciler.sweep({"N": [connection_of(WHO)]}, time.monotonic())
+            assert brokers.asked == []
+            await reconciler.heard(identity_changed(WHO, kind))
+            assert brokers.asked == [("N", 1)]
+            await reconciler.finish()
+
     async def test_an_event_about_proofs_waits_a_second_for_the_store_and_then_cuts(self) -> None:
         brokers, people = Brokers(), People()
         people.accesses[WHO.identity.id] = WHO
