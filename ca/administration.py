@@ -34,11 +34,12 @@ from ca.hierarchy import (
 )
 from ca.inventory import RevocationReason, stored_serial
 from ca.issue import SERIAL_BYTES, Holder, encoded_key
-from ca.keystore import Keystore, in_turn
+from ca.keystore import Keystore
 from ca.making import AuthorityMaking, holder_again, kind_below
 from ca.publication import Publication
 from ca.recording import record_issued
 from ca.rollover import Generation, link
+from ca.signers import in_turn
 from ca.store.authorities import (
     StoredAuthority,
     authority_metadata,

@@ -24,7 +24,8 @@ from ca.founding import addresses_of, found_authorities
 from ca.held import HeldAuthorities
 from ca.inventory import AuthorityKind
 from ca.issue import Template
-from ca.keystore import Backend, Keystore, MessageSigner
+from ca.keystore import Backend, Keystore
+from ca.signers import MessageSigner
 from ca.store.authorities import StoredAuthority, fingerprint, list_authorities
 from ca.store.authority_keys import distrusted_keys
 from ca.store.issuance_profiles import StoredProfile, list_profiles

@@ -21,7 +21,7 @@ from cryptography import x509
 
 from ca.inventory import AuthorityKind
 from ca.issue import Addresses
-from ca.keystore import MessageSigner
+from ca.signers import MessageSigner
 from certs.chain import Anchor
 from iam.errors import Kind, Refused, conflict
 

@@ -31,8 +31,8 @@ from cryptography.x509.oid import ExtensionOID
 
 from ca.encoding import encode_extension, encode_raw_extension, encode_signed, encode_time
 from ca.issue import issuer_key_identifier
-from ca.keystore import Signer
 from ca.partition import WHOLE, Partition, delta_address
+from ca.signers import Signer
 from certs.der import CONTEXT_0, SEQUENCE, encode, encode_integer
 
 _VERSION_2 = encode_integer(1)

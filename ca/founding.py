@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ca.authority import AuthorityOrigin
 from ca.inventory import AuthorityKind
 from ca.issue import SERIAL_BYTES, Addresses, Template, authority, encoded_key
-from ca.keystore import Backend, Keystore, RootKey, Signer, SoftwareSigner, describe
+from ca.keystore import Backend, Keystore, RootKey, describe
 from ca.recording import put_on_record
+from ca.signers import Signer, SoftwareSigner
 from ca.store.authorities import (
     StoredAuthority,
     insert_authority,

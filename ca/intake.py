@@ -28,10 +28,11 @@ from ca.founding import DEFAULT_PROFILES
 from ca.hierarchy import authority_subject, line_name
 from ca.importing import Taken, check_authority, check_key_pair, check_same_authority, in_der
 from ca.inventory import AuthorityKind, stored_serial
-from ca.keystore import Backend, Keystore, StoredKey, describe, in_turn
+from ca.keystore import Backend, Keystore, StoredKey, describe
 from ca.making import AuthorityMaking, check_is_believed
 from ca.publication import Publication
 from ca.request import build_request
+from ca.signers import in_turn
 from ca.signing import PrivateKey
 from ca.store.authorities import (
     StoredAuthority,

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from ca.encoding import CONTEXT_3, encode_extension, encode_signed, encode_time
-from ca.keystore import Signer, in_turn
 from ca.partition import Partition, partitions_of
+from ca.signers import Signer, in_turn
 from certs.conformance import Conformance
 from certs.der import CONTEXT_0, SEQUENCE, encode, encode_integer
 from certs.keys import PublicKey, check_public_key

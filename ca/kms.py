@@ -29,7 +29,8 @@ from uuid import UUID
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
-from ca.keystore import RSA_BITS, Backend, Keystore, StoredKey, describe, make_private_key
+from ca.keystore import Backend, Keystore, StoredKey, describe
+from ca.signers import RSA_BITS, make_private_key
 from ca.signing import Message, PrivateKey, SigningAlgorithm, check_fits, verify_message
 from ca.store.keys import (
     authorities_of_key,

@@ -23,8 +23,8 @@ from ca.authorities import Authorities
 from ca.authority import Authority, AuthorityOrigin
 from ca.crl import Scope, Step, build_revocation_list, next_step
 from ca.inventory import AuthorityKind
-from ca.keystore import Signer
 from ca.partition import COUNTS, SLOTS, WHOLE, Partition, counts_after, partitions_of
+from ca.signers import Signer
 from ca.store.authorities import system_tenant
 from ca.store.revocation_lists import (
     Heads,

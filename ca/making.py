@@ -27,9 +27,10 @@ from ca.authority import Authority, AuthorityOrigin
 from ca.hierarchy import profile_like, profile_of_authority
 from ca.inventory import AuthorityKind
 from ca.issue import SERIAL_BYTES, Holder, Issued, Template, encoded_key
-from ca.keystore import Backend, Keystore, Signer, SoftwareSigner, StoredKey, describe, make_private_key
+from ca.keystore import Backend, Keystore, StoredKey, describe
 from ca.kms import Description, KeyService, key_for_authority
 from ca.recording import put_on_record
+from ca.signers import Signer, SoftwareSigner, make_private_key
 from ca.store.authorities import StoredAuthority, insert_authority
 from ca.store.keys import insert_key
 from ca.wishes import KeyWish

@@ -9,7 +9,7 @@ The rules:
 3. Verifying is open to any message: it tells and gives nothing.
 """
 
-from ca.keystore import MessageSigner
+from ca.signers import MessageSigner
 from ca.signing import Message, SigningAlgorithm
 from iam.errors import Kind, Refused
 

@@ -27,7 +27,7 @@ from cryptography.x509.oid import OCSPExtensionOID
 from ca.encoding import ENUMERATED, GENERALIZED_TIME, encode_raw_extension, encode_signed
 from ca.inventory import REASON_CODES, RevocationReason
 from ca.issue import encoded_key
-from ca.keystore import Signer
+from ca.signers import Signer
 from certs.der import (
     CONTEXT_0,
     CONTEXT_1,

@@ -48,7 +48,7 @@ from pkcs11.exceptions import (
 )
 from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
 
-from ca.keystore import RSA_BITS, SignatureScheme, signature_scheme
+from ca.signers import RSA_BITS, SignatureScheme, signature_scheme
 from ca.signing import Message, Scheme, SigningAlgorithm, Way, check_fits, verify_message
 from ca.token_thread import TokenThread
 from certs.keys import KeyAlgorithm, PublicKey, key_algorithm

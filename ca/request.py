@@ -8,7 +8,7 @@ from cryptography import x509
 
 from ca.encoding import encode_extension, encode_signed
 from ca.issue import encoded_key
-from ca.keystore import Signer
+from ca.signers import Signer
 from certs.der import CONTEXT_0, SEQUENCE, SET, encode, encode_integer, encode_object_identifier
 from certs.profile import load_profile
 

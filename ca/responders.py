@@ -23,11 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ca.authorities import Authorities
 from ca.authority import Authority
 from ca.issue import SERIAL_BYTES, Template, encoded_key, responder
-from ca.keystore import Keystore, Signer
+from ca.keystore import Keystore
 from ca.list_publishing import is_offline, is_published
 from ca.ocsp import ResponderIdentity
 from ca.recording import record_issued
 from ca.service import NODE
+from ca.signers import Signer
 from ca.store.responders import (
     StoredResponder,
     insert_responder,

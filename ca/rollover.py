@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from cryptography import x509
 
 from ca.issue import Addresses, Holder, Issued, Template, encoded_key
-from ca.keystore import Signer
+from ca.signers import Signer
 from certs.duration import LONGEST
 from certs.keys import AUTHORITY_KEYS
 from certs.profile import Profile

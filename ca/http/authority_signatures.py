@@ -15,9 +15,9 @@ from ca.http.authorities import CA, TAG
 from ca.http.authority_bodies import Reference
 from ca.http.certificate_shapes import ShownCertificate, show_certificate
 from ca.importing import read_pem
-from ca.keystore import in_turn
 from ca.messages import sign
 from ca.register import AuthorityRegister
+from ca.signers import in_turn
 from ca.signing import Message, SigningAlgorithm, verify_message
 from certs.csr import decode_base64_request
 from iam.errors import malformed

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import Field
 
-from ca.keystore import RSA_BITS, Backend, StoredKey
+from ca.keystore import Backend, StoredKey
 from ca.kms import TAGS_MAXIMUM, Description
+from ca.signers import RSA_BITS
 from ca.signing import Message, SigningAlgorithm
 from certs.keys import KeyAlgorithm
 from iam.errors import Kind, Refused, malformed

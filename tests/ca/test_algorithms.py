@@ -17,7 +17,7 @@ from OpenSSL import crypto
 from ca.crl import Scope, build_revocation_list
 from ca.encoding import encode_time
 from ca.issue import Template, authority, device, encoded_key
-from ca.keystore import SoftwareSigner, make_private_key
+from ca.signers import SoftwareSigner, make_private_key
 from certs.chain import Anchor, Purpose, validate_chain
 from certs.csr import parse_request
 from certs.der import BIT_STRING, SEQUENCE, encode, encode_integer, read_certificate_layout

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ca.encoding import encode_time
 from ca.issue import Addresses, Holder, Template, authority, device, encoded_key, host, responder
-from ca.keystore import SoftwareSigner
 from ca.partition import COUNTS, SLOTS, Partition, partitions_of
+from ca.signers import SoftwareSigner
 from certs.der import encode_integer, encode_object_identifier
 from certs.errors import CertificateRefused
 from certs.names import device_identifier

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import doorward.database
 from ca.authorities import Authorities
 from ca.issue import Template, authority, encoded_key
-from ca.keystore import Backend, Keystore, SoftwareSigner
+from ca.keystore import Backend, Keystore
+from ca.signers import SoftwareSigner
 from ca.store.keys import authorities_of_key, find_key
 from certs.keys import KeyAlgorithm
 from certs.pem import read_certificate

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ca.http import keys
 from ca.issue import encoded_key
-from ca.keystore import make_private_key
 from ca.kms import KeyService, key_for_authority, read_private_key
+from ca.signers import make_private_key
 from ca.signing import Message, SigningAlgorithm, verify_message
 from ca.wishes import KeyWish
 from certs.keys import KeyAlgorithm

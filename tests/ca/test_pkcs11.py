@@ -26,11 +26,12 @@ from ca.certification import Certification
 from ca.http import keys
 from ca.intake import AuthorityIntake
 from ca.issue import Template, authority, device, encoded_key
-from ca.keystore import Backend, Keystore, SoftwareSigner, StoredKey, in_turn, make_private_key
+from ca.keystore import Backend, Keystore, StoredKey
 from ca.kms import Description, KeyService
 from ca.pkcs11 import Pkcs11Token
 from ca.request import build_request
 from ca.responders import Responders, ResponderTerms
+from ca.signers import SoftwareSigner, in_turn, make_private_key
 from ca.signing import WAYS, Message, SigningAlgorithm, verify_message
 from ca.wishes import KeyWish, Wish
 from certs.chain import Anchor, Purpose, validate_chain

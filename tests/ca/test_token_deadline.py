@@ -19,10 +19,11 @@ from ca.administration import AuthorityAdministration
 from ca.authorities import Authorities
 from ca.http import authority_signatures, keys
 from ca.intake import AuthorityIntake
-from ca.keystore import Backend, Keystore, in_turn
+from ca.keystore import Backend, Keystore
 from ca.kms import Description, KeyService
 from ca.pkcs11 import Pkcs11Token
 from ca.register import AuthorityRegister
+from ca.signers import in_turn
 from ca.signing import Message, SigningAlgorithm
 from ca.token_thread import TokenThread
 from ca.wishes import KeyWish, Wish

@@ -17,9 +17,10 @@ import asyncpg
 import pytest
 
 from ca.authorities import Authorities
-from ca.keystore import Backend, Keystore, StoredKey, describe, make_private_key
+from ca.keystore import Backend, Keystore, StoredKey, describe
 from ca.kms import Description, KeyService
 from ca.responders import Responders, ResponderTerms
+from ca.signers import make_private_key
 from ca.signing import Message, SigningAlgorithm
 from ca.store.keys import insert_key
 from certs.keys import KeyAlgorithm

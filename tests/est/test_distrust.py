@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ca.authority import Authority, AuthorityStep, Links
 from ca.intake import Offer
 from ca.inventory import AuthorityKind, ProvedCertificate, RevocationReason
-from ca.keystore import SoftwareSigner
+from ca.signers import SoftwareSigner
 from ca.wishes import Wish
 from certs.pem import read_certificate
 from est.profiles import Bootstrap, CsrAttributes, Settings

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.inventory import AuthorityKind, RevocationReason
-from ca.keystore import SoftwareSigner
+from ca.signers import SoftwareSigner
 from certs.conformance import Conformance
 from certs.profile import load_profile
 from est.profiles import Bootstrap, EnrolmentMode, Settings

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 
 from ca.inventory import AuthorityKind
-from ca.keystore import SoftwareSigner
+from ca.signers import SoftwareSigner
 from certs.cms import SigningIdentity
 from certs.pem import write_certificates
 from certs.pkcs7 import parse_certs_only
