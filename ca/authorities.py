@@ -31,7 +31,7 @@ from ca.store.authority_keys import distrusted_keys
 from ca.store.issuance_profiles import StoredProfile, list_profiles
 from ca.trust import Distrust, DistrustedKey
 from certs.chain import Anchor
-from certs.errors import ProfileRefused
+from certs.errors import CertificateRefused, ProfileRefused
 from certs.pem import read_certificate
 from certs.profile import Profile, packaged_profiles, read_profile
 from iam.directory import Monotonic
@@ -304,7 +304,7 @@ class Authorities:
     def _hold(
         self, stored: Sequence[StoredAuthority], profiles: Sequence[StoredProfile], deleted: Sequence[DistrustedKey]
     ) -> None:
-        self._held = HeldAuthorities.of([self._open(one) for one in stored], deleted)
+        self._held = HeldAuthorities.of(_sound(self._open(one) for one in stored), deleted)
         self._serials = frozenset(one.serial.hex() for one in stored if one.serial is not None)
         self._stored_profiles = {str(one.id): one for one in profiles}
         self._profiles = dict(_readable(profiles))
@@ -345,6 +345,19 @@ class Authorities:
                 raise  # without the node's own authorities nothing works: that is to be seen at the start
             _log.warning("the authority %s cannot sign: %s", one.name, refused.reason)
             return None
+
+
+def _sound(authorities: Iterable[Authority]) -> Iterator[Authority]:
+    """Leave out what came from elsewhere and is no authority's certificate: nobody else's work ends because of it."""
+    for one in authorities:
+        try:
+            _ = one.anchor
+        except CertificateRefused as refused:
+            if one.origin is not AuthorityOrigin.EXTERNAL:
+                raise
+            _log.error("the authority %s (%s) counts for nothing: %s", one.name, one.id, refused)
+        else:
+            yield one
 
 
 def _readable(profiles: Iterable[StoredProfile]) -> Iterator[tuple[str, Profile]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authorities import Authorities
@@ -64,6 +65,23 @@ async def test_the_key_of_a_revoked_authority_that_was_deleted_becomes_no_author
             await act
         assert caught.value.kind is Kind.CONFLICT
     assert await world.value("SELECT count(*) FROM authority") == 3
+
+
+async def test_a_stored_certificate_that_is_no_authoritys_takes_nothing_from_the_others(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing stores such a one; should it stand there all the same, it must not end the platform."""
+    maker, access = Maker(world, "Maker"), await world.access(world.system.id)
+    await world.intake.take_in(access, world.system, Offer(maker.certificate, line="maker"))
+    leaf = (await world.service.issue_bootstrap("meter-001", actor="test")).chain
+    der = x509.load_pem_x509_certificates(leaf)[0].public_bytes(Encoding.DER)
+    await world.execute("UPDATE authority SET certificate = $1 WHERE name = 'maker'", der)
+    await world.execute("UPDATE authority_standing SET revision = revision + 1 WHERE line = 'maker'")
+    await world.authorities.refresh()
+    assert world.authorities.by_name("issuing").is_trusted
+    with pytest.raises(Refused, match="no such authority"):
+        world.authorities.by_name("maker")
+    assert "the authority maker" in caplog.text
 
 
 async def test_of_two_who_take_the_same_certificate_in_at_once_one_does(world: World) -> None:
