@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import nats
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import PubAck, RetentionPolicy, StorageType, StreamConfig
 
+from callout.broker.client import LastingClient, SparingLog, give_up
 from iam.errors import Kind, Refused
 from iam.events import EVENT_SUBJECTS, MEDIA_TYPE, Event, decode_event, encode_event
 
@@ -64,7 +64,8 @@ class Bus:
     def __init__(self, account: NatsAccount, name: str) -> None:
         self._account = account
         self._name = name
-        self._client = Client()
+        self._client = LastingClient()
+        self._failures = SparingLog(_log)
         self._listeners: list[Callable[[Event], None]] = []
         self._gap_listeners: list[Callable[[], None]] = []
         self._wake_listeners: list[Callable[[], None]] = []
@@ -91,10 +92,13 @@ class Bus:
 
     async def stop(self) -> None:
         """Say goodbye."""
-        if self._connecting is not None:
-            self._connecting.cancel()
+        if self._connecting is None:
+            return
+        await give_up(self._connecting)
         if self._client.is_connected:
             await self._client.drain()
+        elif not self._connecting.cancelled():
+            await self._client.close()
 
     @property
     def is_connected(self) -> bool:
@@ -183,8 +187,11 @@ class Bus:
                 await self._client.subscribe(URGENT, cb=self._on_event_message)
                 await self._client.subscribe(HEARTBEAT, cb=self._on_heartbeat)
                 await self._client.subscribe(WAKE, cb=self._on_wake_message)
+            except asyncio.CancelledError:
+                await self._client.close()
+                raise
             except (NatsError, OSError, TimeoutError) as error:
-                _log.warning("NATS is not reachable yet: %r", error)
+                self._failures.warning(f"NATS is not reachable yet: {error!r}")
                 await asyncio.sleep(1.0)
             else:
                 return
@@ -210,11 +217,12 @@ class Bus:
             listener()
 
     async def _on_reconnected(self) -> None:
+        self._failures.forget()
         self._heard = None
         self._tell_gap()
 
     async def _on_error(self, error: Exception) -> None:
-        _log.warning("NATS: %r", error)
+        self._failures.warning(f"NATS: {error!r}")
         if isinstance(error, nats.errors.SlowConsumerError):
             self._tell_gap()
 

@@ -16,6 +16,8 @@ from typing import Any
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from callout.broker.client import LastingClient, SparingLog, give_up
+
 _RECONNECT_SECONDS = 0.1
 _OTHER_SERVERS_SECONDS = 0.5
 
@@ -84,9 +86,7 @@ class Servers:
 
     async def join_no_more(self) -> None:
         """Give up those that are not there yet."""
-        for task in self._joining:
-            task.cancel()
-        await asyncio.gather(*self._joining, return_exceptions=True)
+        await asyncio.gather(*(give_up(task) for task in self._joining))
         self._joining = []
 
     async def leave(self) -> None:
@@ -95,10 +95,11 @@ class Servers:
         await asyncio.gather(*(client.drain() if client.is_connected else client.close() for client in clients))
 
     async def _join(self, endpoint: Endpoint) -> None:
+        failures = SparingLog(_log)
         while True:
-            client = Client()
+            client = LastingClient()
             try:
-                await _connect(client, endpoint, self._reconnected)
+                await _connect(client, endpoint, self._reconnected, failures)
                 self._clients.append(client)
                 await self._joined(client)
             except asyncio.CancelledError:
@@ -106,7 +107,7 @@ class Servers:
                     await client.close()
                 raise
             except (NatsError, OSError, TimeoutError) as error:
-                _log.warning("%s cannot be joined yet: %r", endpoint.url, error)
+                failures.warning(f"{endpoint.url} cannot be joined yet: {error!r}")
                 if client in self._clients:
                     self._clients.remove(client)
                 await client.close()
@@ -115,13 +116,14 @@ class Servers:
                 return
 
 
-async def _connect(client: Client, endpoint: Endpoint, reconnected: Callable[[], None]) -> None:
+async def _connect(client: Client, endpoint: Endpoint, reconnected: Callable[[], None], failures: SparingLog) -> None:
     """Connect to a server, for ever (rule 2)."""
 
     async def on_error(error: Exception) -> None:
-        _log.warning("%s: %r", endpoint.url, error)
+        failures.warning(f"{endpoint.url}: {error!r}")
 
     async def on_reconnect() -> None:
+        failures.forget()
         _log.info("connected to %s again", endpoint.url)
         reconnected()
 

@@ -21,6 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from paho.mqtt.enums import CallbackAPIVersion
 
+from callout.broker.client import LastingClient
 from doorward.embedded.nats import EmbeddedNats, NatsAddresses, choose_ports
 from doorward.embedded.nats_config import NatsListen
 
@@ -168,16 +169,18 @@ class Broker:
 
     async def connect(self, user: str, password: str, url: str | None = None) -> Client:
         hub = self.addresses.hub_url
-        return await nats.connect(
+        client = LastingClient()
+        await client.connect(
             url or hub,
             user=user,
             password=password,
             tls=self.tls if url is None else None,
             max_reconnect_attempts=-1 if user == self.addresses.callout.name else 0,
-            reconnect_time_wait=0.1,
+            reconnect_time_wait=0.1,  # type: ignore[arg-type]  # the library waits any number of seconds
             allow_reconnect=user == self.addresses.callout.name,
             error_cb=ignore,
         )
+        return client
 
     def gateway(self, *, password: str | None = None, clean: bool = True) -> Device:
         port, password = self.listen.mqtt_password, password or "a password"
