@@ -7,6 +7,7 @@ Rules enforced here:
 - A connection on which nothing is asked is closed after a while.
 - After the client's close_notify, a request that arrived whole is still answered; one that did not is not waited for.
 - Malformed HTTP and clients that vanish are no errors of ours: one line in the log, no traceback.
+- `Server` says who we are, and nothing of what we are made of (RFC 9110 10.2.4).
 - Closing accepts what has come, since the kernel would reset it, then stops accepting, closes idle connections at once,
   and lets running requests finish for a grace period.
 - Several processes share a port (SO_REUSEPORT); all limits count in one process.
@@ -23,17 +24,19 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 
 from doorward.admission import Admission
 from doorward.tls import ServerTLS
 from doorward.transport import TLSEndpoint
+from iam.responses import Speech, respond_to_unreadable
 
 log = logging.getLogger("doorward.listener")
 
 _READ_AHEAD_BYTES = 65_536  # of a body, before its reader
 _CANCEL_SECONDS = 0.1
+_SERVER = "Doorward"
 _TURNS_TO_ACCEPT = 3  # of the loop: it finds the connections that wait, takes them all, and makes their protocols
 
 # Set on the listening socket, from which each connection takes them.
@@ -96,9 +99,15 @@ def listening_sockets(host: str, port: int, *, backlog: int = 1_024) -> list[soc
 class HTTPConnection(web.RequestHandler):
     """aiohttp's protocol for one connection, and the deadlines and ends that this module rules."""
 
-    __slots__ = ("_header_bytes", "_header_timer", "_last_body", "_limits")
+    __slots__ = ("_header_bytes", "_header_timer", "_last_body", "_limits", "_speech")
 
-    def __init__(self, server: web.Server, limits: ListenerLimits, access_log: logging.Logger | None) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        limits: ListenerLimits,
+        access_log: logging.Logger | None,
+        speech: Speech = Speech.PLAIN,
+    ) -> None:
         options: dict[str, Any] = {"access_log": access_log}
         super().__init__(
             server,
@@ -114,6 +123,7 @@ class HTTPConnection(web.RequestHandler):
             **options,
         )
         self._limits = limits
+        self._speech = speech
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
         self._last_body: StreamReader | None = None
@@ -192,9 +202,16 @@ class HTTPConnection(web.RequestHandler):
         if isinstance(exc, LineTooLong):
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         log.info("malformed request from %s: %s", request.remote, " ".join(str(exc).split()))
-        response = web.Response(status=status, text=f"{status}: {HTTPStatus(status).phrase}\n")
+        response = respond_to_unreadable(HTTPStatus(status), self._speech)
         response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Say who answers, where the library would say what it is."""
+        resp.headers.setdefault(hdrs.SERVER, _SERVER)
+        return await super().finish_response(request, resp, start_time)
 
     def _start_header_timer(self) -> None:
         seconds = self._limits.header_seconds
@@ -214,10 +231,12 @@ class HTTPConnection(web.RequestHandler):
     def _refuse(self, status: HTTPStatus) -> None:
         log.info("headers from %s refused: %d %s", self.peername, status, status.phrase)
         if self.transport is not None and self._header_bytes:
-            body = f"{status}: {status.phrase}\n"
+            response = respond_to_unreadable(status, self._speech)
+            assert isinstance(response.body, bytes)  # noqa: S101 - as it is made there
             self.transport.write(
-                f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+                f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: {response.headers[hdrs.CONTENT_TYPE]}\r\n"
+                f"Content-Length: {len(response.body)}\r\nServer: {_SERVER}\r\nConnection: close\r\n\r\n".encode()
+                + response.body
             )
         self.force_close()
 
@@ -270,18 +289,20 @@ async def serve_https(
     tls: ServerTLS,
     *,
     limits: ListenerLimits,
+    speech: Speech = Speech.PLAIN,
     access_log: logging.Logger | None = None,
 ) -> Listener:
     """Serve `application` on `sockets`, which are listening; the listener owns and closes them.
 
-    A runner has been set up before; its clean-up comes after `Listener.close` and is the caller's.
+    A runner has been set up before; its clean-up comes after `Listener.close` and is the caller's. What reaches no
+    route is refused in `speech`.
     """
     server = application.server if isinstance(application, web.BaseRunner) else application
     if server is None:
         raise RuntimeError("the runner is not set up")
     endpoint = TLSEndpoint(
         tls,
-        partial(HTTPConnection, server, limits, access_log),
+        partial(HTTPConnection, server, limits, access_log, speech),
         Admission(
             max_connections=limits.max_connections,
             max_connections_per_address=limits.max_connections_per_address,

@@ -27,6 +27,7 @@ from doorward.plain import PlainListener, serve_http
 from doorward.preparation import server_certificate_files
 from doorward.tls import ServerIdentity, ServerIdentityError, ServerTLS
 from iam.errors import Refused
+from iam.responses import Speech
 
 READY_VARIABLE = "DOORWARD_READY_FD"
 _PARTS_SECONDS = 60.0
@@ -61,7 +62,9 @@ async def _work(configuration: Configuration) -> None:
     limits = ListenerLimits(max_handshakes_per_address=est.handshakes_per_address)
     runners = [await _runner(app, app.api_routes), await _runner(app, app.est_routes)]
     listeners: list[Listener | PlainListener] = [
-        await serve_https(runners[0], listening_sockets(api.host, api.port), api_tls, limits=limits),
+        await serve_https(
+            runners[0], listening_sockets(api.host, api.port), api_tls, limits=limits, speech=Speech.PROBLEM
+        ),
         await serve_https(runners[1], listening_sockets(est.host, est.port), est_tls, limits=limits),
     ]
     published = configuration.publication

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
@@ -117,6 +118,12 @@ def respond_to(error: Exception, request: web.Request, speech: Speech) -> web.Re
     title = _TITLE[refusal.kind]
     status = STATUS[refusal.kind]
     return _problem(status, title, refusal.kind.value, refusal.detail, refusal.fields, headers, speech)
+
+
+def respond_to_unreadable(status: HTTPStatus, speech: Speech) -> web.Response:
+    """Return the response to what is no HTTP, too much of it or too slow: it reached no route."""
+    kind = Kind.TIMEOUT if status is HTTPStatus.REQUEST_TIMEOUT else Kind.MALFORMED
+    return _problem(status, _TITLE[kind], kind.value, f"{status}: {status.phrase}", {}, {}, speech)
 
 
 def _as_refusal(error: Exception) -> Refused | None:

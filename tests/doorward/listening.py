@@ -20,6 +20,7 @@ from aiohttp import web
 
 from doorward.listener import Listener, ListenerLimits, listening_sockets, serve_https
 from doorward.tls import ServerIdentity, ServerTLS
+from iam.responses import Speech
 
 QUICK = ListenerLimits(close_seconds=0.5)
 
@@ -78,7 +79,8 @@ class Server:
         (self.folder / "document").write_bytes(DOCUMENT)
         self.runner = web.AppRunner(application)
         await self.runner.setup()
-        self.listener = await serve_https(self.runner, listening_sockets("127.0.0.1", 0), self.tls, limits=limits)
+        sockets = listening_sockets("127.0.0.1", 0)
+        self.listener = await serve_https(self.runner, sockets, self.tls, limits=limits, speech=Speech.PROBLEM)
 
     async def _stop(self, grace_seconds: float) -> None:
         await self.listener.close(grace_seconds=grace_seconds)

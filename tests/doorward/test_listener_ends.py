@@ -112,10 +112,22 @@ def test_malformed_http_is_answered_and_leaves_one_line(server: Server, caplog: 
         caplog.clear()
         with connect(server) as connection:
             connection.sendall(said)
-            assert read_to_end(connection).startswith(b"HTTP/1.0 " + status)
+            answer = read_to_end(connection)
+        assert answer.startswith(b"HTTP/1.0 " + status)
+        assert b"\r\nContent-Type: application/problem+json\r\n" in answer
+        assert b'"urn:doorward:problem:malformed"' in answer
         wait_for(lambda: bool(caplog.records))
         assert len(caplog.records) == 1
         assert caplog.records[0].exc_info is None
+
+
+def test_an_answer_says_nothing_of_what_the_server_is_made_of(server: Server) -> None:
+    for said in (request("/who"), request("/unknown"), b"nonsense\r\n\r\n"):
+        with connect(server) as connection:
+            connection.sendall(said)
+            answer = read_to_end(connection)
+        assert answer.count(b"\r\nServer: ") == answer.count(b"\r\nServer: Doorward\r\n") == 1
+        assert b"aiohttp" not in answer
 
 
 def test_closing_lets_a_running_request_finish_and_idle_ones_go_at_once(server: Server) -> None:

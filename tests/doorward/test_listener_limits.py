@@ -95,7 +95,8 @@ def test_dripped_headers_are_cut_with_408(start: Callable[..., Server], requests
             connection.sendall(b"X-Drip: drop\r\n")
             with suppress(TimeoutError):
                 answer = connection.recv(65_536)
-    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/problem+json\r\n")
+    assert b'"urn:doorward:problem:timeout"' in answer
     assert time.monotonic() - began < 2
 
 
