@@ -47,11 +47,12 @@ class LastingClient(Client):
 
     async def close(self) -> None:
         """Close the connection, or the search for one."""
-        await super().close()
         reconnecting = self._reconnection_task
-        if reconnecting is not None and not reconnecting.done() and reconnecting is not asyncio.current_task():
+        if reconnecting is not None and reconnecting is not asyncio.current_task():
             await give_up(reconnecting)
-            await super().close()
+        if not self.is_connected:  # there is nobody to send it to, and the library would try
+            self._pending, self._pending_data_size = [], 0
+        await super().close()
 
     async def _connect_to_server(self, s: Srv) -> None:
         if not self._transport and s.uri.scheme not in {"ws", "wss"}:
